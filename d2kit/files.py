@@ -1,0 +1,69 @@
+"""Atomic writes and safe reads of outside files."""
+
+import contextlib
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` that replaces it when the block ends without an error.
+
+    A reader, or a process killed at any moment, sees the old file or the new one, never a part. On an error the
+    temporary file is removed and the old file stays.
+
+    Args:
+        path: file to write; its folder is made when missing.
+        mode: "wb" or "w" (UTF-8).
+
+    Raises:
+        OSError: one sentence that names the file when it cannot be written (disk full, no permission).
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
+def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> dict:
+    """Load an outside torch checkpoint with `weights_only=True` onto the CPU.
+
+    Args:
+        path: file to read.
+        key: configuration key or option that named it, for the message.
+        published_at: where such a file is published, for the message.
+
+    Raises:
+        FileNotFoundError: the file is absent or `path` is empty.
+        ValueError: the file is not a checkpoint that loads safely.
+    """
+    hint = f" It is published at {published_at}." if published_at else ""
+    if not str(path) or not Path(path).is_file():
+        raise FileNotFoundError(f"{key} names the checkpoint '{path}', which does not exist.{hint}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{key}: '{path}' is not a checkpoint that loads safely ({reason}).{hint}") from error

@@ -1,0 +1,24 @@
+"""One clear sentence when Detectron2 is missing or too old."""
+
+import re
+
+MINIMUM = (0, 6)
+
+
+def require_detectron2(package: str) -> None:
+    """Raise ImportError with one sentence if Detectron2 cannot be imported or is older than 0.6.
+
+    Args:
+        package: the name of the package that needs it, for the message.
+    """
+    wanted = ".".join(map(str, MINIMUM))
+    try:
+        import detectron2
+    except ImportError as error:
+        raise ImportError(
+            f"{package} needs Detectron2 {wanted} or newer, which is not installed: see 'Install' in the README."
+        ) from error
+    found = getattr(detectron2, "__version__", "0")
+    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
+    if numbers < MINIMUM:
+        raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {found} is installed.")

@@ -1,0 +1,1 @@
+"""Point-supervised infrared small target detection, as Detectron2 parts."""

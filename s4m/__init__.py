@@ -1,0 +1,1 @@
+"""Semi-supervised instance segmentation with SAM, as Detectron2 parts."""

@@ -1,0 +1,61 @@
+"""Configuration keys of S4M, beside Detectron2's own."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_s4m_config(cfg: CN) -> None:
+    """Add the keys of S4M to a Detectron2 configuration, in place. Published values are the defaults where they fit."""
+    cfg.DATASETS.UNLABELED = ()  # registered names whose images train without labels; empty: supervised training
+    cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
+    cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
+
+    cfg.S4M = CN()
+    cfg.S4M.STUDENT = "S4MRCNN"  # META_ARCH_REGISTRY name of the network that is trained
+    cfg.S4M.EVALUATE = "student"  # which network answers in eval mode and exports: student or teacher
+    cfg.S4M.UNLABELED_BATCH = 8  # unlabelled images an iteration, over all processes
+    cfg.S4M.UNSUP_WEIGHT = 2.0  # weight of the losses on pseudo-labels
+    cfg.S4M.PIXEL_FEATURE = "p2"  # backbone output that structural distillation compares
+
+    cfg.S4M.TEACHER = CN()
+    cfg.S4M.TEACHER.WEIGHTS = ""  # checkpoint of the first stage (a TeacherStudent or a plain student)
+    cfg.S4M.TEACHER.EMA_DECAY = 0.9996
+    cfg.S4M.TEACHER.BURN_IN = 0  # iterations with the teacher fixed; then it becomes the student, then its EMA
+    cfg.S4M.STUDENT_INIT = "backbone"  # backbone: MODEL.WEIGHTS only (guided burn-in); teacher: the teacher's weights
+
+    cfg.S4M.SAM = CN()
+    cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h; empty: no SAM
+    cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights; tiny carries its own
+    cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
+    cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
+    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder
+
+    cfg.S4M.SD = CN()  # structural distillation, stage 1
+    cfg.S4M.SD.ENABLED = False
+    cfg.S4M.SD.POINTS = 128  # query points an image, half on foreground
+    cfg.S4M.SD.WEIGHT = 1.0
+    cfg.S4M.SD.CHUNK = 16  # prompts whose decoder tokens are held at once
+
+    cfg.S4M.SELECTION = CN()  # which teacher predictions become pseudo-labels
+    cfg.S4M.SELECTION.SCORE = 0.7
+    cfg.S4M.SELECTION.MIN_PIXELS = 5.0  # least sum of the soft mask, exclusive
+
+    cfg.S4M.PR = CN()  # pseudo-label refinement by SAM
+    cfg.S4M.PR.ENABLED = False
+    cfg.S4M.PR.POINTS = 3  # positive points a mask
+
+    cfg.S4M.ARP = CN()  # copy-paste with (refined) pseudo-labels
+    cfg.S4M.ARP.ENABLED = False
+    cfg.S4M.ARP.FRACTION = 0.25  # share of the unlabelled batch on each side of the pairs
+    cfg.S4M.ARP.MIN_AREA = 3000 / 1024**2  # least area of a pasted instance, as a fraction of its image
+    cfg.S4M.ARP.DYNAMIC = True  # rescale and move what is pasted (COCO); False: paste it where it was
+    cfg.S4M.ARP.SCALE = (0.8, 1.2)
+
+    cfg.S4M.STRONG = CN()  # photometric augmentation of the student's unlabelled view
+    cfg.S4M.STRONG.ENABLED = True
+    cfg.S4M.STRONG.JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
+    cfg.S4M.STRONG.JITTER_PROB = 0.8
+    cfg.S4M.STRONG.GREY_PROB = 0.2
+    cfg.S4M.STRONG.BLUR_SIGMA = (0.1, 2.0)  # pixels
+    cfg.S4M.STRONG.BLUR_PROB = 0.5
+
+    cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
