@@ -1,0 +1,72 @@
+"""A small SAM that the package carries: a convolutional encoder with segment-anything's prompt encoder and mask decoder."""
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+from torch.nn import functional as F
+
+IMAGE_SIZE = 128
+STRIDE = 8
+DIM = 96
+
+
+def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(8, outputs))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with GroupNorm around a shortcut; (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = _conv_norm(channels, channels)
+        self.second = _conv_norm(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+class TinyEncoder(nn.Module):
+    """Convolutional encoder: (B, 3, S, S) normalised images -> (B, `dim`, S/8, S/8).
+
+    Stride-16 features give context from above; stride-4 features, folded into channels (pixel unshuffle), give the
+    fine edges that the mask decoder unfolds again when it upscales by four.
+    """
+
+    def __init__(self, img_size: int = IMAGE_SIZE, dim: int = DIM):
+        super().__init__()
+        self.img_size = img_size
+        self.stride2 = nn.Sequential(_conv_norm(3, 24, 2), nn.ReLU(), _conv_norm(24, 32), nn.ReLU())
+        self.stride4 = nn.Sequential(_conv_norm(32, 64, 2), nn.ReLU(), ResidualBlock(64))
+        self.stride8 = nn.Sequential(_conv_norm(64, dim, 2), nn.ReLU(), ResidualBlock(dim), ResidualBlock(dim))
+        self.stride16 = nn.Sequential(_conv_norm(dim, 128, 2), nn.ReLU(), ResidualBlock(128), ResidualBlock(128))
+        self.detail = nn.Sequential(nn.Conv2d(64, 24, 1), nn.PixelUnshuffle(2), nn.Conv2d(96, dim, 1))
+        self.context = nn.Conv2d(128, dim, 1)
+        self.merge = nn.Sequential(ResidualBlock(dim), nn.Conv2d(dim, dim, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fine = self.stride4(self.stride2(x))
+        middle = self.stride8(fine)
+        coarse = F.interpolate(self.context(self.stride16(middle)), scale_factor=2, mode="bilinear")
+        return self.merge(middle + coarse + self.detail(fine))
+
+
+def build_tiny_sam() -> Sam:
+    """The tiny SAM with random weights: `segment_anything.modeling.Sam` at 128 pixels with a 16 x 16 grid of 96 channels."""
+    grid = IMAGE_SIZE // STRIDE
+    transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=8)
+    return Sam(
+        image_encoder=TinyEncoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=DIM,
+            image_embedding_size=(grid, grid),
+            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=DIM, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=DIM
+        ),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )

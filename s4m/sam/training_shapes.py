@@ -1,0 +1,259 @@
+"""Synthetic scenes that the tiny SAM is trained and measured on.
+
+Shapes (smooth blobs, stars, crosses, strokes, rings, half-moons, superellipses, shards) with textures and scenes of their
+own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalising.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+SIZE = 128
+_SUPER = 2  # shapes are drawn at this multiple and averaged down, so that their edges are smooth
+Rng = np.random.Generator
+
+
+def _polar(radius: np.ndarray, angle: float) -> np.ndarray:
+    theta = np.linspace(0, 2 * np.pi, len(radius), endpoint=False) + angle
+    return np.stack([radius * np.cos(theta), radius * np.sin(theta)], axis=1)
+
+
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return points @ np.array([[c, s], [-s, c]])
+
+
+def _blob(rng: Rng) -> list[np.ndarray]:
+    theta = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    radius = np.ones(64)
+    for k in range(2, 7):
+        radius += rng.normal(0, 0.35 / k) * np.cos(k * theta + rng.uniform(0, 6.28))
+    return [_rotate(_polar(np.clip(radius, 0.3, None), 0) * [1, rng.uniform(0.5, 1)], rng.uniform(0, 6.28))]
+
+
+def _cell(rng: Rng) -> list[np.ndarray]:
+    theta = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    radius = 1 + rng.normal(0, 0.07) * np.cos(2 * theta) + rng.normal(0, 0.05) * np.cos(3 * theta + rng.uniform(0, 6))
+    return [_rotate(_polar(radius, 0) * [1, rng.uniform(0.55, 1)], rng.uniform(0, 6.28))]
+
+
+def _star(rng: Rng) -> list[np.ndarray]:
+    tips = rng.integers(4, 9)
+    radius = np.tile([1.0, rng.uniform(0.35, 0.75)], tips)
+    return [_polar(radius, rng.uniform(0, 6.28))]
+
+
+def _cross(rng: Rng) -> list[np.ndarray]:
+    w, stretch = rng.uniform(0.2, 0.45), rng.uniform(0.5, 1)
+    bar = np.array([[-1, -w], [1, -w], [1, w], [-1, w]])
+    return [_rotate(p, a) for a in [rng.uniform(0, 6.28)] for p in (bar, bar[:, ::-1] * [1, stretch])]
+
+
+def _stroke(rng: Rng) -> list[np.ndarray]:
+    nodes = rng.uniform(-0.85, 0.85, (rng.integers(3, 6), 2))
+    w = rng.uniform(0.12, 0.3)
+    parts = []
+    for a, b in zip(nodes[:-1], nodes[1:], strict=True):
+        along = (b - a) / (np.linalg.norm(b - a) + 1e-6)
+        across = np.array([-along[1], along[0]]) * w
+        parts += [np.stack([a - across, b - across, b + across, a + across]), _polar(np.full(16, w), 0) + b]
+    return parts + [_polar(np.full(16, w), 0) + nodes[0]]
+
+
+def _superellipse(rng: Rng) -> list[np.ndarray]:
+    theta = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    power = 2 / rng.choice([1.2, 2.5, 3, 5, 8])
+    c, s = np.cos(theta), np.sin(theta)
+    points = np.stack([np.sign(c) * np.abs(c) ** power, np.sign(s) * np.abs(s) ** power], axis=1)
+    return [_rotate(points * [1, rng.uniform(0.3, 1)], rng.uniform(0, 6.28))]
+
+
+def _shard(rng: Rng) -> list[np.ndarray]:
+    points = _polar(rng.uniform(0.55, 1, 12), 0)[rng.permutation(12)[: rng.integers(4, 9)]]
+    return [_rotate(cv2.convexHull(points.astype(np.float32))[:, 0], rng.uniform(0, 6.28))]
+
+
+def _ring(rng: Rng) -> list[np.ndarray]:
+    return [_polar(np.ones(48), 0) * [1, rng.uniform(0.6, 1)]]
+
+
+def _moon(rng: Rng) -> list[np.ndarray]:
+    return [_polar(np.ones(48), 0)]
+
+
+SHAPES: dict[str, Callable[[Rng], list[np.ndarray]]] = {
+    "blob": _blob,
+    "cell": _cell,
+    "star": _star,
+    "cross": _cross,
+    "stroke": _stroke,
+    "superellipse": _superellipse,
+    "shard": _shard,
+    "ring": _ring,
+    "moon": _moon,
+}
+
+
+def draw_shape(kind: str, center: np.ndarray, radius: float, rng: Rng, size: int = SIZE) -> np.ndarray:
+    """Coverage (size, size) float32 in [0, 1] of one shape.
+
+    Args:
+        kind: a key of `SHAPES`.
+        center: x, y in pixels of the image; radius: half its extent in pixels.
+    """
+    canvas = np.zeros((size * _SUPER, size * _SUPER), np.uint8)
+
+    def fill(points: np.ndarray, value: int) -> None:
+        pixels = (points * radius + center) * _SUPER
+        cv2.fillPoly(canvas, [np.round(pixels * 16).astype(np.int32)], value, shift=4)
+
+    parts = SHAPES[kind](rng)
+    for part in parts:
+        fill(part, 255)
+    if kind == "ring":
+        fill(parts[0] * rng.uniform(0.4, 0.7), 0)
+    elif kind == "moon":
+        turn = rng.uniform(0, 6.28)
+        fill(parts[0] * rng.uniform(0.7, 1) + np.array([np.cos(turn), np.sin(turn)]) * rng.uniform(0.45, 0.8), 0)
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _noise_bank(rng: Rng, size: int, count: int = 48) -> np.ndarray:
+    """(count, 2 * size, 2 * size) noise fields with power-law spectra, unit variance."""
+    side = 2 * size
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
+    fields = []
+    for slope in rng.uniform(0.3, 2.4, count):
+        spectrum = np.fft.rfft2(rng.normal(size=(side, side))) * frequency**-slope
+        field = np.fft.irfft2(spectrum, s=(side, side))
+        fields.append((field - field.mean()) / field.std())
+    return np.stack(fields).astype(np.float32)
+
+
+class SceneMaker:
+    """Draws scenes; the same seed gives the same scenes in the same order.
+
+    Args:
+        seed: of everything drawn.
+        size: side of the square images in pixels.
+    """
+
+    def __init__(self, seed: int, size: int = SIZE):
+        self.rng = np.random.default_rng(seed)
+        self.size = size
+        self.noise = _noise_bank(self.rng, size)
+        self.grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)
+
+    def _field(self) -> np.ndarray:
+        y, x = self.rng.integers(0, self.size, 2)
+        return self.noise[self.rng.integers(len(self.noise)), y : y + self.size, x : x + self.size]
+
+    def _ramp(self) -> np.ndarray:
+        turn = self.rng.uniform(0, 6.28)
+        return self.grid @ np.array([np.cos(turn), np.sin(turn)], np.float32)
+
+    def pattern(self) -> np.ndarray:
+        """One texture (size, size) of about unit variance: noise, gradient, stripes, hatching, dots or patches."""
+        rng = self.rng
+        kind = rng.choice(["flat", "noise", "gradient", "stripes", "hatch", "dots", "patches"])
+        if kind == "flat":
+            return np.zeros((self.size, self.size), np.float32)
+        if kind == "noise":
+            return self._field()
+        if kind == "gradient":
+            ramp = self._ramp() if rng.random() < 0.6 else np.hypot(*(self.grid - rng.uniform(0, self.size, 2)).T).T
+            return (ramp - ramp.mean()) / (ramp.std() + 1e-6)
+        if kind == "stripes":
+            return 1.4 * np.sin(self._ramp() * 6.28 / rng.uniform(3, 24) + rng.uniform(0, 2) * self._field())
+        if kind == "hatch":
+            period = rng.uniform(4, 20)
+            return np.sin(self._ramp() * 6.28 / period) + np.sin(self._ramp() * 6.28 / period)
+        if kind == "dots":
+            period = rng.uniform(5, 18)
+            waves = np.cos(_rotate(self.grid.reshape(-1, 2), rng.uniform(0, 3)) * 6.28 / period).sum(1)
+            return np.where(waves.reshape(self.size, self.size) > rng.uniform(0.5, 1.4), 1.5, -0.5)
+        levels = rng.integers(2, 5)
+        return np.floor(np.clip(self._field() * 0.5 + 0.5, 0, 0.999) * levels) / levels * 3 - 1.5
+
+    def texture(self, base: np.ndarray, strength: float) -> np.ndarray:
+        """(size, size, 3) colours around `base` (3,) in 0..255, with a pattern of the given strength."""
+        tint = base * 0 + self.rng.uniform(0.4, 1, 3) * self.rng.choice([-1, 1])
+        return base + strength * self.pattern()[..., None] * tint
+
+    def _paint(self, image: np.ndarray, alpha: np.ndarray, colour: np.ndarray, strength: float) -> np.ndarray:
+        rng = self.rng
+        if rng.random() < 0.3:
+            dx, dy = rng.uniform(-5, 5, 2)
+            moved = cv2.warpAffine(alpha, np.float32([[1, 0, dx], [0, 1, dy]]), (self.size, self.size))
+            image = image * (1 - rng.uniform(0.2, 0.6) * cv2.GaussianBlur(moved, (0, 0), 1.5)[..., None])
+        paint = self.texture(colour, strength)
+        if rng.random() < 0.25:
+            inside = cv2.erode(alpha, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 3)))
+            paint = paint + (alpha - inside)[..., None] * rng.uniform(-90, 90)
+        return image * (1 - alpha[..., None]) + paint * alpha[..., None]
+
+    def _finish(self, image: np.ndarray) -> np.ndarray:
+        rng = self.rng
+        if rng.random() < 0.3:
+            ramp = self._ramp()
+            image = image * (1 + rng.uniform(0, 0.4) * (ramp - ramp.mean()) / self.size)[..., None]
+        if rng.random() < 0.3:
+            image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.4, 1.2))
+        if rng.random() < 0.2:
+            image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
+        image = image + rng.normal(0, rng.choice([0, 2, 5, 10]), image.shape)
+        return np.clip(image, 0, 255).astype(np.uint8)
+
+    def _objects(self, base: np.ndarray) -> tuple[list[tuple[str, float, np.ndarray, float]], bool]:
+        """(shape, radius, colour, texture strength) of each object of a scene, and whether they are cells."""
+        rng, scale = self.rng, self.size / SIZE
+        if rng.random() < 0.2:
+            colour = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 120, 3), 0, 255)
+            typical, strength = rng.uniform(4, 13) * scale, rng.uniform(0, 15)
+            count = int(rng.integers(5, 22))
+            radii = typical * rng.uniform(0.7, 1.4, count)
+            return [("cell", r, colour + rng.normal(0, 12), strength) for r in radii], True
+        kinds = list(SHAPES)
+        count = int(rng.integers(2, 11))
+        largest = 46 if count < 6 else 30
+        objects = []
+        for _ in range(count):
+            radius = np.exp(rng.uniform(np.log(5), np.log(largest))) * scale
+            near = rng.random() < 0.25
+            colour = base + rng.uniform(-45, 45, 3) if near else rng.uniform(0, 255, 3)
+            objects.append((str(rng.choice(kinds)), radius, colour, rng.choice([6, 15, 30, 45])))
+        return objects, False
+
+    def scene(self) -> tuple[np.ndarray, np.ndarray]:
+        """One scene: image (size, size, 3) uint8 RGB, and labels (size, size) uint8: 0 background, k the k-th object.
+
+        Objects occlude those drawn before them; labels show what is visible. Objects of fewer than 16 visible pixels
+        become background.
+        """
+        rng = self.rng
+        base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.repeat(rng.uniform(0, 255), 3)
+        objects, cells = self._objects(base)
+        image = self.texture(base, rng.uniform(0, 8) if cells else rng.choice([5, 15, 30, 50]))
+        labels = np.zeros((self.size, self.size), np.uint8)
+        for index, (kind, radius, colour, strength) in enumerate(objects, start=1):
+            alpha = draw_shape(kind, rng.uniform(0, self.size, 2), radius, rng, self.size)
+            if cells and ((alpha > 0.5) & (labels > 0)).sum() > 0.3 * (alpha > 0.5).sum():
+                continue
+            image = self._paint(image, alpha, np.clip(colour, 0, 255), strength)
+            labels[alpha > 0.5] = index
+        counts = np.bincount(labels.ravel(), minlength=256)
+        labels[counts[labels] < 16] = 0
+        return self._finish(image), labels
+
+
+def make_scenes(seed: int, count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """`count` scenes that hold at least one object: images (count, size, size, 3) and labels (count, size, size), uint8."""
+    maker = SceneMaker(seed, size)
+    images = np.empty((count, size, size, 3), np.uint8)
+    labels = np.empty((count, size, size), np.uint8)
+    for index in range(count):
+        labels[index] = 0
+        while not labels[index].any():
+            images[index], labels[index] = maker.scene()
+    return images, labels
