@@ -6,6 +6,13 @@ from detectron2.config import CfgNode as CN
 def add_s4m_config(cfg: CN) -> None:
     """Add the keys of S4M to a Detectron2 configuration, in place. Published values are the defaults where they fit."""
     cfg.DATASETS.UNLABELED = ()  # registered names whose images train without labels; empty: supervised training
+
+    cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.INPUT.LSJ.SIZE = 1024  # side of the square crop in pixels, padded on the right and below
+
     cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
     cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
 
@@ -59,3 +66,5 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.STRONG.BLUR_PROB = 0.5
 
     cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
+    cfg.S4M.QUALITY_IMAGES = 50  # test images on which the quality of pseudo-labels is measured each evaluation; 0: none
+    cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best
