@@ -1,0 +1,162 @@
+"""ACM and ALCNet: small ResNet encoders whose decoders fuse with asymmetric bi-directional attention."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from istd.modeling.backbones.blocks import basic_stage, same_conv
+from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
+
+NORMS = ("GN", "BN")
+
+
+def _norm(kind: str, channels: int, momentum: float) -> nn.Module:
+    if kind == "BN":
+        return nn.BatchNorm2d(channels, momentum=momentum)
+    if kind == "GN":
+        return nn.GroupNorm(1, channels)
+    raise ValueError(f"norm '{kind}' is not known: choose one of {', '.join(NORMS)}.")
+
+
+def _stem(in_channels: int, momentum: float) -> nn.Sequential:
+    layers = [nn.BatchNorm2d(in_channels, momentum=momentum)]
+    for inputs, outputs, stride in ((in_channels, 8, 2), (8, 8, 1), (8, 16, 1)):
+        layers += [
+            same_conv(inputs, outputs, 3, stride=stride, bias=False),
+            nn.BatchNorm2d(outputs, momentum=momentum),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
+
+
+def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+
+
+class AsymmetricFusion(nn.Module):
+    """A(c), r = 4: the pooled deep map weighs the shallow one by channel, the shallow one weighs the deep by cell.
+
+    With norm "BN" a training batch of one image raises: the pooled branch then has one value a channel.
+    """
+
+    def __init__(self, channels: int, norm: str, momentum: float):
+        super().__init__()
+        self.topdown = nn.Sequential(nn.AdaptiveAvgPool2d(1), *self._weigh(channels, norm, momentum))
+        self.bottomup = nn.Sequential(*self._weigh(channels, norm, momentum))
+        post = _norm(norm, channels, momentum)
+        self.post = nn.Sequential(same_conv(channels, channels, 3), post, nn.ReLU(inplace=True))
+
+    @staticmethod
+    def _weigh(channels: int, norm: str, momentum: float) -> list[nn.Module]:
+        inner = channels // 4
+        return [
+            same_conv(channels, inner, 1),
+            _norm(norm, inner, momentum),
+            nn.ReLU(inplace=True),
+            same_conv(inner, channels, 1),
+            _norm(norm, channels, momentum),
+            nn.Sigmoid(),
+        ]
+
+    def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
+        """Two (B, c, H, W) maps -> (B, c, H, W)."""
+        return self.post(2 * shallow * self.topdown(deep) + 2 * deep * self.bottomup(shallow))
+
+
+class FCNHead(nn.Module):
+    """Bias-less conv3 to a quarter of the channels, BN, ReLU, Dropout 0.1, conv1 to one logit."""
+
+    def __init__(self, channels: int, momentum: float):
+        super().__init__()
+        inner = channels // 4
+        self.block = nn.Sequential(
+            same_conv(channels, inner, 3, bias=False),
+            nn.BatchNorm2d(inner, momentum=momentum),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            same_conv(inner, 1, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class _ACMFamily(Network):
+    stage_channels = (16, 32, 64)
+    strides = (4, 8, 16)
+    multiple = 16
+    modulation_scale = 0.55  # not published for these two; MLCLNet's, which has the same three stage widths
+    published_names = {"head.": "classifier."}
+    blocks: int
+
+    def __init__(self, *, in_channels: int = 3, norm: str = "GN", momentum: float = 0.9):
+        super().__init__()
+        self.stem = _stem(in_channels, momentum)
+        self.layer1 = basic_stage(16, 16, self.blocks, momentum=momentum)
+        self.layer2 = basic_stage(16, 32, self.blocks, stride=2, momentum=momentum)
+        self.layer3 = basic_stage(32, 64, self.blocks, stride=2, momentum=momentum)
+        self.deconv2 = _deconv(64, 32)
+        self.uplayer2 = basic_stage(32, 32, self.blocks, momentum=momentum)
+        self.deconv1 = _deconv(32, 16)
+        self.uplayer1 = basic_stage(16, 16, self.blocks, momentum=momentum)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        first = self.layer1(self.stem(x))
+        second = self.layer2(first)
+        return [first, second, self.layer3(second)]
+
+    def output_layer(self) -> nn.Conv2d:
+        return self.classifier.block[-1]
+
+
+@NETWORK_REGISTRY.register()
+class ACM(_ACMFamily):
+    """ACM (ResUNet form): 397,971 parameters with 3 channels and norm GN, 397,823 with 1 channel and BN.
+
+    Args:
+        in_channels: channels of the image.
+        norm: norm of the fusions: "GN" (one group) or "BN" (published LESPS checkpoints).
+        momentum: BatchNorm momentum of stem, shortcuts, fusions and classifier. Published: 0.9, so that the running
+            statistics are almost the last batch's; 0.1 averages over more batches.
+    """
+
+    blocks = 3
+
+    def __init__(self, *, in_channels: int = 3, norm: str = "GN", momentum: float = 0.9):
+        super().__init__(in_channels=in_channels, norm=norm, momentum=momentum)
+        self.fuse2 = AsymmetricFusion(32, norm, momentum)
+        self.fuse1 = AsymmetricFusion(16, norm, momentum)
+        self.classifier = FCNHead(16, momentum)
+
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        first, second, third = features
+        x = self.uplayer2(self.fuse2(self.deconv2(third), second))
+        x = self.uplayer1(self.fuse1(self.deconv1(x), first))
+        return [F.interpolate(self.classifier(x), scale_factor=4, mode="bilinear", align_corners=False)]
+
+
+@NETWORK_REGISTRY.register()
+class ALCNet(_ACMFamily):
+    """ALCNet: 520,037 parameters with 3 channels and norm GN, 519,889 with 1 channel and BN.
+
+    Its `uplayer1` and `uplayer2` are part of the published network but take no part in the forward pass; they are
+    frozen, so that an optimizer or DistributedDataParallel does not wait for their gradients.
+
+    Args: as `ACM`.
+    """
+
+    blocks = 4
+
+    def __init__(self, *, in_channels: int = 3, norm: str = "GN", momentum: float = 0.9):
+        super().__init__(in_channels=in_channels, norm=norm, momentum=momentum)
+        self.uplayer1.requires_grad_(False)
+        self.uplayer2.requires_grad_(False)
+        self.deconv0 = _deconv(16, 8)
+        self.fuse23 = AsymmetricFusion(32, norm, momentum)
+        self.fuse12 = AsymmetricFusion(16, norm, momentum)
+        self.classifier = FCNHead(8, momentum)
+
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        first, second, third = features
+        x = self.fuse23(self.deconv2(third), second)
+        x = self.deconv0(self.fuse12(self.deconv1(x), first))
+        return [F.interpolate(self.classifier(x), scale_factor=2, mode="bilinear", align_corners=False)]

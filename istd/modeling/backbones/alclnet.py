@@ -1,0 +1,69 @@
+"""ALCLNet: five residual stages, local-contrast layers, four gated top-down fusions."""
+
+import torch
+from torch import Tensor, nn
+
+from istd.modeling.backbones.blocks import ResidualStages, conv_norm_relu, kaiming_init, same_conv, up2
+from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
+
+
+class LocalContrast(nn.Module):
+    """LCL(c): conv1, ReLU, conv3, ReLU; (B, c, H, W) -> (B, c, H, W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer1 = nn.Sequential(
+            same_conv(channels, channels, 1),
+            nn.ReLU(inplace=True),
+            same_conv(channels, channels, 3),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(x)
+
+
+class GatedFusion(nn.Module):
+    """Sbam(a, b): the deep map, enlarged, joins the shallow map through a gate that the shallow map gives."""
+
+    def __init__(self, deep: int, shallow: int):
+        super().__init__()
+        self.hl_layer = nn.Sequential(up2(), *conv_norm_relu(deep, shallow, 1))
+        self.ll_layer = nn.Sequential(same_conv(shallow, shallow, 1), nn.BatchNorm2d(shallow))
+
+    def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
+        """(B, a, H/2, W/2) and (B, b, H, W) -> (B, b, H, W)."""
+        return shallow + self.hl_layer(deep) * torch.sigmoid(self.ll_layer(shallow))
+
+
+@NETWORK_REGISTRY.register()
+class ALCLNet(Network):
+    """ALCLNet, 5,668,145 parameters with three input channels."""
+
+    stage_channels = (16, 32, 64, 128, 256)
+    strides = (1, 2, 4, 8, 16)
+    multiple = 16
+    modulation_scale = 0.12
+
+    def __init__(self, *, in_channels: int = 3):
+        super().__init__()
+        self.stage = ResidualStages(in_channels, self.stage_channels)
+        widths = self.stage_channels[::-1]
+        for index, width in enumerate(widths, start=1):
+            self.add_module(f"lcl{index}", LocalContrast(width))
+        for index, (deep, shallow) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            self.add_module(f"sbam{index}", GatedFusion(deep, shallow))
+        self.layer = nn.Sequential(same_conv(16, 16, 1), nn.ReLU(inplace=True), same_conv(16, 1, 1))
+        kaiming_init(self)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        return self.stage(x)
+
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        deep, *shallower = (self.get_submodule(f"lcl{i}")(f) for i, f in enumerate(features[::-1], start=1))
+        for index, shallow in enumerate(shallower, start=1):
+            deep = self.get_submodule(f"sbam{index}")(deep, shallow)
+        return [self.layer(deep)]
+
+    def output_layer(self) -> nn.Conv2d:
+        return self.layer[-1]

@@ -1,0 +1,119 @@
+"""Layers that several ISTD networks share."""
+
+import torch
+from torch import Tensor, nn
+
+
+def same_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution whose padding keeps the size at stride 1."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
+    """Convolution with bias, BatchNorm, ReLU."""
+    return [same_conv(inputs, outputs, kernel, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def up2() -> nn.Upsample:
+    """Bilinear enlargement by two that keeps the corners in place."""
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class PlainResidual(nn.Module):
+    """R(c): conv3, BN, ReLU, conv3, BN, plus the input, ReLU; (B, c, H, W) -> (B, c, H, W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer = nn.Sequential(
+            *conv_norm_relu(channels, channels, 3), same_conv(channels, channels, 3), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x) + x)
+
+
+class DownResidual(nn.Module):
+    """D(a, b): a pooled two-convolution path plus a strided one; (B, a, H, W) -> (B, b, H/2, W/2), H and W even."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.layer1 = nn.Sequential(
+            *conv_norm_relu(inputs, outputs, 3),
+            nn.MaxPool2d(2),
+            same_conv(outputs, outputs, 3),
+            nn.BatchNorm2d(outputs),
+        )
+        self.layer2 = nn.Sequential(*conv_norm_relu(inputs, outputs, 3, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer1(x) + self.layer2(x))
+
+
+class ResidualStages(nn.Module):
+    """Encoder of the ALCL family: stem and `blocks` residual blocks, then one down-sampling stage per further width.
+
+    Args:
+        in_channels: channels of the image.
+        channels: width of each stage; stage l has stride 2**l.
+        blocks: residual blocks a stage, the down-sampling one included.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], blocks: int = 3):
+        super().__init__()
+        self.depth, self.blocks = len(channels), blocks
+        first = channels[0]
+        self.layer1 = nn.Sequential(*conv_norm_relu(in_channels, first, 3), *conv_norm_relu(first, first, 3))
+        for stage, width in enumerate(channels, start=1):
+            for block in range(1, blocks + 1):
+                down = stage > 1 and block == 1
+                layer = DownResidual(channels[stage - 2], width) if down else PlainResidual(width)
+                self.add_module(f"resnet{stage}_{block}", layer)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W), sides multiples of 2**(stages-1) -> the output of each stage, finest first."""
+        features = []
+        x = self.layer1(x)
+        for stage in range(1, self.depth + 1):
+            for block in range(1, self.blocks + 1):
+                x = self.get_submodule(f"resnet{stage}_{block}")(x)
+            features.append(x)
+        return features
+
+
+class BasicBlock(nn.Module):
+    """ResNet's basic block without biases; the shortcut is a bias-less conv1 + BN where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, momentum: float = 0.9):
+        super().__init__()
+        self.conv1 = same_conv(inputs, outputs, 3, stride=stride, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = same_conv(outputs, outputs, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            shortcut = same_conv(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs, momentum=momentum))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + shortcut)
+
+
+def basic_stage(inputs: int, outputs: int, blocks: int, stride: int = 1, momentum: float = 0.9) -> nn.Sequential:
+    """`blocks` basic blocks, the first of which changes width and stride."""
+    first = BasicBlock(inputs, outputs, stride, momentum)
+    return nn.Sequential(first, *[BasicBlock(outputs, outputs, momentum=momentum) for _ in range(blocks - 1)])
+
+
+def kaiming_init(module: nn.Module) -> None:
+    """Initialisation of the ALCL family: Kaiming-normal (fan out, ReLU) convolutions, biases 0, BatchNorm 1 and 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,145 @@
+"""What every ISTD network offers: an encoder, a head, any input size, and passes that leave BatchNorm's record alone."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+NETWORK_REGISTRY = Registry("ISTD_NETWORK")
+NETWORK_REGISTRY.__doc__ = "ISTD networks: subclasses of `Network`, called with in_channels and their own options."
+
+
+def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor:
+    """Pad (B, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`.
+
+    Args:
+        always: pad at least one pixel a side, to (side // multiple + 1) * multiple, as the LESPS evaluation does.
+    """
+    height, width = x.shape[-2:]
+    if always:
+        bottom, right = multiple - height % multiple, multiple - width % multiple
+    else:
+        bottom, right = -height % multiple, -width % multiple
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Run the block with BatchNorm normalising as its mode says but recording nothing.
+
+    In training mode the batch's own statistics normalise, while running means, variances and counters stay as they
+    are. A step that runs the same layers twice (SCAM's modulated features, then the plain ones) wraps the pass whose
+    statistics are not the deployed network's, so that each layer records once.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class Network(nn.Module):
+    """Base of the ISTD networks.
+
+    Subclasses set the class attributes and define `stages` and `decode`.
+
+    Attributes:
+        stage_channels: channels of each stage feature, finest first: what SCAM modulates.
+        strides: input pixels a feature cell, for each stage.
+        multiple: the encoder works on sides that are multiples of this.
+        modulation_scale: SCAM's scale s for this network.
+        published_names: prefixes of published checkpoints -> prefixes here, applied when a state dict is loaded.
+    """
+
+    stage_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    multiple: int
+    modulation_scale: float
+    published_names: dict[str, str] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_rename_published)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Stage features of an image whose sides are multiples of `multiple`, finest first."""
+        raise NotImplementedError
+
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        """Logit maps of the stage features, finest first; the finest has the size of the padded image."""
+        raise NotImplementedError
+
+    def output_layer(self) -> nn.Conv2d:
+        """The convolution that gives the finest logits."""
+        raise NotImplementedError
+
+    def encoder(self, x: Tensor) -> list[Tensor]:
+        """Stage features, finest first.
+
+        Args:
+            x: (B, in_channels, H, W) normalised image of any size; padded with zeros at the bottom and right to
+                multiples of `multiple`.
+
+        Returns:
+            one (B, stage_channels[l], H'/strides[l], W'/strides[l]) a stage, H' and W' being the padded sides.
+        """
+        return self.stages(pad_to_multiple(x, self.multiple))
+
+    def head(self, features: list[Tensor], size: tuple[int, int] | None = None) -> list[Tensor]:
+        """Logit maps, finest first.
+
+        Args:
+            features: what `encoder` gave, modulated or not.
+            size: (H, W) of the image before padding; each map is cropped to its share of it. Without it the maps
+                cover the padded image, whose size follows from the features and strides.
+
+        Returns:
+            a list of (B, 1, h, w) logits; the first has the image's size.
+        """
+        maps = self.decode(features)
+        if size is None:
+            return maps
+        full = features[0].shape[-2] * self.strides[0]
+        return [_crop(logits, size, full // logits.shape[-2]) for logits in maps]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, 1, H, W): the finest logits at the input's size."""
+        return self.head(self.encoder(x), tuple(x.shape[-2:]))[0]
+
+
+def _crop(logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    height, width = (-(-side // stride) for side in size)
+    return logits[..., :height, :width]
+
+
+def _rename_published(module: Network, state_dict: dict, prefix: str, *_) -> None:
+    for old, new in module.published_names.items():
+        for key in [key for key in state_dict if key.startswith(prefix + old)]:
+            state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
+
+
+def build_network(name: str, in_channels: int = 3, *, output_bias: float | None = None, **options) -> Network:
+    """Build a registered network with fresh weights.
+
+    Args:
+        name: a name in `NETWORK_REGISTRY`: ALCLNet, MLCLNet, ACM or ALCNet.
+        in_channels: channels of the image: 3 (grey repeated) or 1.
+        output_bias: initial bias of the last convolution, for example -4 where targets are rare; None: the network's.
+        options: options of that network, for example norm="BN" of ACM and ALCNet.
+
+    Raises:
+        ValueError: no network has that name.
+    """
+    if name not in NETWORK_REGISTRY:
+        known = ", ".join(sorted(known for known, _ in NETWORK_REGISTRY))
+        raise ValueError(f"no ISTD network is named '{name}': choose one of {known}.")
+    network = NETWORK_REGISTRY.get(name)(in_channels=in_channels, **options)
+    if output_bias is not None:
+        nn.init.constant_(network.output_layer().bias, output_bias)
+    return network
