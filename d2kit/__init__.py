@@ -1,4 +1,4 @@
-"""The few helpers that `s4m` and `istd` both need: Detectron2 check, atomic files, seeded loading, resumable training."""
+"""What `s4m` and `istd` both need: Detectron2 check, atomic files, seeded loading, resumable training."""
 
 from d2kit.require import require_detectron2
 

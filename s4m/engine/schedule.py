@@ -1,0 +1,33 @@
+"""One rule for batches other than the one a schedule was written for."""
+
+from detectron2.config import CfgNode
+
+_ITERATIONS = ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
+
+
+def scale_schedule(cfg: CfgNode) -> CfgNode:
+    """Adapt the schedule to the batch by the linear scaling rule.
+
+    With reference batch B (`SOLVER.REFERENCE_BATCH`), batch b (`SOLVER.IMS_PER_BATCH`) and k accumulated passes
+    (`SOLVER.ACCUMULATE`): the rate is multiplied by b*k/B, and every count of iterations (length, steps, warm-up,
+    burn-in, evaluation and checkpoint periods) by B/b, so that the same images are seen. `S4M.UNLABELED_BATCH` is
+    yours to set.
+
+    Returns:
+        a new frozen configuration with REFERENCE_BATCH 0; the given one when REFERENCE_BATCH is 0 already.
+    """
+    reference = cfg.SOLVER.REFERENCE_BATCH
+    if reference == 0:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    longer = reference / cfg.SOLVER.IMS_PER_BATCH
+    cfg.SOLVER.BASE_LR *= cfg.SOLVER.ACCUMULATE / longer
+    for key in _ITERATIONS:
+        cfg.SOLVER[key] = round(cfg.SOLVER[key] * longer)
+    cfg.SOLVER.STEPS = tuple(round(step * longer) for step in cfg.SOLVER.STEPS)
+    cfg.S4M.TEACHER.BURN_IN = round(cfg.S4M.TEACHER.BURN_IN * longer)
+    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD * longer)
+    cfg.SOLVER.REFERENCE_BATCH = 0
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,96 @@
+"""DefaultTrainer with the two-stream loader, the teacher and their evaluation."""
+
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.engine import hooks as d2_hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from d2kit.hooks import BestCheckpointer
+from d2kit.trainer import ResumableTrainer
+from s4m.data.mappers import build_test_loader
+from s4m.data.two_stream import build_two_stream_loader
+from s4m.engine.hooks import MeanTeacher
+from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
+from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
+from s4m.evaluation.coco import build_coco_evaluator
+from s4m.modeling.teacher_student import TeacherStudent
+
+
+def _insert_after(hooks: list, kind: type, *new: HookBase) -> None:
+    """Insert hooks behind the first one of a kind."""
+    position = next(i for i, hook in enumerate(hooks) if isinstance(hook, kind)) + 1
+    hooks[position:position] = new
+
+
+class S4MTrainer(ResumableTrainer):
+    """Trains a `TeacherStudent`; everything of Detectron2's DefaultTrainer holds."""
+
+    checkpointer_class = TeacherStudentCheckpointer
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: complete, frozen and scaled (`s4m.engine.schedule.scale_schedule`).
+        """
+        super().__init__(cfg)
+        # A missing SAM is told before the first iteration.
+        _ = self.network.segmenter
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Labelled and unlabelled images side by side."""
+        return build_two_stream_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Detectron2's test loader, which names a file that cannot be read."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO mask and box AP."""
+        return build_coco_evaluator(cfg, dataset_name)
+
+    def build_hooks(self) -> list:
+        """The common hooks, EMA before checkpoints, pseudo-label quality and the best checkpoint after evaluation."""
+        hooks, cfg, network = super().build_hooks(), self.cfg, self.network
+        evaluates = cfg.TEST.EVAL_PERIOD > 0 and len(cfg.DATASETS.TEST) > 0
+        if network.teacher is not None:
+            teacher = MeanTeacher(cfg.S4M.TEACHER.EMA_DECAY, cfg.S4M.TEACHER.BURN_IN)
+            _insert_after(hooks, d2_hooks.LRScheduler, teacher, PseudoLabelOverlay(cfg, network))
+            if evaluates and cfg.S4M.QUALITY_IMAGES > 0:
+                _insert_after(hooks, d2_hooks.EvalHook, PseudoLabelQualityHook(cfg, network))
+        if evaluates and comm.is_main_process():
+            metric = f"{cfg.S4M.EVALUATE}/{cfg.S4M.BEST_METRIC}"
+            best = BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
+            _insert_after(hooks, d2_hooks.EvalHook, best)
+        return hooks
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume, or start from `MODEL.WEIGHTS` and `S4M.TEACHER.WEIGHTS`."""
+        super().resume_or_load(resume=resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            load_teacher(self.cfg, self.network)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> OrderedDict:
+        """Evaluate the student and, where there is one, the teacher.
+
+        Returns:
+            {"student": results, "teacher": results}, where results are Detectron2's (keyed by data set if there are
+            several).
+        """
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        if not isinstance(model, TeacherStudent):
+            return super().test(cfg, model, evaluators)
+        results = OrderedDict()
+        for name in ("student", "teacher"):
+            network = getattr(model, name)
+            if network is not None:
+                results[name] = super().test(cfg, network, evaluators)
+        return results

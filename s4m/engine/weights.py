@@ -1,0 +1,68 @@
+"""Checkpoints of teacher-student models."""
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from d2kit.checkpoint import AtomicCheckpointer
+from d2kit.files import load_weights
+from s4m.modeling.teacher_student import TeacherStudent
+
+
+class TeacherStudentCheckpointer(AtomicCheckpointer):
+    """Matches the names of backbone files (for example ImageNet's R-50.pkl) against the student alone."""
+
+    def _load_model(self, checkpoint: dict):
+        if not checkpoint.get("matching_heuristics", False) or not isinstance(self.model, TeacherStudent):
+            return super()._load_model(checkpoint)
+        whole, self.model = self.model, self.model.student
+        try:
+            return super()._load_model(checkpoint)
+        finally:
+            self.model = whole
+
+
+def network_weights(checkpoint: dict, network: str, path: str) -> dict:
+    """The weights of one network out of a checkpoint, without prefix.
+
+    Args:
+        checkpoint: what torch.load gave: a training checkpoint or bare weights, of a TeacherStudent or a plain network.
+        network: "student" or "teacher".
+        path: named in errors.
+
+    Raises:
+        ValueError: the checkpoint is a TeacherStudent's but lacks that network.
+    """
+    state = checkpoint.get("model", checkpoint)
+    if not any(key.startswith(("student.", "teacher.")) for key in state):
+        return state
+    prefix = f"{network}."
+    found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise ValueError(f"'{path}' holds no {network}: it comes from training without DATASETS.UNLABELED.")
+    return found
+
+
+def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:
+    """Give the teacher the weights of stage 1, and the student too where `S4M.STUDENT_INIT` says so.
+
+    Without `S4M.TEACHER.WEIGHTS` the teacher starts as a copy of the student.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, unsafe or of another network.
+    """
+    if cfg.S4M.STUDENT_INIT not in ("backbone", "teacher"):
+        raise ValueError(f"S4M.STUDENT_INIT must be backbone or teacher, not '{cfg.S4M.STUDENT_INIT}'.")
+    if model.teacher is None:
+        return
+    if not cfg.S4M.TEACHER.WEIGHTS:
+        model.reset_teacher()
+        return
+    path = PathManager.get_local_path(cfg.S4M.TEACHER.WEIGHTS)
+    weights = network_weights(load_weights(path, "S4M.TEACHER.WEIGHTS"), "student", path)
+    try:
+        model.teacher.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"S4M.TEACHER.WEIGHTS: '{path}' does not fit the configured network: {reason}") from error
+    if cfg.S4M.STUDENT_INIT == "teacher":
+        model.student.load_state_dict(weights)

@@ -1,0 +1,88 @@
+"""Mask R-CNN as a student of `TeacherStudent`."""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers.mask_ops import _do_paste_mask
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import Instances
+
+
+def paste_probabilities(instances: Instances) -> torch.Tensor:
+    """Mask probabilities of the boxes' frames, pasted into the image.
+
+    Args:
+        instances: `pred_boxes` (N) and `pred_masks` (N, 1, S, S) probabilities in the frame of their box.
+
+    Returns:
+        (N, H, W) float probabilities, 0 outside the box.
+    """
+    height, width = instances.image_size
+    if len(instances) == 0:
+        return instances.pred_masks.new_zeros((0, height, width))
+    masks, _ = _do_paste_mask(instances.pred_masks, instances.pred_boxes.tensor, height, width, skip_empty=False)
+    return masks
+
+
+@META_ARCH_REGISTRY.register()
+class S4MRCNN(GeneralizedRCNN):
+    """Detectron2's Mask R-CNN with what `TeacherStudent` asks of a student.
+
+    The protocol, which any student answers: `losses_and_features`, `predict`, and Detectron2's own call in eval mode.
+        Weights have the names of GeneralizedRCNN and load there.
+    """
+
+    @configurable
+    def __init__(self, *, pixel_feature: str, **kwargs):
+        """
+        Args:
+            pixel_feature: name of the backbone output that structural distillation compares.
+            kwargs: GeneralizedRCNN's arguments.
+        """
+        super().__init__(**kwargs)
+        self.pixel_feature = pixel_feature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`."""
+        arguments = super().from_config(cfg)
+        known = list(arguments["backbone"].output_shape())
+        if cfg.S4M.PIXEL_FEATURE not in known:
+            raise ValueError(f"S4M.PIXEL_FEATURE is '{cfg.S4M.PIXEL_FEATURE}', but the backbone gives {known}.")
+        return {**arguments, "pixel_feature": cfg.S4M.PIXEL_FEATURE}
+
+    def losses_and_features(
+        self, batched_inputs: list[dict]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
+        """One training pass.
+
+        Args:
+            batched_inputs: Detectron2's dictionaries with `image` (3, H, W) and `instances` with gt fields.
+
+        Returns:
+            the losses; the pixel feature map (B, C, h, w); height and width in pixels of the padded batch it covers.
+        """
+        images = self.preprocess_image(batched_inputs)
+        targets = [x["instances"].to(self.device) for x in batched_inputs]
+        features = self.backbone(images.tensor)
+        proposals, losses = self.proposal_generator(images, features, targets)
+        _, head_losses = self.roi_heads(images, features, proposals, targets)
+        return {**losses, **head_losses}, features[self.pixel_feature], tuple(images.tensor.shape[-2:])
+
+    @torch.no_grad()
+    def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
+        """Predictions in the frame of the input image, for pseudo-labels.
+
+        Args:
+            batched_inputs: dictionaries with `image` (3, H, W).
+            min_score: predictions with this score or less are left out before masks are pasted.
+
+        Returns:
+            for each image `Instances` with `pred_boxes`, `scores`, `pred_classes`, `soft_masks` (N, H, W) in [0, 1].
+        """
+        found = []
+        for raw in self.inference(batched_inputs, do_postprocess=False):
+            kept = raw[raw.scores > min_score]
+            kept.soft_masks = paste_probabilities(kept)
+            kept.remove("pred_masks")
+            found.append(kept)
+        return found

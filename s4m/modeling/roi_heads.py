@@ -1,0 +1,206 @@
+"""Mask R-CNN parts that learn from pseudo-labels: weights per instance, ignored regions, soft masks.
+
+Ground truth and pseudo-labels are `Instances` in the frame of the network's input image with `gt_boxes`, `gt_classes`
+(-1 marks an ignored region) and `gt_masks`; `gt_weights` (N,) and `gt_soft_masks` (N, H, W) in [0, 1] are optional.
+Without the optional fields all losses equal Detectron2's own.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ROIAlign, ShapeSpec, cat
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
+from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
+from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
+from detectron2.utils import comm
+from fvcore.nn import giou_loss, smooth_l1_loss
+
+IGNORED_OVERLAP = 0.5  # a background box with more of its area than this inside an ignored region is not background
+
+
+def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Mean of `count` over the processes, at least 1 in total: dividing by it keeps averaged gradients exact in DDP."""
+    total = torch.as_tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total.clamp(min=1.0) / comm.get_world_size()
+
+
+def split_ignored(instances: Instances) -> tuple[Instances, Boxes]:
+    """Separate the labelled instances from the boxes of ignored regions (class -1)."""
+    ignored = instances.gt_classes < 0
+    return instances[~ignored], instances.gt_boxes[ignored]
+
+
+def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
+    """Which of N boxes lie mostly inside one of M ignored boxes: (N,) bool."""
+    if len(ignored) == 0 or len(boxes) == 0:
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return pairwise_ioa(ignored, boxes).max(dim=0).values > IGNORED_OVERLAP
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class PseudoLabelRPN(RPN):
+    """RPN whose background anchors inside ignored regions take no part in the loss."""
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """As Detectron2's; labels are 1, 0 or -1 (ignored)."""
+        kept, ignored = zip(*[split_ignored(x) for x in gt_instances], strict=True)
+        labels, matched = super().label_and_sample_anchors(anchors, list(kept))
+        every = Boxes.cat(anchors)
+        for label, regions in zip(labels, ignored, strict=True):
+            label[(label == 0) & inside_ignored(every, regions)] = -1
+        return labels, matched
+
+
+def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
+    """(R,) weight per sampled proposal: the instance's on foreground, 1 on background, 0 on ignored ones."""
+    weights = []
+    for p in proposals:
+        weight = torch.ones(len(p), device=device)
+        foreground = (p.gt_classes >= 0) & (p.gt_classes < num_classes)
+        if p.has("gt_weights"):
+            weight = torch.where(foreground, p.gt_weights.to(weight), weight)
+        weights.append(weight * (p.gt_classes >= 0))
+    return cat(weights, dim=0) if weights else torch.zeros(0, device=device)
+
+
+class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
+    """FastRCNNOutputLayers whose two losses are weighted per proposal and divided by the count over all processes."""
+
+    def losses(
+        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
+    ) -> dict[str, torch.Tensor]:
+        """Weighted cross entropy and box regression.
+
+        Args:
+            predictions: scores (R, K+1) and deltas (R, 4K) or (R, 4).
+            proposals: sampled proposals with `proposal_boxes`, `gt_classes` (-1 ignored), and, where an image has
+                labels, `gt_boxes` and `gt_weights`.
+        """
+        scores, deltas = predictions
+        classes = cat([p.gt_classes for p in proposals], dim=0)
+        _log_classification_stats(scores, classes.clamp(min=0))
+        weights = _instance_weights(proposals, self.num_classes, scores.device)
+        count = global_count((classes >= 0).sum(), scores.device)
+        entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
+        losses = {
+            "loss_cls": (weights * entropy).sum() / count,
+            "loss_box_reg": self._box_loss(deltas.float(), proposals, classes, weights) / count,
+        }
+        return {key: value * self.loss_weight.get(key, 1.0) for key, value in losses.items()}
+
+    def _box_loss(
+        self, deltas: torch.Tensor, proposals: list[Instances], classes: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
+        targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
+        index = torch.nonzero((classes >= 0) & (classes < self.num_classes)).flatten()
+        if deltas.shape[1] == 4:
+            predicted = deltas[index]
+        else:
+            predicted = deltas.view(-1, self.num_classes, 4)[index, classes[index]]
+        boxes, targets, weights = boxes[index], targets[index], weights[index]
+        if self.box_reg_loss_type == "giou":
+            each = giou_loss(self.box2box_transform.apply_deltas(predicted, boxes), targets, reduction="none")
+        else:
+            wanted = self.box2box_transform.get_deltas(boxes, targets)
+            each = smooth_l1_loss(predicted, wanted, self.smooth_l1_beta, reduction="none").sum(dim=1)
+        return (weights * each).sum()
+
+
+def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Tensor:
+    """Targets of the mask head for the proposals of one image.
+
+    Args:
+        proposals: R foreground proposals with `proposal_boxes` and `gt_index` (R,) into `labels`.
+        labels: the image's instances with `gt_masks` (BitMasks or PolygonMasks) or `gt_soft_masks` (N, H, W) in [0, 1].
+        side: target side in cells.
+
+    Returns:
+        (R, side, side) float: 0 or 1, or the soft probability where the image has `gt_soft_masks`.
+    """
+    boxes, index = proposals.proposal_boxes.tensor, proposals.gt_index
+    soft = labels.has("gt_soft_masks")
+    if not soft and isinstance(labels.gt_masks, PolygonMasks):
+        return labels.gt_masks[index].crop_and_resize(boxes, side).float()
+    source = labels.gt_soft_masks if soft else labels.gt_masks.tensor
+    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
+    aligned = ROIAlign((side, side), 1.0, 0, aligned=True)(source[:, None].to(boxes), rois)[:, 0]
+    return aligned if soft else (aligned >= 0.5).float()
+
+
+@ROI_HEADS_REGISTRY.register()
+class PseudoLabelROIHeads(StandardROIHeads):
+    """StandardROIHeads for pseudo-labels; parameters have Detectron2's names and load there."""
+
+    @configurable
+    def __init__(self, **kwargs):
+        """Takes StandardROIHeads' arguments."""
+        super().__init__(**kwargs)
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
+            raise ValueError("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE is not supported by PseudoLabelROIHeads.")
+        if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE not in ("smooth_l1", "giou"):
+            raise ValueError("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE must be smooth_l1 or giou for PseudoLabelROIHeads.")
+        parts = super()._init_box_head(cfg, input_shape)
+        parts["box_predictor"] = WeightedFastRCNNOutputLayers(cfg, parts["box_head"].output_shape)
+        return parts
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """As Detectron2's; `targets` may hold `gt_weights`, `gt_soft_masks` and ignored regions."""
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals)
+        if self.mask_on:
+            losses["loss_mask"] = self._mask_loss(features, proposals, targets)
+        losses.update(self._forward_keypoint(features, proposals))
+        return proposals, losses
+
+    @torch.no_grad()
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """As Detectron2's, but masks are named by `gt_index`, and background inside ignored regions gets class -1."""
+        slim = []
+        for image in targets:
+            fields = {k: v for k, v in image.get_fields().items() if k not in ("gt_masks", "gt_soft_masks")}
+            index = torch.arange(len(image), device=image.gt_classes.device)
+            slim.append(split_ignored(Instances(image.image_size, **fields, gt_index=index))[0])
+        sampled = super().label_and_sample_proposals(proposals, slim)
+        for p, image in zip(sampled, targets, strict=True):
+            background = p.gt_classes == self.num_classes
+            p.gt_classes[background & inside_ignored(p.proposal_boxes, split_ignored(image)[1])] = -1
+        return sampled
+
+    def _mask_loss(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> torch.Tensor:
+        """Binary cross entropy, the mean over an instance's cells, weighted, over the count of all processes."""
+        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
+        levels = [features[name] for name in self.mask_in_features]
+        logits = self.mask_head.layers(self.mask_pooler(levels, [p.proposal_boxes for p in foreground]))
+        count = global_count(len(logits), logits.device)
+        if len(logits) == 0:
+            return logits.sum() * 0
+        pairs = [(p, labels) for p, labels in zip(foreground, targets, strict=True) if len(p)]
+        wanted = cat([mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs], dim=0)
+        classes = cat([p.gt_classes for p, _ in pairs], dim=0)
+        weights = _instance_weights([p for p, _ in pairs], self.num_classes, logits.device)
+        column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
+        chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
+        each = F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none").mean(dim=(1, 2))
+        return (weights * each).sum() / count * self.mask_head.loss_weight

@@ -1,0 +1,167 @@
+"""The teacher-student meta-architecture of S4M (arXiv 2504.05301)."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import nn
+
+from s4m.modeling.ema import update_ema
+from s4m.modeling.structure import StructuralDistillation
+from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
+from s4m.sam import PromptableSegmenter, build_segmenter
+
+
+def check_finite(losses: dict[str, torch.Tensor], images: list[dict]) -> None:
+    """Raise FloatingPointError naming the loss terms that are not finite and the images of the batch."""
+    if not losses or torch.isfinite(sum(value.detach() for value in losses.values())):
+        return
+    bad = {key: value.item() for key, value in losses.items() if not torch.isfinite(value)} or {"sum": float("inf")}
+    names = ", ".join(str(x.get("file_name", "?")) for x in images)
+    raise FloatingPointError(
+        f"Training stopped: loss {bad} is not finite for the images {names}; the last checkpoint is unharmed."
+    )
+
+
+@META_ARCH_REGISTRY.register()
+class TeacherStudent(nn.Module):
+    """A student that learns from labels, from SAM's structure and from the pseudo-labels of its own moving average.
+
+    Training takes `{"labeled": [...], "unlabeled": [...]}` (a plain list counts as labelled) of Detectron2's
+    dictionaries and returns a dictionary of losses. In eval mode it is the network that `S4M.EVALUATE` names. The
+    teacher exists when there are unlabelled data sets. The frozen segmenter is no submodule: it is in no checkpoint,
+    optimizer or DDP bucket.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        labeler: PseudoLabeler | None,
+        structure: StructuralDistillation | None,
+        make_segmenter: Callable[[], PromptableSegmenter] | None,
+        unsup_weight: float,
+        evaluate: str,
+    ):
+        """
+        Args:
+            student: network with the protocol of `S4MRCNN`.
+            teacher: another instance of it, or None for supervised training.
+            labeler: turns the teacher's predictions into targets; needed with a teacher.
+            structure: the loss of structural distillation, or None.
+            make_segmenter: builds SAM at its first use; None where nothing needs it.
+            unsup_weight: weight of the losses on pseudo-labels.
+            evaluate: "student" or "teacher", the network that answers in eval mode.
+        """
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.labeler = labeler
+        self.structure = structure
+        self._make_segmenter = make_segmenter
+        self._segmenter: PromptableSegmenter | None = None
+        self.unsup_weight = unsup_weight
+        self.evaluate = evaluate
+        self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+            self.reset_teacher()
+        self._register_load_state_dict_pre_hook(self._accept_plain_student)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Read DATASETS.UNLABELED, MODEL.DEVICE and everything under S4M."""
+        semi = len(cfg.DATASETS.UNLABELED) > 0
+        if cfg.S4M.EVALUATE not in ("student", "teacher"):
+            raise ValueError(f"S4M.EVALUATE must be student or teacher, not '{cfg.S4M.EVALUATE}'.")
+        if cfg.S4M.EVALUATE == "teacher" and not semi:
+            raise ValueError("S4M.EVALUATE is teacher, but without DATASETS.UNLABELED there is no teacher.")
+        needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)
+        if needs_sam and not cfg.S4M.SAM.NAME:
+            raise ValueError("S4M.SD.ENABLED and S4M.PR.ENABLED need a segmenter: set S4M.SAM.NAME.")
+        build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT)
+        make_segmenter = partial(
+            build_segmenter, cfg.S4M.SAM.NAME, cfg.S4M.SAM.CHECKPOINT, cfg.MODEL.DEVICE, cfg.S4M.SAM.DECODE_CHUNK
+        )
+        return {
+            "student": build(cfg),
+            "teacher": build(cfg) if semi else None,
+            "labeler": PseudoLabeler(cfg) if semi else None,
+            "structure": StructuralDistillation(cfg) if cfg.S4M.SD.ENABLED else None,
+            "make_segmenter": make_segmenter if needs_sam else None,
+            "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
+            "evaluate": cfg.S4M.EVALUATE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the student."""
+        return next(self.student.parameters()).device
+
+    @property
+    def segmenter(self) -> PromptableSegmenter | None:
+        """The frozen SAM, built at the first use; None where the configuration needs none."""
+        if self._segmenter is None and self._make_segmenter is not None:
+            self._segmenter = self._make_segmenter()
+        return self._segmenter
+
+    def train(self, mode: bool = True) -> "TeacherStudent":
+        """Set the mode of the student; the teacher always stays in eval mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def reset_teacher(self) -> None:
+        """Set the teacher's weights to the student's."""
+        update_ema(self.teacher, self.student, decay=0.0)
+
+    def forward(self, batch: dict[str, list[dict]] | list[dict]) -> dict[str, torch.Tensor] | list[dict]:
+        """Losses in training, Detectron2's outputs in eval mode."""
+        if not self.training:
+            return (self.teacher if self.evaluate == "teacher" else self.student)(batch)
+        labeled, unlabeled = (batch, []) if isinstance(batch, list) else (batch["labeled"], batch["unlabeled"])
+        losses = self._learn_from_labels(labeled) if labeled else {}
+        if unlabeled and self.teacher is not None:
+            losses.update(self._learn_from_teacher(unlabeled))
+        check_finite(losses, [*labeled, *unlabeled])
+        return losses
+
+    def _learn_from_labels(self, labeled: list[dict]) -> dict[str, torch.Tensor]:
+        losses, features, padded_size = self.student.losses_and_features(labeled)
+        if self.structure is not None:
+            losses["loss_structure"] = self.structure(labeled, features, padded_size, self.segmenter)
+        return losses
+
+    def _learn_from_teacher(self, unlabeled: list[dict]) -> dict[str, torch.Tensor]:
+        targets, self.last_record = self.pseudo_label(unlabeled)
+        if has_event_storage():
+            get_event_storage().put_scalars(**self.last_record.scalars())
+        losses, _, _ = self.student.losses_and_features(targets)
+        return {f"{key}_pseudo": self.unsup_weight * value for key, value in losses.items()}
+
+    @torch.no_grad()
+    def pseudo_label(self, weak: list[dict]) -> tuple[list[dict], PseudoLabelRecord]:
+        """The teacher's predictions on the weak views, selected, refined by SAM, mixed and strongly augmented.
+
+        Args:
+            weak: dictionaries of the unlabelled mapper.
+
+        Returns:
+            training dictionaries for the student, and what happened to the pseudo-labels.
+        """
+        predictions = self.teacher.predict(weak, self.labeler.score)
+        return self.labeler(weak, predictions, self.segmenter)
+
+    @staticmethod
+    def _accept_plain_student(state: dict, prefix: str, *_) -> None:
+        """Let the weights of a plain student load into the student."""
+        own = (f"{prefix}student.", f"{prefix}teacher.")
+        if not any(key.startswith(own) for key in state):
+            for key in [k for k in state if k.startswith(prefix)]:
+                state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)
