@@ -1,0 +1,149 @@
+"""Registration of COCO-format data sets by path, with a check of the json before it is used."""
+
+import json
+import logging
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from s4m.data.images import first_missing
+
+logger = logging.getLogger(__name__)
+
+
+def read_json(json_file: str | os.PathLike) -> dict:
+    """Read a COCO json.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or holds no list of images.
+    """
+    try:
+        with open(json_file, encoding="utf-8") as file:
+            data = json.load(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
+    except (ValueError, IsADirectoryError) as error:
+        raise ValueError(f"'{json_file}' is not a JSON file ({error})") from error
+    if not isinstance(data, dict) or not isinstance(data.get("images"), list):
+        raise ValueError(f"'{json_file}' is not in COCO format: it holds no list 'images'")
+    return data
+
+
+def _check_images(data: dict, where: str) -> dict:
+    """Return the image records by id."""
+    images = {}
+    for number, image in enumerate(data["images"]):
+        absent = [key for key in ("id", "file_name", "height", "width") if key not in image]
+        if absent:
+            raise ValueError(f"{where}: image number {number} has no '{absent[0]}'")
+        if image["id"] in images:
+            raise ValueError(f"{where}: image id {image['id']} is used twice")
+        images[image["id"]] = image
+    return images
+
+
+def _segmentation_problem(segmentation, height: int, width: int) -> str | None:
+    """What is wrong with a COCO segmentation of an image of that size, or None."""
+    if not segmentation:
+        return "has no segmentation"
+    if isinstance(segmentation, list):
+        # As in Detectron2, a part with fewer than 3 points is dropped, but one valid part must be left.
+        if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
+            return "has an empty polygon (a polygon needs at least 3 points)"
+        return None
+    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
+        return "has a segmentation that is neither polygons nor RLE"
+    if list(segmentation["size"]) != [height, width]:
+        return f"has an RLE of size {list(segmentation['size'])}, but its image is {[height, width]}"
+    counts = segmentation["counts"]
+    if isinstance(counts, list) and sum(counts) != height * width:
+        return f"has an RLE of {sum(counts)} pixels, but its image has {height * width}"
+    return None
+
+
+def _check_annotation(annotation: dict, images: dict, categories: set, where: str) -> None:
+    name = f"{where}: annotation {annotation.get('id', '(no id)')}"
+    if annotation.get("image_id") not in images:
+        raise ValueError(f"{name} is of image {annotation.get('image_id')}, which is not among the images")
+    if annotation.get("category_id") not in categories:
+        raise ValueError(f"{name} has category {annotation.get('category_id')}, which is not among the categories")
+    if len(annotation.get("bbox") or ()) != 4:
+        raise ValueError(f"{name} has no bbox of 4 numbers")
+    image = images[annotation["image_id"]]
+    problem = _segmentation_problem(annotation.get("segmentation"), image["height"], image["width"])
+    if problem:
+        raise ValueError(f"{name} {problem}")
+
+
+def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> dict:
+    """Check a COCO instance json and, given the folder of the images, that each image file is there.
+
+    Annotations may hold polygons or RLE of both kinds (`counts` a list or a string); a json without annotations
+    is fine, it lists images only.
+
+    Returns:
+        the content of the file.
+
+    Raises:
+        FileNotFoundError: the json or an image file is absent.
+        ValueError: an id is missing or used twice, an annotation names an unknown image or category, has no
+            polygon of at least 3 points, or an RLE of another size than its image. The sentence names the json and
+            the annotation's id.
+    """
+    where = f"'{json_file}'"
+    data = read_json(json_file)
+    images = _check_images(data, where)
+    categories = {category["id"] for category in data.get("categories", ())}
+    seen = set()
+    for annotation in data.get("annotations", ()):
+        _check_annotation(annotation, images, categories, where)
+        if annotation.get("id") in seen:
+            raise ValueError(f"{where}: annotation id {annotation.get('id')} is used twice")
+        seen.add(annotation.get("id"))
+    if image_root is not None:
+        missing = first_missing(os.path.join(image_root, image["file_name"]) for image in data["images"])
+        if missing:
+            raise FileNotFoundError(f"{where} lists the image '{missing}', which does not exist")
+    return data
+
+
+def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
+    """Validate and load a COCO json as Detectron2 dataset dicts; one without annotations gives dicts without them."""
+    data = validate_coco(json_file, image_root)
+    if "annotations" in data and data.get("categories"):
+        return load_coco_json(json_file, image_root, name)
+    return [
+        {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+        }
+        for image in sorted(data["images"], key=lambda image: image["id"])
+    ]
+
+
+def register_coco_json(
+    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, metadata: dict | None = None
+) -> None:
+    """Register a COCO-format data set, which is validated when it is loaded. The same registration twice is fine.
+
+    Args:
+        name: name in Detectron2's catalogs.
+        json_file: instances (or image info) json.
+        image_root: folder that the json's file names start from.
+        metadata: further fields of the data set's metadata, such as `thing_classes`.
+
+    Raises:
+        ValueError: the name is taken by another data set.
+    """
+    json_file, image_root = os.fspath(json_file), os.fspath(image_root)
+    known = MetadataCatalog.get(name)
+    if name in DatasetCatalog:
+        if (known.get("json_file"), known.get("image_root")) == (json_file, image_root):
+            return
+        raise ValueError(f"the data set name '{name}' is already registered for other files")
+    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root))
+    known.set(json_file=json_file, image_root=image_root, evaluator_type="coco", **(metadata or {}))
