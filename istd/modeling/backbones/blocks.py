@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 
-def same_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+def same_conv(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, bias: bool = True
+) -> nn.Conv2d:
     """A convolution whose padding keeps the size at stride 1."""
     padding = dilation * (kernel // 2)
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)

@@ -1,4 +1,4 @@
-"""What every ISTD network offers: an encoder, a head, any input size, and passes that leave BatchNorm's record alone."""
+"""What every ISTD network offers: an encoder, a head, any input size, passes that leave BatchNorm's record alone."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,0 +1,150 @@
+"""Losses of point-supervised ISTD: pure functions on logits.
+
+Per-sample losses return (B,), so that sample weights apply before the mean. Logits and targets are (B, 1, H, W);
+targets are soft, in [0, 1]. All is computed in float32.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy with soft targets, mean over pixels: (B, 1, H, W) twice -> (B,)."""
+    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    return loss.flatten(1).mean(1)
+
+
+def soft_iou(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - (sum p t + smooth) / (sum (p + t - p t) + smooth), p = sigmoid(logits): (B, 1, H, W) twice -> (B,)."""
+    probability, targets = logits.float().sigmoid().flatten(1), targets.float().flatten(1)
+    both = (probability * targets).sum(1)
+    either = probability.sum(1) + targets.sum(1) - both
+    return 1 - (both + smooth) / (either + smooth)
+
+
+def bce_soft_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """BCE + soft-IoU, which training from scratch on targets of a few pixels needs: (B, 1, H, W) twice -> (B,)."""
+    return bce(logits, targets) + soft_iou(logits, targets)
+
+
+SUPERVISION: dict[str, SampleLoss] = {"bce": bce, "soft_iou": soft_iou, "bce_soft_iou": bce_soft_iou}
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Mean over pixels of (sigmoid(student / T) - sigmoid(teacher / T))**2: (B, 1, H, W) logits twice -> (B,).
+
+    A teacher map of another size is brought to the student map's by bilinear interpolation. The caller detaches the
+    side that gets no gradient.
+    """
+    if teacher.shape[-2:] != student.shape[-2:]:
+        teacher = F.interpolate(teacher, size=student.shape[-2:], mode="bilinear", align_corners=False)
+    difference = (student.float() / temperature).sigmoid() - (teacher.float() / temperature).sigmoid()
+    return difference.square().flatten(1).mean(1)
+
+
+def supervise(maps: Sequence[Tensor], targets: Tensor, loss: SampleLoss = bce) -> Tensor:
+    """Deep supervision: the mean over maps of `loss` against the targets.
+
+    Args:
+        maps: logits, finest first; a smaller map meets the targets max-pooled to its size, so that a target of one
+            pixel stays.
+        targets: (B, 1, H, W).
+        loss: per-sample loss.
+
+    Returns:
+        (B,).
+    """
+    losses = []
+    for logits in maps:
+        same = logits.shape[-2:] == targets.shape[-2:]
+        losses.append(loss(logits, targets if same else F.adaptive_max_pool2d(targets.float(), logits.shape[-2:])))
+    return torch.stack(losses).mean(0)
+
+
+def sample_weights(alpha: Tensor, clusters: Tensor) -> Tensor:
+    """Weights of a batch's samples from the learnable scalars of their clusters.
+
+    r = alpha_c - mean of alpha_c over the batch; w = exp(log 2 * tanh(r / log 2)), in [0.5, 2]; divided by the batch
+    mean of w, which is detached.
+
+    Args:
+        alpha: (clusters,) learnable scalars.
+        clusters: (B,) int64 cluster of each sample.
+
+    Returns:
+        (B,) with mean 1; differentiable in alpha.
+    """
+    log2 = torch.log(alpha.new_tensor(2.0))
+    chosen = alpha[clusters]
+    weights = torch.exp(log2 * torch.tanh((chosen - chosen.mean()) / log2))
+    return weights / weights.mean().detach()
+
+
+def inner_losses(
+    teacher_maps: Sequence[Tensor],
+    student_logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    gate_penalty: Tensor,
+    *,
+    loss: SampleLoss = bce,
+    distill_weight: float = 0.1,
+    gate_weight: float = 0.005,
+    temperature: float = 4.0,
+) -> dict[str, Tensor]:
+    """Inner loop: the teacher learns.
+
+    mean of w * [BCE(teacher, pseudo-mask) + 0.1 * MSE(sigmoid(student / 4), sigmoid(teacher / 4))]
+    + 0.005 * mean|gate|. Student logits and weights are detached here. Distillation compares the finest maps.
+
+    Args:
+        teacher_maps: the teacher's logit maps, finest first.
+        student_logits: the student's finest map, (B, 1, H, W).
+        targets: (B, 1, H, W) pseudo-masks.
+        weights: (B,) sample weights.
+        gate_penalty: SCAM's.
+        loss: supervision per sample; published: BCE.
+
+    Returns:
+        scalars "loss_mask", "loss_distill" and "loss_gate", whose sum is the loss.
+    """
+    weights = weights.detach()
+    distilled = distillation(teacher_maps[0], student_logits.detach(), temperature)
+    return {
+        "loss_mask": (weights * supervise(teacher_maps, targets, loss)).mean(),
+        "loss_distill": distill_weight * (weights * distilled).mean(),
+        "loss_gate": gate_weight * gate_penalty,
+    }
+
+
+def outer_loss(
+    student_maps: Sequence[Tensor],
+    teacher_logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    loss: SampleLoss = bce,
+    temperature: float = 4.0,
+) -> Tensor:
+    """Outer loop: the student and alpha learn; F on a validation batch, f on a training batch.
+
+    mean of w * [MSE(sigmoid(student / 4), sigmoid(teacher / 4)) + BCE(student, pseudo-mask)], averaged over the
+    student's maps, each distilled from the teacher's finest. Teacher logits are detached here; weights are not.
+
+    Args:
+        student_maps: the student's logit maps, finest first.
+        teacher_logits: the teacher's finest map, (B, 1, H, W).
+        targets: (B, 1, H, W) pseudo-masks.
+        weights: (B,) sample weights, differentiable in alpha.
+
+    Returns:
+        a scalar.
+    """
+    teacher = teacher_logits.detach()
+    distilled = torch.stack([distillation(logits, teacher, temperature) for logits in student_maps]).mean(0)
+    return (weights * (distilled + supervise(student_maps, targets, loss))).mean()
