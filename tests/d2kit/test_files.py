@@ -1,0 +1,86 @@
+"""Atomic writes survive errors and kill -9; outside checkpoints are read safely."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from d2kit.files import atomic_write, load_weights
+
+
+def test_replaces_whole_file_and_leaves_nothing_beside(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    with atomic_write(path, "w") as file:
+        file.write("one")
+    with atomic_write(path, "w") as file:
+        file.write("two")
+    assert path.read_text() == "two"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_error_inside_keeps_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError):
+        with atomic_write(path) as file:
+            file.write(b"ne")
+            raise KeyError("stop")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk_is_one_sentence_with_the_name(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match=r"cannot write .*file: No space left on device"):
+        with atomic_write(path):
+            raise OSError(28, "No space left on device")
+    assert path.read_bytes() == b"old"
+
+
+def test_kill_leaves_old_or_new(tmp_path):
+    path = tmp_path / "file"
+    code = (
+        "import sys; from d2kit.files import atomic_write\n"
+        "n = 0\n"
+        "while True:\n"
+        "    with atomic_write(sys.argv[1]) as f:\n"
+        "        for _ in range(64): f.write(bytes([n % 251]) * 65536)\n"
+        "    n += 1\n"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.13)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        data = path.read_bytes()
+        assert len(data) == 64 * 65536 and len(set(data)) == 1
+
+
+def test_load_weights_names_what_is_wrong(tmp_path):
+    good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
+    torch.save({"a": torch.ones(2)}, good)
+    assert torch.equal(load_weights(good, "KEY")["a"], torch.ones(2))
+    bad.write_bytes(good.read_bytes()[:100])
+    with pytest.raises(ValueError, match="KEY: .*bad.pth"):
+        load_weights(bad, "KEY")
+    with pytest.raises(FileNotFoundError, match="KEY names .*none.pth.*published at https://x"):
+        load_weights(tmp_path / "none.pth", "KEY", "https://x")
+
+
+def test_load_weights_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="evil.pth"):
+        load_weights(tmp_path / "evil.pth", "KEY")
+    assert not (tmp_path / "ran").exists()

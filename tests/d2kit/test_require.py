@@ -1,0 +1,30 @@
+"""A missing or old Detectron2 is one clear sentence."""
+
+import sys
+import types
+
+import pytest
+
+from d2kit import require_detectron2
+
+
+def test_present():
+    require_detectron2("s4m")
+
+
+def test_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ImportError, match="s4m needs Detectron2 0.6 or newer, which is not installed"):
+        require_detectron2("s4m")
+
+
+@pytest.mark.parametrize(("version", "old"), [("0.5", True), ("0.6", False), ("0.10.1", False)])
+def test_old(monkeypatch, version, old):
+    module = types.ModuleType("detectron2")
+    module.__version__ = version
+    monkeypatch.setitem(sys.modules, "detectron2", module)
+    if old:
+        with pytest.raises(ImportError, match="0.6 or newer, but 0.5"):
+            require_detectron2("istd")
+    else:
+        require_detectron2("istd")
