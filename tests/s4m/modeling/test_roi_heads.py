@@ -1,4 +1,4 @@
-"""Weighted ROI heads: equal to Detectron2's without the optional fields; weights, ignored regions and soft masks do what they say."""
+"""Weighted ROI heads equal Detectron2's without the optional fields; weights, ignored regions, soft masks by hand."""
 
 import pytest
 import torch
@@ -21,10 +21,13 @@ def small_cfg():
     cfg.MODEL.ROI_HEADS.IN_FEATURES = cfg.MODEL.RPN.IN_FEATURES = ["p2"]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = "FastRCNNConvFCHead",
-    1, 16 cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7 cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV
-    = "MaskRCNNConvUpsampleHead", 1 cfg.MODEL.ROI_MASK_HEAD.CONV_DIM, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 8, 7
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16]] cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 32 return cfg
+    cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_BOX_HEAD.NUM_FC = "FastRCNNConvFCHead", 1
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 16, 7
+    cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = "MaskRCNNConvUpsampleHead", 1
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 8, 7
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16]]
+    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 32
+    return cfg
 
 
 def labels(boxes, classes, size=(64, 64), **fields):
@@ -109,8 +112,9 @@ def test_ignored_region_is_neither_object_nor_background():
     torch.manual_seed(0)
     with EventStorage():
         sampled = ours.label_and_sample_proposals([proposals([inside, outside, NEAR[0]])], [target])[0]
-    by_box = {tuple(b.int().tolist()): c.item() for b, c in zip(sampled.proposal_boxes, sampled.gt_classes,
-    strict=True)} assert by_box == {tuple(inside): -1, tuple(outside): 3, tuple(NEAR[0]): 0, tuple(BOXES[0]): 0}
+    pairs = zip(sampled.proposal_boxes, sampled.gt_classes, strict=True)
+    by_box = {tuple(box.int().tolist()): label.item() for box, label in pairs}
+    assert by_box == {tuple(inside): -1, tuple(outside): 3, tuple(NEAR[0]): 0, tuple(BOXES[0]): 0}
     with_region = run(ours, [target], [proposals([NEAR[0], inside])]) without = run(ours, [labels([BOXES[0]], [0])],
     [proposals([NEAR[0]])]) for key in without: torch.testing.assert_close(with_region[key], without[key])
 
