@@ -115,8 +115,10 @@ def test_ignored_region_is_neither_object_nor_background():
     pairs = zip(sampled.proposal_boxes, sampled.gt_classes, strict=True)
     by_box = {tuple(box.int().tolist()): label.item() for box, label in pairs}
     assert by_box == {tuple(inside): -1, tuple(outside): 3, tuple(NEAR[0]): 0, tuple(BOXES[0]): 0}
-    with_region = run(ours, [target], [proposals([NEAR[0], inside])]) without = run(ours, [labels([BOXES[0]], [0])],
-    [proposals([NEAR[0]])]) for key in without: torch.testing.assert_close(with_region[key], without[key])
+    with_region = run(ours, [target], [proposals([NEAR[0], inside])])
+    without = run(ours, [labels([BOXES[0]], [0])], [proposals([NEAR[0]])])
+    for key in without:
+        torch.testing.assert_close(with_region[key], without[key])
 
 
 def test_inside_ignored_by_share_of_own_area():
