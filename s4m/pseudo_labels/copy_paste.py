@@ -1,0 +1,208 @@
+"""Copy-paste between the unlabelled images of a batch, in both directions (S4M, ARP)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch.nn import functional as F
+
+from s4m.pseudo_labels.masks import tight_boxes
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one instance goes.
+
+    Attributes:
+        box: x0, y0, x1, y1 in whole pixels of its own image, what is cut out.
+        size: height, width in pixels it is resized to.
+        corner: x, y of its top left corner in the target's frame; parts outside are cut off.
+    """
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    corner: tuple[int, int]
+
+
+def draw_pairs(count: int, fraction: float, generator: torch.Generator | None = None) -> list[tuple[int, int]]:
+    """Disjoint random pairs of images: a share of the batch with another share of the same size.
+
+    There are max(1, floor(fraction * count)) pairs, at most half the batch; fewer than two images make none.
+
+    Args:
+        count: images in the batch.
+        fraction: share of the batch on each side of the pairs, at most 0.5.
+        generator: of the CPU; None: torch's own.
+    """
+    if count < 2:
+        return []
+    pairs = min(max(1, int(fraction * count)), count // 2)
+    order = torch.randperm(count, generator=generator).tolist()
+    return list(zip(order[:pairs], order[pairs : 2 * pairs], strict=True))
+
+
+def mix(
+    images: Sequence[torch.Tensor],
+    instances: Sequence[Instances],
+    *,
+    fraction: float = 0.25,
+    min_area: float = 3000 / 1024**2,
+    dynamic: bool = True,
+    scale: Sequence[float] = (0.8, 1.2),
+    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator | None] | None = None,
+) -> tuple[list[torch.Tensor], list[Instances]]:
+    """Paste the large instances of each image of a pair into the other one.
+
+    Both directions take what they paste from the images as they came. What is pasted occludes what is under it, and
+    what was pasted before; an instance left with no pixel leaves. Ignored regions (class -1) are not pasted.
+
+    Args:
+        images: (3, H, W) uint8, of any sizes, on the device of the instances.
+        instances: of each image, in Detectron2's ground-truth fields with `gt_masks` BitMasks; both images of a pair
+            have the same fields. A tensor field (N, H, W), such as `gt_soft_masks`, is moved and occluded with them.
+        fraction: as in `draw_pairs`.
+        min_area: least area of a pasted instance, as a fraction of its own image.
+        dynamic: rescale each pasted instance and put its centre anywhere in the target; otherwise it stays where it
+            was, in pixels from the top left corner.
+        scale: range of the rescaling factor.
+        generator: of the CPU, draws the pairs; None: torch's own.
+        generators: of the CPU, one an image, draw what is placed into that image; None: `generator` for all.
+
+    Returns:
+        the images and instances of the batch; those without a partner are the objects that came in. Boxes of mixed
+        images are the tight boxes of the visible masks.
+    """
+    mixed_images, mixed_instances = list(images), list(instances)
+    for one, other in draw_pairs(len(images), fraction, generator):
+        for target, origin in ((one, other), (other, one)):
+            large = large_enough(instances[origin], min_area)
+            if not len(large):
+                continue
+            size = instances[target].image_size
+            own = generator if generators is None else generators[target]
+            placements = place(large, size, scale, own) if dynamic else stay(large)
+            mixed_images[target], mixed_instances[target] = paste(
+                images[target], instances[target], images[origin], large, placements
+            )
+    return mixed_images, mixed_instances
+
+
+def large_enough(instances: Instances, min_area: float) -> Instances:
+    """The instances that may be pasted: of a class, and of at least `min_area` of their image."""
+    height, width = instances.image_size
+    area = instances.gt_masks.tensor.flatten(1).sum(dim=1)
+    return instances[(area >= max(min_area * height * width, 1)) & (instances.gt_classes >= 0)]
+
+
+def _whole_boxes(instances: Instances) -> list[tuple[int, int, int, int]]:
+    return [tuple(box) for box in tight_boxes(instances.gt_masks.tensor).long().tolist()]
+
+
+def stay(instances: Instances) -> list[Placement]:
+    """Every instance where it was."""
+    return [Placement((x0, y0, x1, y1), (y1 - y0, x1 - x0), (x0, y0)) for x0, y0, x1, y1 in _whole_boxes(instances)]
+
+
+def place(
+    instances: Instances,
+    image_size: tuple[int, int],
+    scale: Sequence[float],
+    generator: torch.Generator | None = None,
+) -> list[Placement]:
+    """Every instance rescaled by a factor of its own, its centre uniform over the target image (height, width)."""
+    numbers = torch.rand(len(instances), 3, generator=generator, dtype=torch.float64).tolist()
+    placements = []
+    for (x0, y0, x1, y1), (resize, across, down) in zip(_whole_boxes(instances), numbers, strict=True):
+        factor = scale[0] + (scale[1] - scale[0]) * resize
+        height, width = max(1, round((y1 - y0) * factor)), max(1, round((x1 - x0) * factor))
+        corner = int(across * image_size[1]) - width // 2, int(down * image_size[0]) - height // 2
+        placements.append(Placement((x0, y0, x1, y1), (height, width), corner))
+    return placements
+
+
+def paste(
+    image: torch.Tensor,
+    instances: Instances,
+    origin_image: torch.Tensor,
+    pasted: Instances,
+    placements: Sequence[Placement],
+) -> tuple[torch.Tensor, Instances]:
+    """Paste instances of another image into an image, the later over the earlier.
+
+    Args:
+        image: (3, H, W) uint8 of the target; instances: its ground truth.
+        origin_image: (3, H', W') of the other image; pasted: its instances to paste; placements: one for each of them.
+
+    Returns:
+        a new image, and the visible instances: those of the target, then the pasted ones.
+    """
+    image = image.clone()
+    owner = torch.full(image.shape[1:], -1, dtype=torch.int64, device=image.device)
+    for index, placement in enumerate(placements):
+        window, inner = _windows(placement, owner.shape)
+        mask = _warp(pasted.gt_masks.tensor[index, None], placement)[0][inner] > 0.5
+        owner[window] = torch.where(mask, index, owner[window])
+        pixels = _warp(origin_image, placement)[(slice(None), *inner)].round().to(image.dtype)
+        window = slice(None), *window
+        image[window] = torch.where(mask, pixels, image[window])
+    order = torch.arange(len(pasted), device=owner.device)
+    old = _occlude(instances, instances.gt_masks.tensor & (owner < 0), owner < 0)
+    visible = owner == order[:, None, None]
+    new = _occlude(_move_maps(pasted, placements, owner.shape), visible, visible)
+    together = Instances.cat([old, new])
+    return image, together[together.gt_masks.nonempty()]
+
+
+def _warp(stack: torch.Tensor, placement: Placement) -> torch.Tensor:
+    """Cut a (C, H, W) stack to the placement's box and resize that to the placement's size, float32."""
+    x0, y0, x1, y1 = placement.box
+    patch = stack[:, y0:y1, x0:x1].float()
+    if tuple(patch.shape[1:]) == placement.size:
+        return patch
+    return F.interpolate(patch[None], placement.size, mode="bilinear", align_corners=False)[0]
+
+
+def _windows(placement: Placement, shape: Sequence[int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Rows and columns of the target that the placement covers, and the same rows and columns within the placement."""
+    window, inner = [], []
+    for start, size, limit in zip(placement.corner[::-1], placement.size, shape, strict=True):
+        first, last = min(max(start, 0), limit), min(max(start + size, 0), limit)
+        window.append(slice(first, last))
+        inner.append(slice(first - start, last - start))
+    return tuple(window), tuple(inner)
+
+
+def _map_fields(instances: Instances) -> dict[str, torch.Tensor]:
+    """The tensor fields (N, H, W) beside the masks."""
+    shape = instances.gt_masks.tensor.shape
+    fields = instances.get_fields().items()
+    return {name: value for name, value in fields if isinstance(value, torch.Tensor) and value.shape == shape}
+
+
+def _move_maps(instances: Instances, placements: Sequence[Placement], shape: Sequence[int]) -> Instances:
+    """The instances with their masks cleared and their other maps placed in a frame (height, width)."""
+    result = Instances(tuple(shape))
+    maps = _map_fields(instances)
+    for name, value in instances.get_fields().items():
+        if name == "gt_masks":
+            value = BitMasks(torch.zeros(len(instances), *shape, dtype=torch.bool, device=value.device))
+        elif name in maps:
+            moved = value.new_zeros(len(instances), *shape)
+            for index, placement in enumerate(placements):
+                window, inner = _windows(placement, shape)
+                moved[index][window] = _warp(value[index, None], placement)[0][inner].to(value.dtype)
+            value = moved
+        result.set(name, value)
+    return result
+
+
+def _occlude(instances: Instances, masks: torch.Tensor, free: torch.Tensor) -> Instances:
+    """The instances with these masks (N, H, W) bool, boxes around them, and other maps zero where not `free`."""
+    result = instances[:]
+    for name, value in _map_fields(instances).items():
+        result.set(name, value * free)
+    result.gt_masks = BitMasks(masks)
+    result.gt_boxes = Boxes(tight_boxes(masks))
+    return result
