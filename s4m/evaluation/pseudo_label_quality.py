@@ -1,0 +1,216 @@
+"""How good pseudo-labels are, measured on images whose annotations are known, before and after SAM."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.utils import comm
+
+_COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
+_CHUNK = 1 << 25  # mask pixels held in float32 at once
+
+
+def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
+    count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
+    flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
+    parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
+    overlap = torch.cat(parts) if parts else flat.new_zeros(0, len(others))
+    area, other_area = masks.flatten(1).sum(1), others.flatten(1).sum(1)
+    return overlap / (area[:, None] + other_area[None] - overlap).clamp(min=1)
+
+
+def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """One-to-one matches of pseudo-labels to ground truth, the best scored choosing first.
+
+    Args:
+        iou: (N, M), zero where the classes differ.
+        scores: (N,).
+        threshold: least IoU of a match, inclusive.
+
+    Returns:
+        (N,) int64 index of the matched ground truth, -1 for none, on the CPU.
+    """
+    table = iou.detach().cpu().clone()
+    matches = torch.full((len(table),), -1, dtype=torch.int64)
+    if not table.numel():
+        return matches
+    for index in scores.detach().cpu().argsort(descending=True, stable=True).tolist():
+        best, truth = table[index].max(dim=0)
+        if best >= threshold:
+            matches[index] = truth
+            table[:, truth] = -1.0
+    return matches
+
+
+class PseudoLabelQuality:
+    """Accumulates precision, recall and mean IoU of pseudo-labels over images, and over processes when computed.
+
+    A pseudo-label is right when its mask overlaps a ground truth of its class, not taken by a better scored one, with
+    an IoU of `threshold` or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
+    it overlaps most, zero where there is none: over the same pseudo-labels before and after SAM, so comparable.
+
+    Args:
+        class_names: thing classes, by contiguous index.
+        threshold: least IoU of a match.
+    """
+
+    def __init__(self, class_names: Sequence[str], threshold: float = 0.5):
+        self.class_names = list(class_names)
+        self.threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self._totals = torch.zeros(len(self.class_names), len(_COLUMNS), dtype=torch.float64)
+        self._images = 0
+
+    def update(self, records: Iterable[Any], truths: Iterable[Instances]) -> None:
+        """Add images.
+
+        Args:
+            records: `s4m.pseudo_labels.record.ImageRecord`s.
+            truths: of each its annotations in the same frame, with gt_classes and gt_masks (BitMasks or PolygonMasks).
+        """
+        for record, truth in zip(records, truths, strict=True):
+            self._add(record, truth)
+            self._images += 1
+
+    def _add(self, record: Any, truth: Instances) -> None:
+        device = record.masks.device
+        real = truth.gt_classes >= 0
+        truth_classes = truth.gt_classes[real].to(device)
+        truth_masks = _truth_masks(truth)[real.to("cpu")].to(device)
+        same = record.classes[:, None] == truth_classes[None]
+        values = {"labels": torch.ones(len(record.classes)), "refined": record.accepted}
+        values["rejected"] = ~record.accepted if record.asked else torch.zeros_like(record.accepted)
+        for name, masks in (("before", record.teacher_masks), ("after", record.masks)):
+            iou = mask_iou(masks, truth_masks) * same
+            values[f"hits_{name}"] = match_greedily(iou, record.scores, self.threshold) >= 0
+            values[f"iou_{name}"] = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+        classes = record.classes.cpu()
+        for name, value in values.items():
+            self._totals[:, _COLUMNS.index(name)].index_add_(0, classes, value.detach().cpu().double())
+        ones = torch.ones(len(truth_classes), dtype=torch.float64)
+        self._totals[:, _COLUMNS.index("truths")].index_add_(0, truth_classes.cpu(), ones)
+
+    def compute(self, prefix: str = "pseudo_labels/") -> dict[str, float]:
+        """The figures of all images of all processes, which must all call this.
+
+        Returns:
+            `{prefix}{before,after}/{precision,recall,iou}`, counts `{prefix}{labels,truths,refined,rejected}` an image,
+            and `{prefix}{class name}/...` for each class that occurs. Fractions of nothing are zero.
+        """
+        gathered = comm.all_gather((self._totals, self._images))
+        totals, images = sum(item[0] for item in gathered), sum(item[1] for item in gathered)
+        result = _figures(totals.sum(dim=0), prefix, images)
+        for name, row in zip(self.class_names, totals, strict=True):
+            if row.any():
+                result.update(_figures(row, f"{prefix}{name}/", images))
+        return result
+
+
+def _truth_masks(truth: Instances) -> torch.Tensor:
+    """(M, H, W) bool on the CPU."""
+    if not truth.has("gt_masks"):
+        return torch.zeros(0, *truth.image_size, dtype=torch.bool)
+    masks = truth.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
+    return masks.tensor.cpu()
+
+
+def _figures(row: torch.Tensor, prefix: str, images: int) -> dict[str, float]:
+    value = dict(zip(_COLUMNS, row.tolist(), strict=True))
+    result = {prefix + name: value[name] / max(images, 1) for name in ("labels", "truths", "refined", "rejected")}
+    for when in ("before", "after"):
+        result[f"{prefix}{when}/precision"] = value[f"hits_{when}"] / max(value["labels"], 1)
+        result[f"{prefix}{when}/recall"] = value[f"hits_{when}"] / max(value["truths"], 1)
+        result[f"{prefix}{when}/iou"] = value[f"iou_{when}"] / max(value["labels"], 1)
+    return result
+
+
+def evaluate_pseudo_labels(
+    pairs: Iterable[tuple[dict[str, Any], Instances]],
+    labeler: Any,
+    segmenter: Any | None,
+    class_names: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    prefix: str = "pseudo_labels/",
+) -> tuple[dict[str, float], Any]:
+    """Make pseudo-labels of annotated images and measure them.
+
+    Args:
+        pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame,
+            and the teacher's predictions on it. A generator keeps one image at a time.
+        labeler: a `s4m.pseudo_labels.pipeline.PseudoLabeler`.
+        segmenter: a `s4m.sam.PromptableSegmenter`, or None.
+        class_names: thing classes, by contiguous index.
+
+    Returns:
+        the figures of `PseudoLabelQuality.compute`, and the record of the last image that had a pseudo-label (None if
+        no image had one), for an overlay.
+    """
+    quality, example = PseudoLabelQuality(class_names, threshold), None
+    for entry, predictions in pairs:
+        weak = {name: value for name, value in entry.items() if name != "instances"}
+        record = labeler.label([weak], [predictions], segmenter)[1].images[0]
+        quality.update([record], [entry["instances"]])
+        example = record if record.selected else example
+    return quality.compute(prefix), example
+
+
+def draw_overlay(
+    image: np.ndarray,
+    teacher_masks: np.ndarray | torch.Tensor,
+    refined_masks: np.ndarray | torch.Tensor,
+    classes: Sequence[int] | torch.Tensor,
+    *,
+    class_names: Sequence[str] | None = None,
+    scores: Sequence[float] | torch.Tensor | None = None,
+    gap: int = 4,
+) -> np.ndarray:
+    """Pseudo-labels side by side, the teacher's masks at the left, SAM's at the right, one colour an instance.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        teacher_masks, refined_masks: (N, H, W) bool.
+        classes: (N,) contiguous class indices.
+        class_names: written at each instance; without them the index is.
+        scores: (N,), written behind the class.
+        gap: white columns between the two.
+
+    Returns:
+        (H, 2 * W + gap, 3) uint8 RGB.
+    """
+    texts = [class_names[int(c)] if class_names else str(int(c)) for c in classes]
+    if scores is not None:
+        texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
+    halves = [_paint(image, torch.as_tensor(masks).cpu().numpy(), texts) for masks in (teacher_masks, refined_masks)]
+    return np.concatenate([halves[0], np.full((len(image), gap, 3), 255, np.uint8), halves[1]], axis=1)
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Well separated hues: the golden ratio of the circle apart."""
+    hsv = np.uint8([[[int(index * 0.618034 * 180) % 180, 200, 255]]])
+    return tuple(int(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
+
+
+def _paint(image: np.ndarray, masks: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    canvas = np.ascontiguousarray(image).copy()
+    scale = max(0.3, min(image.shape[:2]) / 1000)
+    for index, mask in enumerate(masks):
+        canvas[mask] = (0.55 * canvas[mask] + 0.45 * np.array(_colour(index))).astype(np.uint8)
+    for index, (mask, text) in enumerate(zip(masks, texts, strict=True)):
+        outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outline, -1, _colour(index), 1)
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            corner = int(columns.min()), int(min(max(rows.min(), 10 * scale / 0.3), len(canvas) - 1))
+            cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 2, cv2.LINE_AA)
+            cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return canvas

@@ -1,0 +1,191 @@
+"""Figures of pseudo-labels against counts made by hand, before and after SAM; overlays."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+
+from s4m.evaluation.pseudo_label_quality import (
+    PseudoLabelQuality,
+    draw_overlay,
+    evaluate_pseudo_labels,
+    mask_iou,
+    match_greedily,
+)
+from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.record import ImageRecord
+
+SIZE = (12, 20)
+
+
+def columns(*ranges):
+    """Masks that fill rows 0 to 9 of the columns from a to b."""
+    masks = torch.zeros(len(ranges), *SIZE, dtype=torch.bool)
+    for mask, (a, b) in zip(masks, ranges, strict=True):
+        mask[:10, a:b] = True
+    return masks
+
+
+def record(before, after, scores, classes, accepted=None, asked=True):
+    count = len(scores)
+    return ImageRecord(
+        file_name="",
+        image=torch.zeros(3, *SIZE, dtype=torch.uint8),
+        candidates=count,
+        teacher_masks=before,
+        masks=after,
+        scores=torch.tensor(scores),
+        classes=torch.tensor(classes, dtype=torch.int64),
+        quality=torch.zeros(count),
+        accepted=torch.tensor([True] * count if accepted is None else accepted, dtype=torch.bool),
+        asked=asked,
+    )
+
+
+def truth(masks, classes):
+    return Instances(SIZE, gt_classes=torch.tensor(classes, dtype=torch.int64), gt_masks=BitMasks(masks))
+
+
+def test_iou_by_hand():
+    iou = mask_iou(columns((0, 4), (0, 0)), columns((2, 6), (0, 4), (10, 12), (0, 0)))
+    torch.testing.assert_close(iou, torch.tensor([[2 / 6, 1, 0, 0], [0, 0, 0, 0]]))
+    assert mask_iou(columns(), columns((0, 1))).shape == (0, 1)
+    assert mask_iou(columns((0, 1)), columns()).shape == (1, 0)
+
+
+def test_iou_in_parts_equals_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    masks, others = (torch.rand(n, 9, 11, generator=generator) > 0.5 for n in (300, 7))
+    together = mask_iou(masks, others)
+    monkeypatch.setattr("s4m.evaluation.pseudo_label_quality._CHUNK", 500)
+    torch.testing.assert_close(mask_iou(masks, others), together)
+
+
+def test_the_best_scored_chooses_first():
+    iou = torch.tensor([[0.9, 0.6], [0.8, 0.0], [0.95, 0.55]])
+    assert match_greedily(iou, torch.tensor([0.8, 0.9, 0.7])).tolist() == [1, 0, -1]
+    assert match_greedily(iou, torch.tensor([0.8, 0.7, 0.9])).tolist() == [1, -1, 0]
+    assert match_greedily(torch.tensor([[0.5], [0.49]]), torch.tensor([0.1, 0.9])).tolist() == [0, -1]
+    assert match_greedily(torch.zeros(0, 3), torch.zeros(0)).tolist() == []
+    assert match_greedily(torch.zeros(2, 0), torch.zeros(2)).tolist() == [-1, -1]
+
+
+def test_figures_by_hand():
+    quality = PseudoLabelQuality(["cat", "dog", "cow"])
+    # the truth: a cat in columns 0 to 9, a dog in 10 to 19; the labels: a poor cat that SAM mends, a dog called cat
+    before, after = columns((0, 4), (10, 20)), columns((0, 9), (10, 20))
+    quality.update(
+        [record(before, after, [0.9, 0.8], [0, 0], [True, False])], [truth(columns((0, 10), (10, 20)), [0, 1])]
+    )
+    quality.update([record(columns(), columns(), [], [])], [truth(columns((3, 6)), [0])])
+    figures = quality.compute("p/")
+    assert all(isinstance(value, float) for value in figures.values())
+    expected = {
+        "p/labels": 1.0,
+        "p/truths": 1.5,
+        "p/refined": 0.5,
+        "p/rejected": 0.5,
+        "p/before/precision": 0.0,
+        "p/before/recall": 0.0,
+        "p/before/iou": 0.2,
+        "p/after/precision": 0.5,
+        "p/after/recall": 1 / 3,
+        "p/after/iou": 0.45,
+        "p/cat/after/recall": 0.5,
+        "p/cat/after/precision": 0.5,
+        "p/dog/after/precision": 0.0,
+        "p/dog/truths": 0.5,
+    }
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert not any("cow" in name for name in figures)
+
+
+def test_one_truth_is_found_once():
+    quality = PseudoLabelQuality(["cat"])
+    twice = columns((0, 10), (0, 9))
+    quality.update([record(twice, twice, [0.8, 0.9], [0, 0], asked=False)], [truth(columns((0, 10)), [0])])
+    figures = quality.compute("")
+    assert (figures["after/precision"], figures["after/recall"]) == (0.5, 1.0)
+    assert figures["after/iou"] == pytest.approx(0.95)
+    assert figures["rejected"] == 0
+
+
+def test_nothing_at_all_is_zero_not_nan():
+    quality = PseudoLabelQuality(["cat"])
+    assert set(quality.compute().values()) == {0.0}
+    quality.update([record(columns(), columns(), [], [])], [truth(columns(), [])])
+    quality.update([record(columns(), columns(), [], [])], [Instances(SIZE, gt_classes=torch.zeros(0).long())])
+    assert set(quality.compute().values()) == {0.0}
+    quality.update([record(columns((0, 3)), columns((0, 3)), [0.9], [0])], [truth(columns(), [])])
+    assert quality.compute("")["after/precision"] == 0
+    assert quality.compute("")["labels"] == pytest.approx(1 / 3)
+    quality.reset()
+    assert set(quality.compute().values()) == {0.0}
+
+
+def test_ignored_truth_and_polygons():
+    quality = PseudoLabelQuality(["cat"])
+    polygons = PolygonMasks([[np.array([0, 0, 10, 0, 10, 10, 0, 10.0])], [np.array([12, 0, 18, 0, 18, 10, 12, 10.0])]])
+    annotated = Instances(SIZE, gt_classes=torch.tensor([0, -1]), gt_masks=polygons)
+    quality.update([record(columns((0, 10)), columns((0, 10)), [0.9], [0])], [annotated])
+    figures = quality.compute("")
+    assert (figures["truths"], figures["after/recall"], figures["after/precision"]) == (1, 1, 1)
+
+
+def test_300_labels():
+    quality = PseudoLabelQuality(["cat", "dog"])
+    masks = columns((0, 5), (5, 10), (10, 15)).repeat(100, 1, 1)
+    scores = torch.linspace(0.7, 1, 300).tolist()
+    quality.update([record(masks, masks, scores, [0] * 300)], [truth(masks[:3], [0, 0, 1])])
+    figures = quality.compute("")
+    assert figures["after/precision"] == pytest.approx(2 / 300)
+    assert figures["after/recall"] == pytest.approx(2 / 3)
+
+
+def test_evaluating_a_labeler():
+    def pair(a, b, score):
+        soft = columns((a, b)).float()
+        predictions = Instances(
+            SIZE,
+            pred_boxes=Boxes(torch.tensor([[a, 0.0, b, 10]])),
+            scores=torch.tensor([score]),
+            pred_classes=torch.tensor([0]),
+            soft_masks=soft,
+        )
+        image = torch.zeros(3, *SIZE, dtype=torch.uint8)
+        return {"image": image, "file_name": f"{a}.png", "instances": truth(columns((0, 10)), [0])}, predictions
+
+    labeler = PseudoLabeler(score=0.7, strong={}, mixing={})
+    pairs = [pair(0, 8, 0.9), pair(5, 15, 0.8), pair(0, 10, 0.6)]
+    figures, example = evaluate_pseudo_labels(iter(pairs), labeler, None, ["cat"], prefix="")
+    assert figures["after/precision"] == 0.5
+    assert figures["after/recall"] == pytest.approx(1 / 3)
+    assert figures["labels"] == pytest.approx(2 / 3)
+    assert example.file_name == "5.png"
+    assert evaluate_pseudo_labels([], labeler, None, ["cat"])[1] is None
+
+
+def test_overlay_shows_both_sides():
+    image = np.full((60, 90, 3), 100, np.uint8)
+    before, after = np.zeros((2, 60, 90), bool), np.zeros((2, 60, 90), bool)
+    before[0, 20:40, 10:30], after[0, 20:50, 10:40] = True, True
+    overlay = draw_overlay(image, before, torch.from_numpy(after), torch.tensor([1, 0]), class_names=["a", "b"], gap=6)
+    assert overlay.shape == (60, 186, 3)
+    assert overlay.dtype == np.uint8
+    left, right = overlay[:, :90], overlay[:, 96:]
+    assert (overlay[:, 90:96] == 255).all()
+    assert (left[52:, :] == 100).all()
+    assert (left[30, 15] != 100).any()
+    assert (left[45, 35] == 100).all()
+    assert (right[45, 35] != 100).any()
+    assert (image == 100).all()
+
+
+@pytest.mark.parametrize("count", [0, 300])
+def test_overlay_of_none_and_many(count):
+    image = np.zeros((31, 45, 3), np.uint8)
+    masks = torch.zeros(count, 31, 45, dtype=torch.bool)
+    masks[:, 10:20, 10:20] = True
+    overlay = draw_overlay(image, masks, masks, [0] * count, scores=[0.5] * count)
+    assert overlay.shape == (31, 94, 3)
+    assert bool(overlay[:, :45].any()) == (count > 0)
