@@ -1,0 +1,177 @@
+"""SIRST-style data sets as Detectron2 data sets: folders of images and masks, one point per target, split files."""
+
+import csv
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from istd.data.images import SizeMismatch, find_image, image_name, image_size
+from istd.data.points import PointsOf
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "sirst:"
+CHARACTERISTICS = "characteristics.csv"
+OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch")
+
+
+def load_sirst(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    points: str = "masks_centroid",
+    images: str = "images",
+    masks: str = "masks",
+    characteristics: str = "",
+    on_mismatch: str = "error",
+) -> list[dict]:
+    """Read a split of a SIRST-style folder; every file is checked by its header, nothing is written.
+
+    Args:
+        root: folder of the data set; the paths below are relative to it, or absolute.
+        split: text file with one image name a line, with or without extension ("train" means "train.txt").
+        points: source of points as in `PointsOf`; "" for none (inference, full supervision).
+        images: folder of images (any of EXTENSIONS).
+        masks: folder of masks, named like the images; "" for none. An image without a mask has no "mask_file".
+        characteristics: CSV with the columns image, characteristic; "" takes characteristics.csv of `root` if it is
+            there.
+        on_mismatch: "error", or "skip" to leave out, with a warning, images whose mask or points are of another size.
+
+    Returns:
+        Dicts: file_name, image_id (name without extension), height, width; where there is such: mask_file, points
+        (list of [x, y], 0-based pixel indices), characteristic.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names the file.
+    """
+    root = Path(root)
+    if on_mismatch not in ("error", "skip"):
+        raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
+    split_file = _split_file(root, split)
+    for folder in filter(None, (images, masks)):
+        if not (root / folder).is_dir():
+            raise FileNotFoundError(f"{root / folder} is not a folder: the data set of {split_file} needs it.")
+    source = PointsOf(root / points) if points else None
+    kinds = _read_characteristics(root, characteristics)
+    dicts = []
+    for name in _read_split(split_file):
+        record = _image_record(root / images, name, split_file)
+        try:
+            if masks:
+                _add_mask(record, root / masks)
+            if source is not None:
+                _add_points(record, source, split_file)
+        except SizeMismatch as error:
+            if on_mismatch == "error":
+                raise
+            logger.warning("%s The image is left out.", error)
+            continue
+        if record["image_id"] in kinds:
+            record["characteristic"] = kinds[record["image_id"]]
+        dicts.append(record)
+    return dicts
+
+
+def register_sirst(name: str, root: str | os.PathLike, split: str, **options) -> None:
+    """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
+
+    The files are read when the data set is first asked for. Its metadata: evaluator_type "istd", thing_classes
+    ("target",), root.
+    """
+    DatasetCatalog.register(name, lambda: load_sirst(root, split, **options))
+    MetadataCatalog.get(name).set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root))
+
+
+def resolve_dataset(name: str) -> str:
+    """Register a data set that is named by its path, and return the name for Detectron2's catalog.
+
+    "sirst:ROOT:SPLIT" or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of `load_sirst`, for example
+    "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". Other names are returned as they are, and naming
+    one twice is fine.
+
+    Raises:
+        ValueError: the name does not have that form.
+    """
+    if not name.startswith(PREFIX) or name in DatasetCatalog.list():
+        return name
+    root, _, rest = name[len(PREFIX) :].partition(":")
+    split, _, text = rest.partition(":")
+    options = dict(part.partition("=")[::2] for part in text.split(",") if part)
+    unknown = set(options) - set(OPTIONS)
+    if not root or not split or unknown:
+        raise ValueError(
+            f"data set '{name}' is not of the form sirst:ROOT:SPLIT or sirst:ROOT:SPLIT:OPTION=VALUE,... with the "
+            f"options {', '.join(OPTIONS)}."
+        )
+    register_sirst(name, root, split, **options)
+    return name
+
+
+def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
+    """`resolve_dataset` for each of cfg.DATASETS.TRAIN or TEST."""
+    return tuple(resolve_dataset(name) for name in names)
+
+
+def _split_file(root: Path, split: str) -> Path:
+    for path in (root / split, root / f"{split}.txt"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"the split file {root / split} does not exist.")
+
+
+def _read_split(path: Path) -> list[str]:
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    names = [name for name in names if name]
+    seen: set[str] = set()
+    for name in names:
+        stem = image_name(name)
+        if stem in seen:
+            raise ValueError(f"{path} names image '{stem}' twice.")
+        seen.add(stem)
+    return names
+
+
+def _image_record(folder: Path, name: str, split_file: Path) -> dict:
+    path = find_image(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {folder}.")
+    height, width = image_size(path)
+    return {"file_name": str(path), "image_id": image_name(name), "height": height, "width": width}
+
+
+def _add_mask(record: dict, folder: Path) -> None:
+    path = find_image(folder, record["image_id"])
+    if path is None:
+        return
+    height, width = image_size(path)
+    if (height, width) != (record["height"], record["width"]):
+        raise SizeMismatch(
+            f"mask {path} is {width}x{height} pixels but its image {record['file_name']} is "
+            f"{record['width']}x{record['height']}."
+        )
+    record["mask_file"] = str(path)
+
+
+def _add_points(record: dict, source: PointsOf, split_file: Path) -> None:
+    try:
+        record["points"] = source(record["image_id"], record["height"], record["width"])
+    except KeyError as error:
+        raise ValueError(
+            f"{split_file} names image '{record['image_id']}', which has no points in {source.source}."
+        ) from error
+
+
+def _read_characteristics(root: Path, option: str) -> dict[str, str]:
+    path = root / (option or CHARACTERISTICS)
+    if not path.is_file():
+        if option:
+            raise FileNotFoundError(f"the characteristics {path} do not exist.")
+        return {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"image", "characteristic"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {reader.fieldnames}: image and characteristic are expected.")
+        return {image_name(row["image"]): row["characteristic"] for row in reader}

@@ -1,0 +1,204 @@
+"""One point per target: read from PNG folders, COCO json, VOC xml or CSV, or made from masks.
+
+Frame: [x, y], 0-based pixel indices of the image. What a source gives in fractions becomes the pixel that holds it.
+"""
+
+import csv
+import json
+import logging
+import math
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from istd.data.images import EXTENSIONS, SizeMismatch, find_image, image_name, image_size, read_mask
+
+logger = logging.getLogger(__name__)
+
+PointList = list[list[int]]
+KINDS = ("centroid", "coarse")
+
+
+class PointsOf:
+    """Lookup image name (without extension) -> points of one source.
+
+    Args:
+        source: a folder of PNGs with one white pixel a target (any EXTENSIONS), a folder of VOC xml files (box
+            centres), a COCO json (key point, else centroid of the segmentation, else box centre; crowds left out) or
+            a CSV with the columns image, x, y (an image without targets: one line with x and y empty).
+
+    Raises:
+        FileNotFoundError, ValueError: the source is absent or unreadable; the sentence names it.
+    """
+
+    def __init__(self, source: str | os.PathLike):
+        self.source = Path(source)
+        if self.source.is_dir():
+            self._find: Callable[[str], tuple[Path, PointList] | None] = self._in_folder
+        elif self.source.is_file():
+            readers = {".json": _read_coco, ".csv": _read_csv}
+            if self.source.suffix.lower() not in readers:
+                raise ValueError(f"{self.source} is no source of points: a folder, a .json or a .csv file is expected.")
+            table = readers[self.source.suffix.lower()](self.source)
+            self._find = lambda name: (self.source, table[name]) if name in table else None
+        else:
+            raise FileNotFoundError(f"the points '{self.source}' do not exist.")
+
+    def __call__(self, name: str, height: int, width: int) -> PointList:
+        """Points of image `name` of this size, in the source's order, each pixel once.
+
+        Two points on one pixel are merged, with one warning that names the file.
+
+        Raises:
+            KeyError: the source does not know the image.
+            ValueError: a point outside the image (SizeMismatch: a point image of another size).
+        """
+        found = self._find(name)
+        if found is None:
+            raise KeyError(f"image '{name}' has no points in {self.source}.")
+        file, points = found
+        other = image_size(file) if file.suffix.lower() in EXTENSIONS else (height, width)
+        if other != (height, width):
+            raise SizeMismatch(
+                f"points {file} are {other[1]}x{other[0]} pixels but its image '{name}' is {width}x{height}."
+            )
+        for x, y in points:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ValueError(f"{file}: point ({x}, {y}) is outside image '{name}' of {width}x{height} pixels.")
+        unique = [list(point) for point in dict.fromkeys(map(tuple, points))]
+        if len(unique) < len(points):
+            logger.warning("%s: image '%s' has two points on one pixel; they are merged.", file, name)
+        return unique
+
+    def _in_folder(self, name: str) -> tuple[Path, PointList] | None:
+        xml = self.source / f"{name}.xml"
+        if xml.is_file():
+            return xml, _read_voc(xml)
+        path = find_image(self.source, name)
+        if path is None:
+            return None
+        rows, columns = np.nonzero(read_mask(path))
+        return path, [[int(x), int(y)] for x, y in zip(columns, rows, strict=True)]
+
+
+def points_from_mask(
+    mask: np.ndarray, kind: str = "centroid", generator: np.random.Generator | None = None
+) -> PointList:
+    """One point per 8-connected target of a mask (H, W), in raster order of the targets' first pixels.
+
+    centroid: the floor of the centroid in pixel indices, moved to the nearest target pixel when it is off the target.
+    coarse: a pixel drawn from a Gaussian around the centroid, sigma a quarter of half the box's side (per axis), drawn
+    again until it is on that same target; needs `generator`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"the kind of points must be one of {KINDS}, not '{kind}'.")
+    binary = (np.asarray(mask) > 0).astype(np.uint8)
+    _, labels, stats, centroids = cv2.connectedComponentsWithStats(binary, connectivity=8)
+    points = []
+    for index in range(1, len(stats)):
+        left, top, width, height = (int(value) for value in stats[index, :4])
+        target = labels[top : top + height, left : left + width] == index
+        centre = centroids[index] - (left, top)
+        x, y = _on_target(target, centre) if kind == "centroid" else _near_centre(target, centre, generator)
+        points.append([x + left, y + top])
+    return points
+
+
+def _on_target(target: np.ndarray, centre: np.ndarray) -> tuple[int, int]:
+    x, y = int(centre[0]), int(centre[1])
+    if not target[y, x]:
+        rows, columns = np.nonzero(target)
+        nearest = int(np.argmin((columns - centre[0]) ** 2 + (rows - centre[1]) ** 2))
+        x, y = int(columns[nearest]), int(rows[nearest])
+    return x, y
+
+
+def _near_centre(target: np.ndarray, centre: np.ndarray, generator: np.random.Generator | None) -> tuple[int, int]:
+    if generator is None:
+        raise ValueError("coarse points are drawn at random: a generator is needed.")
+    height, width = target.shape
+    for _ in range(1000):
+        x, y = (math.floor(value) for value in generator.normal(centre, (width / 8, height / 8)))
+        if 0 <= x < width and 0 <= y < height and target[y, x]:
+            return x, y
+    rows, columns = np.nonzero(target)  # a ring so thin around its centre that no draw met it
+    index = int(generator.integers(len(rows)))
+    return int(columns[index]), int(rows[index])
+
+
+def _read_csv(path: Path) -> dict[str, PointList]:
+    table: dict[str, PointList] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"image", "x", "y"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {reader.fieldnames}: image, x and y are expected.")
+        for row in reader:
+            points = table.setdefault(image_name(row["image"]), [])
+            try:
+                if (row["x"] or "").strip() or (row["y"] or "").strip():
+                    points.append([_pixel_index(row["x"]), _pixel_index(row["y"])])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: x '{row['x']}', y '{row['y']}' is no point."
+                ) from error
+    return table
+
+
+def _read_coco(path: Path) -> dict[str, PointList]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = {image["id"]: image for image in content["images"]}
+        table: dict[str, PointList] = {image_name(image["file_name"]): [] for image in images.values()}
+        for annotation in content.get("annotations", ()):
+            if not annotation.get("iscrowd", 0):
+                image = images[annotation["image_id"]]
+                table[image_name(image["file_name"])].extend(_coco_points(annotation, image))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is not a COCO annotation file ({type(error).__name__}: {error}).") from error
+    return table
+
+
+def _coco_points(annotation: dict, image: dict) -> Iterable[list[int]]:
+    """The annotation's point: COCO coordinates are continuous, pixel i covers i..i+1."""
+    keypoints = annotation.get("keypoints") or []
+    visible = [keypoints[i : i + 2] for i in range(0, len(keypoints), 3) if keypoints[i + 2] > 0]
+    if visible:
+        return [[math.floor(x), math.floor(y)] for x, y in visible[:1]]
+    segmentation = annotation.get("segmentation")
+    if segmentation:
+        mask = _decode(segmentation, image["height"], image["width"])
+        if mask.any():
+            rows, columns = np.nonzero(mask)
+            return [list(_on_target(mask > 0, np.array([columns.mean(), rows.mean()])))]
+    x, y, width, height = annotation["bbox"]
+    # The far edge of a box belongs to the next pixel: a box of no size at the border is still a pixel of the image.
+    return [[math.floor(x + width / 2), math.floor(y + height / 2)]]
+
+
+def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    return coco_mask.decode(segmentation)
+
+
+def _read_voc(path: Path) -> PointList:
+    """Box centres; VOC counts pixels from 1 and includes the far edge."""
+    try:
+        points = []
+        for box in ElementTree.parse(path).getroot().iter("bndbox"):
+            xmin, ymin, xmax, ymax = (float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            points.append([math.floor((xmin + xmax - 1) / 2), math.floor((ymin + ymax - 1) / 2)])
+        return points
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"{path} is not a VOC annotation file ({error}).") from error
+
+
+def _pixel_index(text: str) -> int:
+    return math.floor(float(text) + 0.5)
