@@ -84,10 +84,10 @@ class ISTDEvaluator(DatasetEvaluator):
         else:
             raise ValueError("it can not be scored, having neither a mask nor points.")
         words = image.get("characteristic") or []
+        scored = kind(**options)
+        scored.update(probability, truth)
         for split in ("", *([words] if isinstance(words, str) else words)):
-            if (task, split) not in self._metrics:
-                self._metrics[task, split] = kind(**options)
-            self._metrics[task, split].update(probability, truth)
+            self._metrics.setdefault((task, split), kind(**options)).merge([scored])
         self._names.setdefault(task, []).append(name)
 
     def evaluate(self) -> OrderedDict:

@@ -152,8 +152,8 @@ class IRMetrics:
     def merge(self, others: Iterable["IRMetrics"]) -> "IRMetrics":
         """Add the images of other processes' metrics; the result does not depend on how images were divided."""
         for other in others:
-            self.scores = self.scores + other.scores
-            self.histogram = self.histogram + other.histogram
+            self.scores.extend(other.scores)
+            self.histogram += other.histogram
         return self
 
     def compute(self) -> dict[str, float | dict[str, list[float]]]:

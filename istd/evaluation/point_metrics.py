@@ -97,7 +97,7 @@ class PointMetrics:
     def merge(self, others: Iterable["PointMetrics"]) -> "PointMetrics":
         """Add the images of other processes' metrics."""
         for other in others:
-            self.scores = self.scores + other.scores
+            self.scores.extend(other.scores)
         return self
 
     def compute(self) -> dict[str, float]:

@@ -1,0 +1,242 @@
+"""Frozen vision foundation models: hidden states of a ViT as token maps, for training only."""
+
+import copy
+import hashlib
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2kit.files import load_weights
+from d2kit.rng import seeded
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SAM_PREFIX = "sam_"
+RANDOM = "random"
+
+
+class FrozenVFM:
+    """A frozen ViT in eval mode that gives its last K hidden states as token maps.
+
+    Deliberately not an `nn.Module`: held as an attribute of a network it is no part of its state_dict, parameters,
+    train mode or DDP, and a deep copy of the network shares it. It follows the images to their device.
+
+    Attributes:
+        name: model name.
+        feature_dim: channels of the token maps.
+        layers: K.
+        patch_size: pixels a token.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, feature_dim: int, patch_size: int, layers: int):
+        blocks = len(model.blocks)
+        if not 1 <= layers <= blocks + 1:
+            raise ValueError(
+                f"{name} has {blocks} blocks and so {blocks + 1} hidden states, but {layers} are asked for."
+            )
+        self.name, self.feature_dim, self.patch_size, self.layers = name, feature_dim, patch_size, layers
+        self._blocks = blocks
+        self._model = model.eval().requires_grad_(False)
+        self._fingerprint = ""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Token maps of the last K hidden states, first to last; the embedding output is one where K = blocks + 1.
+
+        Args:
+            images: (B, 3, H, W) RGB or (B, 1, H, W) grey, float in [0, 1] or uint8. Resized (bilinear, antialiased) to
+                the nearest multiples of the patch size, 256 -> 252 for /14; normalised with ImageNet's mean and std.
+
+        Returns:
+            K tensors (B, feature_dim, h, w), not normalised by the final norm, without class and register tokens and
+            without gradient.
+        """
+        self._model.to(images.device)
+        with torch.no_grad():
+            return self._hidden_states(self.prepare(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The (B, 3, h * patch_size, w * patch_size) tensor that the model sees."""
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        size = [max(1, round(side / self.patch_size)) * self.patch_size for side in images.shape[-2:]]
+        if size != list(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images.expand(-1, 3, -1, -1) - mean) / std
+
+    def _hidden_states(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "FrozenVFM":
+        """Does nothing: the model stays in eval mode whatever `mode` says."""
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of name and weights: features of equal fingerprint, layers and image are equal."""
+        if not self._fingerprint:
+            state = hashlib.blake2b(self.name.encode(), digest_size=8)
+            for tensor in self._model.state_dict().values():
+                state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = state.hexdigest()
+        return self._fingerprint
+
+    def __deepcopy__(self, memo: dict) -> "FrozenVFM":
+        return self
+
+
+class TimmVFM(FrozenVFM):
+    """Any timm ViT with patch tokens (plain, DINOv2, DINOv3 with rotary positions and registers), at any image size.
+
+    A learned position embedding is resampled to the image's grid bicubically and without antialiasing, which is what
+    DINOv2 does; `antialias=True` is timm's own way.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, layers: int, antialias: bool = False):
+        size = model.patch_embed.patch_size
+        super().__init__(name, model, feature_dim=model.embed_dim, patch_size=size[0], layers=layers)
+        self._antialias = antialias
+        self._grid = tuple(model.patch_embed.grid_size)
+        position = getattr(model, "pos_embed", None)
+        self._position = None if position is None else (copy.deepcopy(position.detach()), self._grid)
+
+    def _hidden_states(self, x: Tensor) -> list[Tensor]:
+        grid = tuple(side // self.patch_size for side in x.shape[-2:])
+        self._fit_position(grid)
+        embeddings = []
+        hook = self._model.blocks[0].register_forward_pre_hook(lambda _, inputs: embeddings.append(inputs[0]))
+        try:
+            states = self._model.forward_intermediates(
+                x, indices=min(self.layers, self._blocks), intermediates_only=True, output_fmt="NCHW"
+            )
+        finally:
+            hook.remove()
+        if self.layers == self._blocks + 1:
+            tokens = embeddings[0][:, self._model.num_prefix_tokens :]
+            states.insert(0, tokens.unflatten(1, grid).permute(0, 3, 1, 2).contiguous())
+        return states
+
+    def _fit_position(self, grid: tuple[int, int]) -> None:
+        if self._position is None or grid == self._grid:
+            return
+        from timm.layers import resample_abs_pos_embed
+
+        position, native = self._position
+        model = self._model
+        model.set_input_size(img_size=tuple(side * self.patch_size for side in grid))
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        model.pos_embed.data = resample_abs_pos_embed(
+            position.to(model.pos_embed.device), list(grid), list(native), prefix, antialias=self._antialias
+        )
+        self._grid = grid
+
+
+class SegmentAnythingVFM(FrozenVFM):
+    """The image encoder of segment-anything (before its neck), at any image size.
+
+    Its 64x64 position embedding is resampled bicubically to the image's grid; the relative positions of the global
+    blocks follow by segment-anything's own interpolation.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, layers: int):
+        projection = model.patch_embed.proj
+        super().__init__(
+            name, model, feature_dim=projection.out_channels, patch_size=projection.kernel_size[0], layers=layers
+        )
+
+    def _hidden_states(self, x: Tensor) -> list[Tensor]:
+        model = self._model
+        x = model.patch_embed(x)
+        position = model.pos_embed.permute(0, 3, 1, 2)
+        if position.shape[-2:] != x.shape[1:3]:
+            position = F.interpolate(position, size=x.shape[1:3], mode="bicubic", align_corners=False)
+        states = [x + position.permute(0, 2, 3, 1)]
+        for block in model.blocks:
+            states.append(block(states[-1]))
+        return [state.permute(0, 3, 1, 2).contiguous() for state in states[-self.layers :]]
+
+
+def build_vfm(
+    name: str,
+    checkpoint: str = "",
+    *,
+    pretrained: bool = False,
+    layers: int = 13,
+    antialias: bool = False,
+    key: str = "ISTD.VFM.CHECKPOINT",
+) -> FrozenVFM:
+    """Build a frozen foundation model.
+
+    Args:
+        name: a timm ViT ("vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3") or segment-anything's image
+            encoder ("sam_vit_b", "sam_vit_l", "sam_vit_h").
+        checkpoint: local file of its weights, loaded strictly: timm's layout, Meta's DINOv2 or DINOv3 files, or a
+            whole segment-anything file. "random" takes untrained weights from a fixed seed, for tests and trials.
+        pretrained: without a checkpoint, let timm fetch its weights (timm models only).
+        layers: K hidden states; 13 are all of a 12-block ViT with the embedding output.
+        antialias: resample learned position embeddings with antialiasing (timm models).
+        key: configuration key that named the checkpoint, for messages.
+
+    Raises:
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the model is not known, is no ViT, has fewer hidden states, or the file is another model's.
+    """
+    if not checkpoint and not pretrained:
+        raise ValueError(f"{key} is empty: name the local file of {name}'s weights, or ask for timm's own ones.")
+    sam = name.startswith(SAM_PREFIX)
+    if sam and not checkpoint:
+        raise ValueError(f"{name} is fetched from nowhere: {key} has to name its segment-anything file.")
+    with seeded(0):
+        model = _build_sam_encoder(name) if sam else _build_timm(name, pretrained and not checkpoint)
+    if checkpoint and checkpoint != RANDOM:
+        _load(model, load_weights(checkpoint, key), name, checkpoint)
+    return (
+        SegmentAnythingVFM(name, model, layers=layers)
+        if sam
+        else TimmVFM(name, model, layers=layers, antialias=antialias)
+    )
+
+
+def _build_timm(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model '{name}'.")
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    except TypeError as error:
+        raise ValueError(f"timm's {name} is no ViT with images of any size.") from error
+    if not all(hasattr(model, part) for part in ("blocks", "patch_embed", "forward_intermediates", "set_input_size")):
+        raise ValueError(f"timm's {name} is no ViT with images of any size.")
+    return model
+
+
+def _build_sam_encoder(name: str) -> nn.Module:
+    from segment_anything import sam_model_registry
+
+    size = name.removeprefix(SAM_PREFIX)
+    if size not in sam_model_registry:
+        known = ", ".join(SAM_PREFIX + known for known in sam_model_registry if known != "default")
+        raise ValueError(f"segment-anything has no model '{name}': choose one of {known}.")
+    return sam_model_registry[size]().image_encoder
+
+
+def _load(model: nn.Module, state: dict, name: str, path: str) -> None:
+    """Strictly load a timm, Meta or segment-anything state dict; ValueError with one sentence when it does not fit."""
+    for wrapper in ("model", "state_dict", "teacher"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else {}
+    if name.startswith(SAM_PREFIX):
+        prefix = "image_encoder."
+        state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)} or state
+    elif "mask_token" in state or "storage_tokens" in state:
+        state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
+    wanted = model.state_dict()
+    missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+    reshaped = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    if missing or unexpected or reshaped:
+        raise ValueError(
+            f"'{path}' does not hold the weights of {name}: {len(missing)} tensors are missing, {len(unexpected)} are "
+            f"unknown, {len(reshaped)} have another shape."
+        )
+    model.load_state_dict(state)
