@@ -112,7 +112,7 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
 def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
     """Validate and load a COCO json as Detectron2 dataset dicts; one without annotations gives dicts without them."""
     data = validate_coco(json_file, image_root)
-    if "annotations" in data and data.get("categories"):
+    if data.get("annotations"):
         return load_coco_json(json_file, image_root, name)
     return [
         {

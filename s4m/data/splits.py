@@ -1,0 +1,201 @@
+"""Nested labelled fractions of a COCO json, with the matching unlabelled sets."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from d2kit.files import atomic_write
+from d2kit.rng import derive_seed
+from s4m.data.coco import read_json, validate_coco
+from s4m.data.duplicates import find_copies
+
+
+def split_name(percent: float, fold: int, unlabeled: bool = False) -> str:
+    """Name of a split after its data set's: `{percent}_fold{k}`, with `_unlabeled` for the images beside it."""
+    return f"{percent:g}_fold{fold}" + ("_unlabeled" if unlabeled else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One labelled fraction and its unlabelled images, as COCO contents."""
+
+    percent: float
+    fold: int
+    labeled: dict
+    unlabeled: dict
+
+
+def _order(data: dict, seed: int, fold: int) -> list[int]:
+    """Image ids in the random order of a fold, whose beginnings are the fractions."""
+    ids = sorted(image["id"] for image in data["images"])
+    order = np.random.default_rng(derive_seed(seed, "split", fold)).permutation(len(ids))
+    return [ids[i] for i in order]
+
+
+def _classes(annotations: Sequence[dict]) -> set[int]:
+    return {a["category_id"] for a in annotations if not a.get("iscrowd", 0)}
+
+
+def _check_fraction(data: dict, kept: list[dict], percent: float, fold: int, where: str) -> None:
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    absent = sorted(_classes(data["annotations"]) - _classes(kept))
+    if absent:
+        listed = ", ".join(f"'{names[i]}'" for i in absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
+        raise ValueError(
+            f"{where}: {percent:g} % (fold {fold}) leaves no image of the class {listed}; "
+            "take more, another seed, or allow missing classes"
+        )
+
+
+def _fraction(data: dict, order: list[int], percent: float, fold: int, unlabeled: str, where: str) -> Split:
+    count = math.floor(len(order) * percent / 100 + 0.5)
+    if count == 0:
+        raise ValueError(f"{where}: {percent:g} % of {len(order)} images is no image")
+    chosen = set(order[:count])
+    extra = {key: value for key, value in data.items() if key not in ("images", "annotations")}
+    rest = [i for i in data["images"] if unlabeled == "all" or i["id"] not in chosen]
+    labeled = {
+        **extra,
+        "images": [image for image in data["images"] if image["id"] in chosen],
+        "annotations": [a for a in data["annotations"] if a["image_id"] in chosen],
+    }
+    return Split(percent, fold, labeled, {**extra, "images": rest, "annotations": []})
+
+
+def make_splits(
+    data: dict,
+    percents: Sequence[float],
+    folds: int,
+    seed: int,
+    *,
+    unlabeled: str = "rest",
+    allow_missing_classes: bool = False,
+    where: str = "the json",
+) -> list[Split]:
+    """Random fractions of the images of a COCO content, nested: of one fold, the smaller lies in the larger.
+
+    Args:
+        data: content of a validated COCO json.
+        percents: sizes in percent of all images, each > 0 and < 100.
+        folds: independent random orders, numbered from 0.
+        seed: what the orders follow, with the fold.
+        unlabeled: "rest" for the images outside the fraction, "all" for every image.
+        allow_missing_classes: go on when a class of the whole set has no image in a fraction.
+        where: name of the json, for messages.
+
+    Returns:
+        the splits, ordered by fold, then percent.
+
+    Raises:
+        ValueError: a percentage out of range, or one that leaves no image, or no image of some class.
+    """
+    if "annotations" not in data or not data.get("categories"):
+        raise ValueError(f"{where} has no annotations to split")
+    wrong = [percent for percent in percents if not 0 < percent < 100]
+    if wrong or not percents or folds < 1:
+        raise ValueError(f"percentages must be above 0 and below 100, and folds at least 1: {wrong or list(percents)}")
+    splits = []
+    for fold in range(folds):
+        order = _order(data, seed, fold)
+        for percent in sorted(set(percents)):
+            split = _fraction(data, order, percent, fold, unlabeled, where)
+            if not allow_missing_classes:
+                _check_fraction(data, split.labeled["annotations"], percent, fold, where)
+            splits.append(split)
+    return splits
+
+
+def check_leakage(
+    json_file: str | os.PathLike,
+    data: dict,
+    val_json: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    val_image_root: str | os.PathLike | None = None,
+) -> None:
+    """Refuse a training set that shares an image with a validation set.
+
+    Without `image_root` the file names that the jsons hold are compared; with it the contents of the files are, so a
+    copy under another name is found and an equal name in another folder is no matter.
+
+    Args:
+        json_file: json of the training set, for the message.
+        data: its content.
+        val_json: json of the validation set.
+        image_root: folder of the training images.
+        val_image_root: folder of the validation images, by default `image_root`.
+
+    Raises:
+        ValueError: an image of the training set is in the validation set.
+    """
+    val = read_json(val_json)
+    if image_root is None:
+        names = {image["file_name"] for image in data["images"]}
+        pairs = [(i["file_name"], i["file_name"]) for i in val["images"] if i["file_name"] in names]
+    else:
+        pairs = find_copies(
+            [os.path.join(image_root, image["file_name"]) for image in data["images"]],
+            [os.path.join(val_image_root or image_root, image["file_name"]) for image in val["images"]],
+        )
+    if pairs:
+        raise ValueError(
+            f"'{json_file}' shares {len(pairs)} image(s) with the validation set '{val_json}', "
+            f"for example '{pairs[0][0]}' is '{pairs[0][1]}'"
+        )
+
+
+def write_splits(
+    json_file: str | os.PathLike,
+    percents: Sequence[float],
+    folds: int,
+    seed: int,
+    output: str | os.PathLike | None = None,
+    *,
+    unlabeled: str = "rest",
+    val_jsons: Sequence[str | os.PathLike] = (),
+    image_root: str | os.PathLike | None = None,
+    val_image_root: str | os.PathLike | None = None,
+    allow_missing_classes: bool = False,
+) -> list[Path]:
+    """Validate a COCO json and write its splits as `{stem}_{percent}_fold{k}.json` and `..._unlabeled.json`.
+
+    All checks come before the first file. The bytes depend on the json and the arguments alone.
+
+    Args:
+        output: folder; by default `splits` beside the json.
+        others: as for `make_splits` and `check_leakage`.
+
+    Returns:
+        the paths written.
+
+    Raises:
+        FileNotFoundError, ValueError: as `validate_coco`, `make_splits` and `check_leakage`.
+    """
+    source = Path(json_file)
+    data = validate_coco(source, image_root)
+    for val_json in val_jsons:
+        if val_image_root is not None or image_root is not None:
+            validate_coco(val_json, val_image_root or image_root)
+        check_leakage(source, data, val_json, image_root, val_image_root)
+    splits = make_splits(
+        data,
+        percents,
+        folds,
+        seed,
+        unlabeled=unlabeled,
+        allow_missing_classes=allow_missing_classes,
+        where=f"'{source}'",
+    )
+    folder = Path(output) if output is not None else source.parent / "splits"
+    written = []
+    for split in splits:
+        for content, is_unlabeled in ((split.labeled, False), (split.unlabeled, True)):
+            path = folder / f"{source.stem}_{split_name(split.percent, split.fold, is_unlabeled)}.json"
+            with atomic_write(path, "w") as file:
+                json.dump(content, file, separators=(",", ":"))
+            written.append(path)
+    return written

@@ -1,0 +1,67 @@
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from s4m.data import builtin
+from s4m.data.builtin import FOLDS, PERCENTS, register_coco_2017
+from s4m.data.coco import register_coco_json
+from s4m.data.shapes import write_shapes
+from s4m.data.splits import write_splits
+
+
+@pytest.fixture
+def catalog():
+    """A clean slate for the names, as another root may have taken them when the package was imported."""
+    saved = {name: DatasetCatalog[name] for name in DatasetCatalog.list()}
+    metadata = {name: MetadataCatalog.get(name) for name in saved}
+    for name in saved:
+        if name == "coco_2017_unlabeled" or "_fold" in name:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    yield
+    for name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.update(saved)
+    MetadataCatalog.update(metadata)
+
+
+def test_names_find_what_make_splits_writes(tmp_path, catalog, monkeypatch):
+    monkeypatch.setattr(builtin, "_get_builtin_metadata", lambda name: {})
+    coco = tmp_path / "coco"
+    made = write_shapes(coco / "made", 20, seed=0, image_size=(48, 48))
+    (coco / "annotations").mkdir()
+    made.rename(coco / "annotations" / "instances_train2017.json")
+    (coco / "made" / "images").rename(coco / "train2017")
+    write_splits(coco / "annotations" / "instances_train2017.json", [10, 50], 1, 0, allow_missing_classes=True)
+    register_coco_2017(str(tmp_path))
+    register_coco_2017(str(tmp_path))
+    assert len(DatasetCatalog.get("coco_2017_train_10_fold0")) == 2
+    assert len(DatasetCatalog.get("coco_2017_train_10_fold0_unlabeled")) == 18
+    assert len(DatasetCatalog.get("coco_2017_train_50_fold0")) == 10
+
+
+def test_names_cover_percents_and_folds_with_cocos_metadata(tmp_path, catalog):
+    register_coco_2017(str(tmp_path))
+    names = [name for name in DatasetCatalog.list() if name.startswith("coco_2017_train_")]
+    assert len([n for n in names if "fold" in n]) == len(PERCENTS) * FOLDS * 2
+    metadata = MetadataCatalog.get("coco_2017_train_0.5_fold4")
+    assert len(metadata.thing_classes) == 80
+    assert metadata.json_file == str(
+        tmp_path / "coco" / "annotations" / "splits" / "instances_train2017_0.5_fold4.json"
+    )
+    unlabeled = MetadataCatalog.get("coco_2017_unlabeled")
+    assert unlabeled.image_root == str(tmp_path / "coco" / "unlabeled2017")
+
+
+def test_absent_split_is_named_when_loaded(tmp_path, catalog):
+    register_coco_2017(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"instances_train2017_1_fold0\.json' does not exist"):
+        DatasetCatalog.get("coco_2017_train_1_fold0")
+
+
+def test_real_unlabeled_images(shared, catalog):
+    root = shared / "data" / "coco128"
+    register_coco_json(
+        "coco_2017_unlabeled", root / "annotations" / "image_info_unlabeled2017.json", root / "unlabeled2017"
+    )
+    assert len(DatasetCatalog.get("coco_2017_unlabeled")) == 28

@@ -1,0 +1,52 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from s4m.data.shapes import write_shapes
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "make_splits.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("make_splits_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_shapes(tmp_path / "set", 30, seed=0, image_size=(32, 32))
+
+
+def test_options_reach_the_files(tool, source, tmp_path, capsys):
+    options = ["--percent", "10", "50", "--folds", "2", "--seed", "3", "--output", str(tmp_path / "out")]
+    tool.main(["--json", str(source), *options, "--unlabeled", "all", "--allow-missing-classes"])
+    printed = capsys.readouterr().out.split()
+    assert len(printed) == 8 and sorted(printed) == sorted(map(str, (tmp_path / "out").iterdir()))
+    sizes = {Path(p).stem: len(json.loads(Path(p).read_text())["images"]) for p in printed}
+    assert sizes["annotations_10_fold0"] == 3 and sizes["annotations_10_fold0_unlabeled"] == 30
+
+
+def test_leak_ends_with_one_sentence(tool, source, tmp_path):
+    with pytest.raises(SystemExit, match=r"make_splits: .*shares 30 image\(s\) with the validation set"):
+        tool.main(["--json", str(source), "--percent", "50", "--val", str(source)])
+    assert not (source.parent / "splits").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--percent", "1"], "1 % of 30 images is no image"),
+        (["--percent", "4"], "4 % .* leaves no image of the class"),
+        (["--percent", "50", "--image-root", "nowhere"], "which does not exist"),
+        (["--percent", "50", "--val", "none.json"], "'none.json' does not exist"),
+    ],
+)
+def test_errors_are_one_sentence(tool, source, options, message):
+    with pytest.raises(SystemExit, match=f"make_splits: .*{message}") as caught:
+        tool.main(["--json", str(source), *options])
+    assert "\n" not in str(caught.value.code)
