@@ -50,7 +50,7 @@ def register_image_folder(name: str, folder: str | os.PathLike) -> None:
 
 def _locate(path: str, entry: str) -> str:
     """The path itself if it exists, else the same under DETECTRON2_DATASETS."""
-    under = os.environ.get("DETECTRON2_DATASETS", "")
+    path, under = os.path.expanduser(path), os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", ""))
     candidates = [path] if os.path.isabs(path) or not under else [path, os.path.join(under, path)]
     for candidate in candidates:
         if os.path.exists(candidate):

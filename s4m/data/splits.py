@@ -181,15 +181,8 @@ def write_splits(
         if val_image_root is not None or image_root is not None:
             validate_coco(val_json, val_image_root or image_root)
         check_leakage(source, data, val_json, image_root, val_image_root)
-    splits = make_splits(
-        data,
-        percents,
-        folds,
-        seed,
-        unlabeled=unlabeled,
-        allow_missing_classes=allow_missing_classes,
-        where=f"'{source}'",
-    )
+    options = {"unlabeled": unlabeled, "allow_missing_classes": allow_missing_classes}
+    splits = make_splits(data, percents, folds, seed, where=f"'{source}'", **options)
     folder = Path(output) if output is not None else source.parent / "splits"
     written = []
     for split in splits:

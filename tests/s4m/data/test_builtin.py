@@ -53,6 +53,12 @@ def test_names_cover_percents_and_folds_with_cocos_metadata(tmp_path, catalog):
     assert unlabeled.image_root == str(tmp_path / "coco" / "unlabeled2017")
 
 
+def test_names_that_are_taken_stay(tmp_path, catalog):
+    DatasetCatalog.register("coco_2017_unlabeled", lambda: ["mine"])
+    register_coco_2017(str(tmp_path))
+    assert DatasetCatalog.get("coco_2017_unlabeled") == ["mine"]
+
+
 def test_absent_split_is_named_when_loaded(tmp_path, catalog):
     register_coco_2017(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"instances_train2017_1_fold0\.json' does not exist"):
