@@ -4,7 +4,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_istd_config(cfg: CN) -> None:
-    """Add the keys of ISTD to a Detectron2 configuration, in place. Published values are the defaults where they fit."""
+    """Add the keys of ISTD to a Detectron2 configuration, in place; published values where they fit."""
     cfg.ISTD = CN()
 
     cfg.ISTD.INPUT = CN()

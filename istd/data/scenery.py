@@ -17,7 +17,7 @@ def sensor(rng: Random, scene: np.ndarray) -> np.ndarray:
     """What a camera makes of a scene: optical blur, vignetting, stripes, noise, 8 bits. (H, W) uint8."""
     height, width = scene.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    image = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.5, 0.8)) * (1 - rng.uniform(0, 0.12) * (x**2 + y**2) / 2)
+    image = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.4, 0.7)) * (1 - rng.uniform(0, 0.12) * (x**2 + y**2) / 2)
     image = image + rng.normal(0, rng.uniform(0, 0.8), (1, width)) + rng.normal(0, rng.uniform(0.8, 2.5), scene.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -111,7 +111,7 @@ def _local_std(scene: np.ndarray, side: int = 15) -> np.ndarray:
 
 
 def _place(rng: Random, clutter: np.ndarray, kind: str, placed: list, margin: int = 7, apart: float = 24):
-    """x, y of a target: camouflaged ones where the clutter is, faint ones where it is not; None where there is no room."""
+    """x, y of a target: camouflaged ones amid clutter, faint ones away from it; None where there is no room."""
     height, width = clutter.shape
     tries = rng.uniform((margin, margin), (width - margin, height - margin), (40, 2))
     free = [p for p in tries if all(np.hypot(p[0] - q[0], p[1] - q[1]) >= apart for q in placed)]
@@ -126,10 +126,10 @@ def _place(rng: Random, clutter: np.ndarray, kind: str, placed: list, margin: in
 def _contrast(rng: Random, kind: str, clutter: float) -> float:
     """Grey values above the target's surrounding."""
     low, high, least, most = {
-        "salient": (4.0, 7.0, 60, 130),
-        "filamentary": (2.5, 5.0, 30, 80),
-        "faint": (1.5, 3.0, 11, 24),
-        "camouflaged": (1.3, 2.2, 16, 45),
+        "salient": (4.0, 8.0, 80, 150),
+        "filamentary": (3.0, 6.0, 40, 100),
+        "faint": (1.8, 3.5, 14, 30),
+        "camouflaged": (1.5, 2.5, 24, 60),
     }[kind]
     return float(np.clip(rng.uniform(low, high) * clutter, least, most) * rng.uniform(0.9, 1.1))
 

@@ -1,4 +1,4 @@
-"""Synthetic infrared scenes as a SIRST-style folder: a stand-in for real sets in the demo, the tests and the benchmark."""
+"""Synthetic infrared scenes as a SIRST-style folder, for the demo, the tests and the benchmark."""
 
 import csv
 import os
