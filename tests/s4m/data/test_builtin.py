@@ -9,20 +9,11 @@ from s4m.data.splits import write_splits
 
 
 @pytest.fixture
-def catalog():
-    """A clean slate for the names, as another root may have taken them when the package was imported."""
-    saved = {name: DatasetCatalog[name] for name in DatasetCatalog.list()}
-    metadata = {name: MetadataCatalog.get(name) for name in saved}
-    for name in saved:
-        if name == "coco_2017_unlabeled" or "_fold" in name:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-    yield
-    for name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.update(saved)
-    MetadataCatalog.update(metadata)
+def catalog(monkeypatch):
+    """Catalogs without our names, which another root may have taken when the package was imported."""
+    for each in (DatasetCatalog, MetadataCatalog):
+        others = {k: v for k, v in each.data.items() if k != "coco_2017_unlabeled" and "_fold" not in k}
+        monkeypatch.setattr(each, "data", others)
 
 
 def test_names_find_what_make_splits_writes(tmp_path, catalog, monkeypatch):
