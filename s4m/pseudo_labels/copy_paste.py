@@ -147,12 +147,14 @@ def paste(
         pixels = _warp(origin_image, placement)[(slice(None), *inner)].round().to(image.dtype)
         window = slice(None), *window
         image[window] = torch.where(mask, pixels, image[window])
-    order = torch.arange(len(pasted), device=owner.device)
+    visible = torch.zeros(len(pasted), *owner.shape, dtype=torch.bool, device=owner.device)
+    for index, placement in enumerate(placements):
+        window, _ = _windows(placement, owner.shape)
+        visible[index][window] = owner[window] == index
     old = _occlude(instances, instances.gt_masks.tensor & (owner < 0), owner < 0)
-    visible = owner == order[:, None, None]
     new = _occlude(_move_maps(pasted, placements, owner.shape), visible, visible)
     together = Instances.cat([old, new])
-    return image, together[together.gt_masks.nonempty()]
+    return image, together[together.gt_boxes.nonempty()]
 
 
 def _warp(stack: torch.Tensor, placement: Placement) -> torch.Tensor:
@@ -174,21 +176,20 @@ def _windows(placement: Placement, shape: Sequence[int]) -> tuple[tuple[slice, s
     return tuple(window), tuple(inner)
 
 
-def _map_fields(instances: Instances) -> dict[str, torch.Tensor]:
-    """The tensor fields (N, H, W) beside the masks."""
-    shape = instances.gt_masks.tensor.shape
+def _map_fields(instances: Instances, shape: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The tensor fields of this shape (N, H, W), masks excepted."""
     fields = instances.get_fields().items()
     return {name: value for name, value in fields if isinstance(value, torch.Tensor) and value.shape == shape}
 
 
 def _move_maps(instances: Instances, placements: Sequence[Placement], shape: Sequence[int]) -> Instances:
-    """The instances with their masks cleared and their other maps placed in a frame (height, width)."""
+    """The instances, less their masks, with their other maps placed in a frame (height, width)."""
     result = Instances(tuple(shape))
-    maps = _map_fields(instances)
+    maps = _map_fields(instances, instances.gt_masks.tensor.shape)
     for name, value in instances.get_fields().items():
         if name == "gt_masks":
-            value = BitMasks(torch.zeros(len(instances), *shape, dtype=torch.bool, device=value.device))
-        elif name in maps:
+            continue
+        if name in maps:
             moved = value.new_zeros(len(instances), *shape)
             for index, placement in enumerate(placements):
                 window, inner = _windows(placement, shape)
@@ -201,7 +202,7 @@ def _move_maps(instances: Instances, placements: Sequence[Placement], shape: Seq
 def _occlude(instances: Instances, masks: torch.Tensor, free: torch.Tensor) -> Instances:
     """The instances with these masks (N, H, W) bool, boxes around them, and other maps zero where not `free`."""
     result = instances[:]
-    for name, value in _map_fields(instances).items():
+    for name, value in _map_fields(instances, masks.shape).items():
         result.set(name, value * free)
     result.gt_masks = BitMasks(masks)
     result.gt_boxes = Boxes(tight_boxes(masks))

@@ -1,7 +1,7 @@
 """Pseudo-label refinement by SAM (S4M, PR)."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -9,9 +9,7 @@ from detectron2.structures import Boxes, Instances
 from s4m.pseudo_labels.masks import tight_boxes
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.sam import Answer, Embedding, PromptableSegmenter, Prompts
-
-if TYPE_CHECKING:
-    from s4m.sam.embedding_cache import ViewTransform
+from s4m.sam.embedding_cache import ViewTransform
 
 
 class Source(NamedTuple):
@@ -24,7 +22,7 @@ class Source(NamedTuple):
     """
 
     embed: Embedding | Callable[[list[int]], Embedding]
-    views: "Sequence[ViewTransform]"
+    views: Sequence[ViewTransform]
 
 
 def refine(
@@ -75,7 +73,7 @@ def ask(
     segmenter: PromptableSegmenter,
     embedding: Embedding,
     points: Sequence[torch.Tensor],
-    views: "Sequence[ViewTransform] | None" = None,
+    views: Sequence[ViewTransform] | None = None,
     *,
     best: bool,
 ) -> list[Answer]:

@@ -67,6 +67,6 @@ def test_fewer_pixels_than_points_repeats_the_last():
 def test_repeatable_whatever_is_drawn_at_once(monkeypatch):
     soft = torch.rand(9, 10, 10, generator=generator()).half()
     together = sample_points(soft, 3, generator(4))
-    monkeypatch.setattr("s4m.pseudo_labels.prompts._CHUNK", 200)
+    monkeypatch.setattr("s4m.pseudo_labels.prompts._CPU_CHUNK", 200)
     assert torch.equal(sample_points(soft, 3, generator(4)), together)
     assert not torch.equal(sample_points(soft, 3, generator(5)), together)
