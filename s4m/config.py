@@ -66,5 +66,5 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.STRONG.BLUR_PROB = 0.5
 
     cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
-    cfg.S4M.QUALITY_IMAGES = 50  # test images on which the quality of pseudo-labels is measured each evaluation; 0: none
+    cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
     cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from d2kit.trainer import fixed_seed
 from s4m import add_s4m_config
-from s4m.data.registry import resolve_datasets
+from s4m.data.image_folder import resolve_config_datasets
 from s4m.engine.schedule import scale_schedule
 from s4m.engine.trainer import S4MTrainer
 
@@ -31,7 +31,8 @@ def setup(args) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.SEED = fixed_seed(cfg)
     cfg.freeze()
-    cfg = scale_schedule(resolve_datasets(cfg))
+    resolve_config_datasets(cfg)
+    cfg = scale_schedule(cfg)
     default_setup(cfg, args)
     return cfg
 

@@ -1,5 +1,6 @@
 """DefaultTrainer with the two-stream loader, the teacher and their evaluation."""
 
+import os
 from collections import OrderedDict
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer
-from s4m.data.mappers import build_test_loader
+from s4m.data.test_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.hooks import MeanTeacher
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
@@ -25,6 +26,15 @@ def _insert_after(hooks: list, kind: type, *new: HookBase) -> None:
     """Insert hooks behind the first one of a kind."""
     position = next(i for i, hook in enumerate(hooks) if isinstance(hook, kind)) + 1
     hooks[position:position] = new
+
+
+def _with_output(cfg: CfgNode, name: str) -> CfgNode:
+    """The configuration with a folder of its own for what an evaluation writes."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
+    cfg.freeze()
+    return cfg
 
 
 class S4MTrainer(ResumableTrainer):
@@ -92,5 +102,5 @@ class S4MTrainer(ResumableTrainer):
         for name in ("student", "teacher"):
             network = getattr(model, name)
             if network is not None:
-                results[name] = super().test(cfg, network, evaluators)
+                results[name] = super().test(_with_output(cfg, name), network, evaluators)
         return results

@@ -1,0 +1,116 @@
+"""Tables and pictures out of finished trainings' folders."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.utils.visualizer import ColorMode, Visualizer
+
+from d2kit.files import atomic_write
+from s4m.data.image_folder import resolve_datasets
+
+METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
+
+
+def final_metrics(folder: str | Path) -> dict[str, float]:
+    """The last evaluation in a training's `metrics.json`.
+
+    Args:
+        folder: OUTPUT_DIR of the training.
+
+    Returns:
+        `student/segm/AP` and the like, in percent, for the networks that were evaluated, and `iteration`.
+
+    Raises:
+        ValueError: the training was never evaluated.
+    """
+    path = Path(folder, "metrics.json")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    evaluated = [line for line in lines if "student/segm/AP" in line]
+    if not evaluated:
+        raise ValueError(f"'{path}' holds no evaluation.")
+    last = evaluated[-1]
+    wanted = [f"{network}/{metric}" for network in ("student", "teacher") for metric in METRICS]
+    return {"iteration": last["iteration"], **{key: last[key] for key in wanted if key in last}}
+
+
+def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """A Markdown table of `final_metrics`, one row a training; a network that does not exist is a dash."""
+    columns = [f"{network}/{metric}" for network in ("student", "teacher") for metric in ("segm/AP", "segm/AP50")]
+    head = "| method | " + " | ".join(c.replace("segm/AP", "mask AP") for c in columns) + " | box AP | seconds |"
+    lines = [head, "|---" * (len(columns) + 3) + "|"]
+    for name, row in rows.items():
+        cells = [f"{row[c]:.1f}" if c in row else "-" for c in [*columns, "student/bbox/AP"]]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row.get('seconds', 0):.0f} |")
+    return "\n".join(lines)
+
+
+def _draw(image: np.ndarray, metadata, masks: list, labels: list[str], classes: list[int]) -> np.ndarray:
+    """(H, W, 3) RGB with masks in one colour a class."""
+    palette = [tuple(c / 255 for c in color) for color in metadata.get("thing_colors", [])]
+    colors = [palette[c] if c < len(palette) else ((37 * c % 100) / 100, (71 * c % 100) / 100, 0.6) for c in classes]
+    canvas = Visualizer(image, metadata, scale=2.0, instance_mode=ColorMode.IMAGE)
+    return canvas.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=0.4).get_image()
+
+
+def _panel(record: dict, metadata, found: list[dict], score: float) -> np.ndarray:
+    image = utils.read_image(record["file_name"], "RGB")
+    kept = [item for item in found if item["image_id"] == record["image_id"] and item["score"] >= score]
+    to_index = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
+    classes = [to_index.get(item["category_id"], item["category_id"]) for item in kept]
+    labels = [f"{metadata.thing_classes[c]} {item['score']:.2f}" for c, item in zip(classes, kept, strict=True)]
+    return _draw(image, metadata, [mask_util.decode(item["segmentation"]) for item in kept], labels, classes)
+
+
+def _truth(record: dict, metadata) -> np.ndarray:
+    image = utils.read_image(record["file_name"], "RGB")
+    annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd")]
+    classes = [a["category_id"] for a in annotations]
+    masks = [a["segmentation"] for a in annotations]
+    masks = [mask_util.decode(m) if isinstance(m, dict) and isinstance(m["counts"], (bytes, str)) else m for m in masks]
+    return _draw(image, metadata, masks, [metadata.thing_classes[c] for c in classes], classes)
+
+
+def comparison_picture(
+    folders: Mapping[str, str | Path], dataset: str, output: str | Path, *, images: int = 6, score: float = 0.5
+) -> Path:
+    """Ground truth beside the students' predictions on the first test images.
+
+    Args:
+        folders: title of each training and its OUTPUT_DIR.
+        dataset: the test data set, registered or named by path.
+        output: folder for `comparison.png`.
+        images: rows of the picture.
+        score: least score of a prediction that is drawn.
+
+    Returns:
+        path of the picture.
+    """
+    resolve_datasets([dataset])
+    records, metadata = DatasetCatalog.get(dataset)[:images], MetadataCatalog.get(dataset)
+    results = {}
+    for title, folder in folders.items():
+        file = Path(folder, "student", "inference", "coco_instances_results.json")
+        results[title] = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for record in records:
+        panels = [_truth(record, metadata)] + [_panel(record, metadata, found, score) for found in results.values()]
+        height, width = panels[0].shape[:2]
+        rows.append(np.concatenate([cv2.resize(p, (width, height)) for p in panels], axis=1))
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    step = width // (len(results) + 1)
+    title_row = np.full((28, width, 3), 255, np.uint8)
+    for index, title in enumerate(["ground truth", *results]):
+        cv2.putText(title_row, title, (index * step + 6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+    done, data = cv2.imencode(".png", np.concatenate([title_row, *rows])[:, :, ::-1])
+    assert done
+    path = Path(output, "comparison.png")
+    with atomic_write(path) as file:
+        file.write(data.tobytes())
+    return path
