@@ -15,6 +15,7 @@ from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer
 from s4m.data.test_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
+from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import MeanTeacher
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
@@ -48,8 +49,9 @@ class S4MTrainer(ResumableTrainer):
             cfg: complete, frozen and scaled (`s4m.engine.schedule.scale_schedule`).
         """
         super().__init__(cfg)
-        # A missing SAM is told before the first iteration.
-        _ = self.network.segmenter
+        segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
+        if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and segmenter is not None:
+            self.network.sam_source = CachedSource(cfg, segmenter)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -12,6 +12,7 @@ from torch import nn
 from s4m.modeling.ema import update_ema
 from s4m.modeling.structure import StructuralDistillation
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
+from s4m.pseudo_labels.refinement import Source
 from s4m.sam import PromptableSegmenter, build_segmenter
 
 
@@ -68,6 +69,7 @@ class TeacherStudent(nn.Module):
         self.unsup_weight = unsup_weight
         self.evaluate = evaluate
         self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
+        self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM looks at the augmented views
         if teacher is not None:
             teacher.requires_grad_(False).eval()
             self.reset_teacher()
@@ -156,7 +158,8 @@ class TeacherStudent(nn.Module):
             training dictionaries for the student, and what happened to the pseudo-labels.
         """
         predictions = self.teacher.predict(weak, self.labeler.score)
-        return self.labeler(weak, predictions, self.segmenter)
+        source = None if self.sam_source is None else self.sam_source(weak)
+        return self.labeler(weak, predictions, self.segmenter, source)
 
     @staticmethod
     def _accept_plain_student(state: dict, prefix: str, *_) -> None:
