@@ -9,6 +9,8 @@ import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils import comm
 
+from d2kit.rng import derive_seed
+
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 _CHUNK = 1 << 25  # mask pixels held in float32 at once
 
@@ -144,6 +146,8 @@ def evaluate_pseudo_labels(
 ) -> tuple[dict[str, float], Any]:
     """Make pseudo-labels of annotated images and measure them.
 
+    An image without a `seed` gets one by its position, so that the figures repeat and no global generator is touched.
+
     Args:
         pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame,
             and the teacher's predictions on it. A generator keeps one image at a time.
@@ -156,8 +160,9 @@ def evaluate_pseudo_labels(
         no image had one), for an overlay.
     """
     quality, example = PseudoLabelQuality(class_names, threshold), None
-    for entry, predictions in pairs:
+    for position, (entry, predictions) in enumerate(pairs):
         weak = {name: value for name, value in entry.items() if name != "instances"}
+        weak.setdefault("seed", derive_seed("pseudo-label quality", position))
         record = labeler.label([weak], [predictions], segmenter)[1].images[0]
         quality.update([record], [entry["instances"]])
         example = record if record.selected else example

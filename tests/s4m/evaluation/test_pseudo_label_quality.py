@@ -157,7 +157,9 @@ def test_evaluating_a_labeler():
 
     labeler = PseudoLabeler(score=0.7, strong={}, mixing={})
     pairs = [pair(0, 8, 0.9), pair(5, 15, 0.8), pair(0, 10, 0.6)]
+    state = torch.random.get_rng_state()
     figures, example = evaluate_pseudo_labels(iter(pairs), labeler, None, ["cat"], prefix="")
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert figures["after/precision"] == 0.5
     assert figures["after/recall"] == pytest.approx(1 / 3)
     assert figures["labels"] == pytest.approx(2 / 3)
