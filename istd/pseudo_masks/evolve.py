@@ -102,4 +102,4 @@ def _kept_pixels(mask: np.ndarray, points: Points | None) -> np.ndarray:
     if points is not None:
         return check_points(points, *mask.shape)
     found = cv2.findNonZero(cv2.compare(mask, 1.0, cv2.CMP_EQ))
-    return np.zeros((0, 2), int) if found is None else found[:, 0]
+    return np.zeros((0, 2), int) if found is None else found.reshape(-1, 2)
