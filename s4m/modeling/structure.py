@@ -70,5 +70,5 @@ class StructuralDistillation:
             points.append(draw_query_points((height, width), foreground_of(entry["instances"]), self.points, generator))
         with torch.no_grad():
             embedding = segmenter.encode([image.to(segmenter.device) for image in images])
-            structures = sam_similarity(segmenter, embedding, points, sizes, self.chunk)
+            structures = sam_similarity(segmenter, embedding, points, self.chunk)
         return self.weight * structural_distillation_loss(features, structures, sizes, padded_size)
