@@ -9,6 +9,7 @@ their AP and leaves pictures and TensorBoard logs. A run that was interrupted go
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ def train(run: str, data: dict[str, str], output: Path, seed: int, extra: list[s
     if start:
         options += ["S4M.TEACHER.WEIGHTS" if semi else "MODEL.WEIGHTS", str(output / start / "model_final.pth")]
     command = ["tools/train_net.py", "--resume", "--config-file", f"configs/quick/{config}.yaml", *options, *extra]
-    print(f"[{run}] python {' '.join(command)}", flush=True)
+    print(f"[{run}] python {shlex.join(command)}", flush=True)
     began = time.monotonic()
     with open(output / f"{run}.out", "a", encoding="utf-8") as log:
         code = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode

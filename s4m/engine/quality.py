@@ -1,6 +1,6 @@
 """Pseudo-labels in TensorBoard: overlays while training, and their quality on annotated images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -74,9 +74,10 @@ class PseudoLabelQualityHook(HookBase):
     def measure(self) -> dict[str, float]:
         """Measure now; the figures go to the event storage as `pseudo_label_quality/...`."""
         name = self._cfg.DATASETS.TEST[0]
+        loader = build_annotated_loader(self._cfg, name)  # loading the set fills its metadata
         class_names = MetadataCatalog.get(name).thing_classes
         figures, example = evaluate_pseudo_labels(
-            self._pairs(name), self._model.labeler, self._model.segmenter, class_names, prefix="pseudo_label_quality/"
+            self._pairs(loader), self._model.labeler, self._model.segmenter, class_names, prefix="pseudo_label_quality/"
         )
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
         if example is not None:
@@ -84,9 +85,8 @@ class PseudoLabelQualityHook(HookBase):
             self.trainer.storage.put_image("pseudo-labels of a test image (left teacher, right refined)", picture)
         return figures
 
-    def _pairs(self, name: str) -> Iterator[tuple[dict, Instances]]:
+    def _pairs(self, loader: Iterable[list[dict]]) -> Iterator[tuple[dict, Instances]]:
         share = self._cfg.S4M.QUALITY_IMAGES // comm.get_world_size()
-        loader = build_annotated_loader(self._cfg, name)
         for entry in islice((entry for batch in loader for entry in batch), max(share, 1)):
             predictions = self._model.teacher.predict([entry], self._model.labeler.score)[0]
             yield entry, predictions
