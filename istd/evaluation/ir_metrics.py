@@ -165,12 +165,12 @@ class IRMetrics:
         empty = {"zero": 0.0, "one": 1.0, "skip": math.nan}[self.empty]
         ious = [empty if math.isnan(score.iou) else score.iou for score in self.scores]
         ious = [iou for iou in ious if not math.isnan(iou)]
-        set_iou = ratio(intersection, union) if union else (empty if self.scores else math.nan)
+        without = 100 * empty if self.scores else math.nan
         result = {
-            "IoU": 100 * set_iou,
-            "nIoU": 100 * ratio(math.fsum(ious), len(ious)),
-            "Pd": 100 * ratio(found, targets),
-            "Fa": 1e6 * ratio(false_pixels, pixels),
+            "IoU": 100 * intersection / union if union else without,
+            "nIoU": ratio(100 * math.fsum(ious), len(ious)),
+            "Pd": ratio(100 * found, targets),
+            "Fa": ratio(1e6 * false_pixels, pixels),
         }
         return result | (self._roc() if self.roc_bins else {})
 

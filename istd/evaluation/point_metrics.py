@@ -107,8 +107,8 @@ class PointMetrics:
             for name in ("points", "found", "regions", "false_pixels", "pixels")
         )
         return {
-            "F1": 100 * ratio(2 * found, points + regions),
-            "Pd": 100 * ratio(found, points),
-            "Fa": 1e6 * ratio(false_pixels, pixels),
+            "F1": ratio(200 * found, points + regions),
+            "Pd": ratio(100 * found, points),
+            "Fa": ratio(1e6 * false_pixels, pixels),
             "false_regions": ratio(regions - found, len(self.scores)),
         }

@@ -74,13 +74,20 @@ class FrozenVFM:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of name and weights: features of equal fingerprint, layers and image are equal."""
+        """Hash of name, options and weights: features of equal fingerprint, layers and image are equal."""
         if not self._fingerprint:
-            state = hashlib.blake2b(self.name.encode(), digest_size=8)
-            for tensor in self._model.state_dict().values():
+            state = hashlib.blake2b(self._identity().encode(), digest_size=8)
+            for tensor in self.weights().values():
                 state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
             self._fingerprint = state.hexdigest()
         return self._fingerprint
+
+    def weights(self) -> dict[str, Tensor]:
+        """State dict of the model as it was built, whatever image sizes it has seen."""
+        return self._model.state_dict()
+
+    def _identity(self) -> str:
+        return self.name
 
     def __deepcopy__(self, memo: dict) -> "FrozenVFM":
         return self
@@ -100,6 +107,13 @@ class TimmVFM(FrozenVFM):
         self._grid = tuple(model.patch_embed.grid_size)
         position = getattr(model, "pos_embed", None)
         self._position = None if position is None else (copy.deepcopy(position.detach()), self._grid)
+
+    def weights(self) -> dict[str, Tensor]:
+        own = {} if self._position is None else {"pos_embed": self._position[0]}
+        return super().weights() | own
+
+    def _identity(self) -> str:
+        return f"{self.name} antialias={self._antialias}"
 
     def _hidden_states(self, x: Tensor) -> list[Tensor]:
         grid = tuple(side // self.patch_size for side in x.shape[-2:])

@@ -1,0 +1,103 @@
+"""The feature cache: same values on hit and miss, bounds, keys, damaged files."""
+
+import os
+
+import pytest
+import torch
+
+from istd.modeling.feature_cache import GIB, DiskStore, FeatureCache, MemoryStore, view_key
+
+
+class CountingVFM:
+    """A model whose features are cheap and known: two layers, the image halved by pooling, and its double."""
+
+    layers, fingerprint = 2, "counting"
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        self.batches.append(len(images))
+        pooled = torch.nn.functional.avg_pool2d(images, 2)
+        return [pooled, 2 * pooled]
+
+
+IMAGES = torch.rand(3, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+ENTRY = 2 * 2 * 3 * 2  # bytes: layers, cells, float16
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder(request, tmp_path) -> str:
+    return str(tmp_path / "features") if request.param == "disk" else ""
+
+
+def test_hit_and_miss_are_equal_and_rounded(folder):
+    vfm = CountingVFM()
+    cache = FeatureCache(vfm, folder=folder)
+    first = cache(IMAGES, ["a", "b", "c"])
+    again = cache(IMAGES[[2, 0]], ["c", "a"])
+    assert first.shape == (2, 3, 1, 2, 3) and first.dtype == torch.float32
+    assert torch.equal(again, first[:, [2, 0]])
+    assert torch.equal(first, torch.stack(vfm(IMAGES)).half().float())
+    assert vfm.batches == [1, 1, 1, 3] and (cache.hits, cache.misses) == (2, 3)
+
+
+def test_views_without_a_key_run_as_one_batch_unrounded(folder):
+    vfm = CountingVFM()
+    cache = FeatureCache(vfm, folder=folder)
+    got = cache(IMAGES, [None, "b", None])
+    exact = torch.stack(CountingVFM()(IMAGES))
+    assert torch.equal(got[:, [0, 2]], exact[:, [0, 2]]) and torch.equal(got[:, 1], exact[:, 1].half().float())
+    assert vfm.batches == [2, 1]
+    assert torch.equal(cache(IMAGES), exact)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_least_recently_used_go_first(kind, tmp_path):
+    store = MemoryStore(3 * 100) if kind == "memory" else DiskStore(str(tmp_path), 3 * (100 + 128))
+    arrays = {key: torch.full((50,), value).half().numpy() for value, key in enumerate("abcd")}
+    for moment, key in enumerate("abc"):
+        store.put(key, arrays[key])
+        if kind == "disk":
+            os.utime(store._path(key), (moment, moment))
+    assert store.get("a") is not None
+    store.put("d", arrays["d"])
+    assert store.get("b") is None
+    assert all((store.get(key) == arrays[key]).all() for key in "acd")
+
+
+def test_what_is_larger_than_the_bound_is_not_kept(folder):
+    cache = FeatureCache(CountingVFM(), max_gib=(ENTRY - 1) / GIB, folder=folder)
+    for _ in range(2):
+        cache(IMAGES[:1], ["a"])
+    assert (cache.hits, cache.misses) == (0, 2)
+
+
+def test_disk_outlives_the_process_and_tells_models_apart(tmp_path):
+    FeatureCache(CountingVFM(), folder=str(tmp_path))(IMAGES, ["a", "b", "c"])
+    again = FeatureCache(CountingVFM(), folder=str(tmp_path))
+    again(IMAGES, ["a", "b", "c"])
+    assert again.hits == 3
+    other = CountingVFM()
+    other.fingerprint = "other"
+    fresh = FeatureCache(other, folder=str(tmp_path))
+    fresh(IMAGES, ["a", "b", "c"])
+    assert fresh.hits == 0
+
+
+def test_damaged_file_is_computed_again(tmp_path):
+    cache = FeatureCache(CountingVFM(), folder=str(tmp_path))
+    wanted = cache(IMAGES[:1], ["a"])
+    (path,) = tmp_path.glob("*.npy")
+    for damage in (b"", path.read_bytes()[:-5], b"not an array"):
+        path.write_bytes(damage)
+        assert torch.equal(cache(IMAGES[:1], ["a"]), wanted)
+    assert (cache.hits, cache.misses) == (0, 4)
+
+
+def test_key_only_for_whole_images():
+    assert view_key("a.png", (96, 135)) == view_key("a.png", (96, 135), crop=(0, 0, 135, 96))
+    assert view_key("a.png", (96, 135), crop=(0, 0, 96, 96)) is None
+    assert view_key("a.png", (96, 135), crop=(1, 0, 135, 96)) is None
+    keys = {view_key("a.png", (96, 135)), view_key("b.png", (96, 135)), view_key("a.png", (96, 135), variant="flip")}
+    assert len(keys) == 3
