@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import mutual_info_classif
+from threadpoolctl import threadpool_limits
 
 from d2kit.files import atomic_write
 from istd.image_statistics import image_statistics
@@ -220,7 +221,7 @@ def _fit(features: np.ndarray, columns: list[int], k: int, seed: int) -> Cluster
     pca = PCA(n_components=min(COMPONENTS[1], *values.shape), svd_solver="full").fit(values)
     enough = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), EXPLAINED)) + 1
     components = pca.components_[: max(enough, COMPONENTS[0])]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # one thread: the same sums on every machine
         warnings.simplefilter("ignore")  # fewer distinct images than clusters: the centres no image is nearest to go
         kmeans = KMeans(k, random_state=seed, n_init=10).fit((values - pca.mean_) @ components.T)
     model = ClusterModel(columns, mean, std, pca.mean_, components, kmeans.cluster_centers_)

@@ -137,7 +137,10 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         if not is_tiff:
             raise
     if is_tiff:
-        return tifffile.imread(path, key=0)
+        array = tifffile.imread(path, key=0)
+        if not array.size:
+            raise ValueError("it holds no image")
+        return array
     array = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise BadImageError(f"{os.fspath(path)} cannot be read as an image.")

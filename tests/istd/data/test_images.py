@@ -1,0 +1,153 @@
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from istd.data.images import BadImageError, find_image, image_name, image_size, read_infrared, read_mask
+
+
+@pytest.fixture
+def deep():
+    return np.random.default_rng(0).integers(1000, 50000, (20, 30)).astype(np.uint16)
+
+
+@pytest.fixture
+def byte():
+    return np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif"])
+def test_8_bit_files_keep_their_values(tmp_path, byte, extension):
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(byte).save(path)
+    image = read_infrared(path)
+    assert image.dtype == np.float32 and np.array_equal(image, byte)
+    assert image_size(path) == (20, 30)
+
+
+def test_colour_becomes_luma_and_not_a_channel(tmp_path, byte):
+    colour = np.stack([byte, byte // 2, 255 - byte], axis=-1)
+    luma = colour @ np.array([0.299, 0.587, 0.114])
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([colour, byte])).save(tmp_path / "b.png")
+    for name in "ab":
+        assert np.abs(read_infrared(tmp_path / f"{name}.png") - luma).max() <= 0.51
+
+
+def test_a_palette_is_looked_up(tmp_path, byte):
+    image = Image.fromarray(byte % 4, mode="P")
+    image.putpalette([10, 10, 10, 200, 200, 200, 30, 60, 90, 0, 0, 0])
+    image.save(tmp_path / "a.png")
+    expected = np.array([10, 200, 0.299 * 30 + 0.587 * 60 + 0.114 * 90, 0])[byte % 4]
+    assert np.abs(read_infrared(tmp_path / "a.png") - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_16_bit_by_type_and_by_range(tmp_path, deep, extension):
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(deep).save(path)
+    np.testing.assert_allclose(read_infrared(path, "type"), deep / 257, rtol=1e-5)
+    ranged = read_infrared(path)
+    assert ranged.min() == 0 and ranged.max() == 255
+    np.testing.assert_allclose(ranged, (deep - 1.0 * deep.min()) / (int(deep.max()) - deep.min()) * 255, atol=1e-4)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_16_bit_colour_is_not_cut_to_8(tmp_path, deep, extension):
+    path = tmp_path / f"a.{extension}"
+    colour = np.stack([deep, deep // 2, deep // 3], axis=-1)
+    if extension == "png":
+        cv2.imwrite(str(path), colour[..., ::-1])
+    else:
+        tifffile.imwrite(path, colour, photometric="rgb")
+    luma = colour @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(read_infrared(path, "type"), luma / 257, atol=0.01)
+    assert image_size(path) == (20, 30)
+
+
+@pytest.mark.parametrize("kind", ["float", "int32", "big-endian", "pages"])
+def test_other_tiffs(tmp_path, deep, kind):
+    path = tmp_path / "a.tiff"
+    arrays = {
+        "float": (deep / 65535).astype(np.float32),
+        "int32": deep.astype(np.int32),
+        "big-endian": deep,
+        "pages": np.stack([deep, deep * 0]),
+    }
+    tifffile.imwrite(path, arrays[kind], byteorder=">" if kind == "big-endian" else "<")
+    np.testing.assert_allclose(read_infrared(path, "type"), deep / 257, atol=0.01)
+
+
+def test_a_constant_16_bit_image_is_zero(tmp_path):
+    Image.fromarray(np.full((4, 5), 700, np.uint16)).save(tmp_path / "a.png")
+    assert not read_infrared(tmp_path / "a.png").any()
+
+
+def test_values_that_are_not_finite_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), np.nan, np.float32))
+    with pytest.raises(BadImageError, match=r"a\.tif .*not finite"):
+        read_infrared(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "bmp", "16.png", "rgb16.png"])
+def test_a_truncated_image_is_named(tmp_path, byte, deep, extension):
+    path = tmp_path / f"a.{extension}"
+    arrays = {"16.png": deep, "rgb16.png": np.stack([deep] * 3, axis=-1)}
+    cv2.imwrite(str(path), arrays.get(extension, byte))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(BadImageError, match=f"{path.name} cannot be read as an image"):
+        read_infrared(path)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "jpg"])
+def test_what_is_no_image_is_named(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+    path.write_bytes(b"not an image")
+    for read in (read_infrared, read_mask, image_size):
+        with pytest.raises(BadImageError, match=f"a.{extension} cannot be read as an image"):
+            read(path)
+
+
+def test_absent_files_and_unknown_depths(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        read_infrared(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="depth must be one of"):
+        read_infrared(tmp_path / "none.png", "12 bit")
+
+
+@pytest.mark.parametrize("scale, dtype", [(255, np.uint8), (1, np.uint8), (65535, np.uint16)])
+def test_masks_are_0_and_1(tmp_path, scale, dtype):
+    mask = (np.arange(12).reshape(3, 4) % 3 == 0).astype(dtype)
+    Image.fromarray(mask * dtype(scale)).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png"), mask) and read_mask(tmp_path / "m.png").dtype == np.uint8
+
+
+def test_empty_and_1_bit_masks(tmp_path):
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "zero.png")
+    Image.fromarray(np.eye(4, dtype=bool)).save(tmp_path / "bit.png")
+    assert not read_mask(tmp_path / "zero.png").any()
+    assert np.array_equal(read_mask(tmp_path / "bit.png"), np.eye(4))
+
+
+def test_finding_an_image(tmp_path, byte):
+    for name in ("a.png", "a.jpg", "b.TIF", "c_pixels0.png", "d.1.bmp"):
+        (tmp_path / name).touch()
+    assert find_image(tmp_path, "a") == tmp_path / "a.png"
+    assert find_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"
+    assert find_image(tmp_path, "a.bmp") == tmp_path / "a.png"
+    assert find_image(tmp_path, "b") == tmp_path / "b.TIF"
+    assert find_image(tmp_path, "c") == tmp_path / "c_pixels0.png"
+    assert find_image(tmp_path, "d.1") == tmp_path / "d.1.bmp"
+    assert find_image(tmp_path, "z") is None
+    assert [image_name(name) for name in ("x/a.png", "d.1", "e.tiff")] == ["a", "d.1", "e"]
+
+
+def test_every_real_image_is_its_luma(shared):
+    modes = set()
+    for path in sorted((shared / "data" / "sirst" / "images").iterdir())[::5]:
+        with Image.open(path) as image:
+            modes.add(image.mode)
+            assert np.array_equal(read_infrared(path), np.asarray(image.convert("RGB").convert("L")))
+    assert modes == {"L", "P", "RGB"}

@@ -1,0 +1,74 @@
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from istd.data.points import PointsOf
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_points.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    specification = importlib.util.spec_from_file_location("make_points_tool", TOOL)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def masks(tmp_path):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for name, centres in (("a_pixels0", [(10, 12)]), ("b", []), ("c", [(5, 5), (30, 20)])):
+        mask = np.zeros((40, 50), np.uint8)
+        for centre in centres:
+            cv2.circle(mask, centre, 4, 255, -1)
+        cv2.imwrite(str(folder / f"{name}.png"), mask)
+    return folder
+
+
+@pytest.mark.parametrize("output", ["points", "points.csv"])
+def test_centroids(tool, masks, output, capsys):
+    path = masks.parent / output
+    assert tool.main([str(masks), "--output", str(path)]) == 0
+    assert "3 points of 3 images" in capsys.readouterr().out
+    points = PointsOf(path)
+    assert points("a", 40, 50) == [[10, 12]] and points("b", 40, 50) == []
+    assert points("c", 40, 50) == [[5, 5], [30, 20]]
+
+
+def test_coarse_points_follow_the_seed(tool, masks):
+    found = []
+    for index, seed in enumerate((0, 0, 1, 2, 3)):
+        path = masks.parent / f"{index}.csv"
+        assert tool.main([str(masks), "--output", str(path), "--kind", "coarse", "--seed", str(seed)]) == 0
+        found.append(path.read_text())
+    assert found[0] == found[1] and len(set(found)) > 1
+
+
+def test_nothing_is_written_over_unless_told(tool, masks, capsys):
+    before = {path.name: path.read_bytes() for path in masks.iterdir()}
+    for extra in ([], ["--overwrite"]):
+        assert tool.main([str(masks), "--output", str(masks), *extra]) == 1
+    assert "exists: choose another output" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
+    output = masks.parent / "p.csv"
+    output.write_text("mine")
+    assert tool.main([str(masks), "--output", str(output)]) == 1 and output.read_text() == "mine"
+    assert tool.main([str(masks), "--output", str(output), "--overwrite"]) == 0
+    assert output.read_text().startswith("image,x,y")
+
+
+def test_mistakes_are_one_sentence(tool, tmp_path, capsys):
+    assert tool.main([str(tmp_path / "none"), "--output", str(tmp_path / "p")]) == 1
+    assert "none is not a folder of masks" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert tool.main([str(tmp_path / "empty"), "--output", str(tmp_path / "p")]) == 1
+    assert "empty holds no masks" in capsys.readouterr().err
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    assert tool.main([str(tmp_path / "bad"), "--output", str(tmp_path / "p.csv")]) == 1
+    assert "a.png cannot be read as an image" in capsys.readouterr().err and not (tmp_path / "p.csv").exists()
