@@ -12,7 +12,7 @@ $(STAMP): requirements.txt requirements-detectron2.txt setup.py tools/setup_venv
 	@touch $@
 
 demo: setup
-	$(BIN)/python tools/demo.py --output output/demo
+	$(BIN)/python tools/compare.py --output output/demo
 
 test: setup
 	$(BIN)/python -m pytest

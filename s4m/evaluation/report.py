@@ -1,5 +1,6 @@
 """Tables and pictures out of finished trainings' folders."""
 
+import colorsys
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,23 +40,27 @@ def final_metrics(folder: str | Path) -> dict[str, float]:
     return {"iteration": last["iteration"], **{key: last[key] for key in wanted if key in last}}
 
 
-def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """A Markdown table of `final_metrics`, one row a training; a network that does not exist is a dash."""
+def format_table(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """A Markdown table, one row a training; a network that does not exist is a dash.
+
+    Args:
+        rows: for each title the texts of `final_metrics`' figures and of `seconds`.
+    """
     columns = [f"{network}/{metric}" for network in ("student", "teacher") for metric in ("segm/AP", "segm/AP50")]
-    head = "| method | " + " | ".join(c.replace("segm/AP", "mask AP") for c in columns) + " | box AP | seconds |"
-    lines = [head, "|---" * (len(columns) + 3) + "|"]
-    for name, row in rows.items():
-        cells = [f"{row[c]:.1f}" if c in row else "-" for c in [*columns, "student/bbox/AP"]]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row.get('seconds', 0):.0f} |")
+    columns += ["student/bbox/AP", "seconds"]
+    names = [column.replace("segm/", "mask ").replace("bbox/", "box ").replace("/", " ") for column in columns]
+    lines = ["| method | " + " | ".join(names) + " |", "|---" * (len(columns) + 1) + "|"]
+    for title, row in rows.items():
+        lines.append(f"| {title} | " + " | ".join(row.get(column, "-") for column in columns) + " |")
     return "\n".join(lines)
 
 
-def _draw(image: np.ndarray, metadata, masks: list, labels: list[str], classes: list[int]) -> np.ndarray:
-    """(H, W, 3) RGB with masks in one colour a class."""
-    palette = [tuple(c / 255 for c in color) for color in metadata.get("thing_colors", [])]
-    colors = [palette[c] if c < len(palette) else ((37 * c % 100) / 100, (71 * c % 100) / 100, 0.6) for c in classes]
-    canvas = Visualizer(image, metadata, scale=2.0, instance_mode=ColorMode.IMAGE)
-    return canvas.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=0.4).get_image()
+def _draw(image: np.ndarray, masks: list, labels: list[str], classes: list[int]) -> np.ndarray:
+    """(2H, 2W, 3) RGB: the image in grey under masks in one vivid colour a class, so that no colour is mistaken."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    colors = [colorsys.hsv_to_rgb(c * 0.618034 % 1, 0.95, 1.0) for c in classes]
+    canvas = Visualizer(grey, scale=2.0, instance_mode=ColorMode.IMAGE)
+    return canvas.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=0.45).get_image()
 
 
 def _panel(record: dict, metadata, found: list[dict], score: float) -> np.ndarray:
@@ -64,7 +69,7 @@ def _panel(record: dict, metadata, found: list[dict], score: float) -> np.ndarra
     to_index = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
     classes = [to_index.get(item["category_id"], item["category_id"]) for item in kept]
     labels = [f"{metadata.thing_classes[c]} {item['score']:.2f}" for c, item in zip(classes, kept, strict=True)]
-    return _draw(image, metadata, [mask_util.decode(item["segmentation"]) for item in kept], labels, classes)
+    return _draw(image, [mask_util.decode(item["segmentation"]) for item in kept], labels, classes)
 
 
 def _truth(record: dict, metadata) -> np.ndarray:
@@ -73,7 +78,7 @@ def _truth(record: dict, metadata) -> np.ndarray:
     classes = [a["category_id"] for a in annotations]
     masks = [a["segmentation"] for a in annotations]
     masks = [mask_util.decode(m) if isinstance(m, dict) and isinstance(m["counts"], (bytes, str)) else m for m in masks]
-    return _draw(image, metadata, masks, [metadata.thing_classes[c] for c in classes], classes)
+    return _draw(image, masks, [metadata.thing_classes[c] for c in classes], classes)
 
 
 def comparison_picture(

@@ -1,0 +1,153 @@
+"""Supervised baseline, mean teacher and S4M under one budget on one data set, each a process of tools/train_net.py."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from s4m.data.shapes import write_shapes
+from s4m.data.splits import split_name, write_splits
+from s4m.evaluation.report import final_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a comparison.
+
+    Attributes:
+        title: what the table calls it.
+        config: end of the configuration's name, behind the data set's prefix.
+        start: the run whose final weights it starts from, "" for none.
+        semi: whether it sees the unlabelled images.
+    """
+
+    title: str
+    config: str
+    start: str = ""
+    semi: bool = False
+
+
+RUNS = {
+    "supervised": Run("supervised", "supervised"),
+    "teacher": Run("S4M teacher (stage 1)", "teacher"),
+    "mean_teacher": Run("mean teacher", "mean_teacher", "supervised", semi=True),
+    "s4m": Run("S4M", "student", "teacher", semi=True),
+    "supervised_longer": Run("supervised, as many iterations", "supervised_longer", "supervised"),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Names by path (`coco:JSON:IMAGES`) of the labelled, unlabelled and test sets."""
+
+    labeled: str
+    unlabeled: str
+    test: str
+
+
+def split_data(train_json: Path, train_images: Path, test: str, percent: float, seed: int, output: Path) -> Data:
+    """Make the labelled fraction and the unlabelled rest of a COCO json.
+
+    Args:
+        train_json, train_images: the training set.
+        test: name of the test set.
+        percent: share of the images that keep their labels.
+        seed: of the split.
+        output: folder for the two jsons.
+    """
+    write_splits(train_json, [percent], folds=1, seed=seed, output=output)
+
+    def name(unlabeled: bool) -> str:
+        return f"coco:{output / train_json.stem}_{split_name(percent, 0, unlabeled)}.json:{train_images}"
+
+    return Data(name(False), name(True), test)
+
+
+def shapes_data(folder: Path, percent: float, seed: int) -> Data:
+    """Write 600 training and 100 test images of synthetic shapes, and split the former."""
+    train = write_shapes(folder / "train", 600, seed=seed)
+    test = write_shapes(folder / "val", 100, seed=seed + 1000)
+    name = f"coco:{test}:{folder / 'val' / 'images'}"
+    return split_data(train, folder / "train" / "images", name, percent, seed, folder / "splits")
+
+
+def command_of(run: str, prefix: str, data: Data, output: Path, seed: int, options: Sequence[str]) -> list[str]:
+    """The arguments for the Python interpreter that make one training."""
+    spec = RUNS[run]
+    pairs = ["OUTPUT_DIR", str(output / run), "SEED", str(seed)]
+    pairs += ["DATASETS.TRAIN", f"('{data.labeled}',)", "DATASETS.TEST", f"('{data.test}',)"]
+    if spec.semi:
+        pairs += ["DATASETS.UNLABELED", f"('{data.unlabeled}',)"]
+    if spec.start:
+        key = "S4M.TEACHER.WEIGHTS" if spec.semi else "MODEL.WEIGHTS"
+        pairs += [key, str(output / spec.start / "model_final.pth")]
+    config = f"configs/quick/{prefix}_{spec.config}.yaml"
+    return ["tools/train_net.py", "--resume", "--config-file", config, *pairs, *options]
+
+
+def _train(command: list[str], folder: Path, threads: int, before: Future | None) -> dict[str, float]:
+    if before is not None:
+        before.result()
+    print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
+    began = time.monotonic()
+    log = folder.with_suffix(".out")
+    with open(log, "a", encoding="utf-8") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+    if done.returncode:
+        raise RuntimeError(f"The training in '{folder}' failed: the end of '{log}' says why.")
+    seconds = time.monotonic() - began
+    print(f"[{folder.name}] {seconds:.0f} s", flush=True)
+    return {**final_metrics(folder), "seconds": seconds}
+
+
+def compare(
+    prefix: str, data: Data, output: Path, seed: int, *, options: Sequence[str] = (), jobs: int = 2, threads: int = 2
+) -> dict[str, dict[str, float]]:
+    """Run all trainings of `RUNS`; those that were interrupted go on.
+
+    Args:
+        prefix: of the configurations under configs/quick, for example "shapes".
+        data: the sets.
+        output: folder; each training has one of its own in it.
+        seed: of every training.
+        options: KEY VALUE pairs for every training.
+        jobs: trainings at a time.
+        threads: shared by them.
+
+    Returns:
+        for each title `final_metrics` and `seconds`.
+
+    Raises:
+        RuntimeError: a training failed; its log is named.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    futures: dict[str, Future] = {}
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        for run, spec in RUNS.items():
+            command = command_of(run, prefix, data, output, seed, options)
+            before = futures.get(spec.start)
+            futures[run] = pool.submit(_train, command, output / run, max(1, threads // jobs), before)
+    return {RUNS[run].title: future.result() for run, future in futures.items()}
+
+
+def over_seeds(seeds: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, str]]:
+    """Mean and standard deviation over seeds of each figure, as text; the mean alone for one seed."""
+    table = {}
+    for title, row in seeds[0].items():
+        cells = {}
+        for key in row:
+            values = [rows[title][key] for rows in seeds]
+            cells[key] = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+        table[title] = cells
+    return table
