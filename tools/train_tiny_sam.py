@@ -1,25 +1,36 @@
-"""Train the tiny SAM that the package carries, on synthetic scenes; a run that was stopped goes on where it was saved.
+"""Train the tiny SAM that the package carries, on synthetic scenes, and measure it on held-out ones.
 
     python tools/train_tiny_sam.py --output output/tiny_sam --minutes 35
+
+leaves tiny_sam.pth (averaged weights, fp16) and tiny_sam.json (how they came to be and how good they are) there.
+A run that was stopped goes on where it was saved.
 """
 
 import argparse
+import json
 import logging
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import cv2
 import torch
 
+from d2kit.files import atomic_write
+from s4m.sam import build_segmenter
+from s4m.sam.tiny_quality import HELD_OUT_SEED, measure
 from s4m.sam.tiny_training import TinySamTraining, TrainingOptions
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and tiny_sam.pth")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and of the results")
     parser.add_argument("--minutes", type=float, default=35.0, help="wall time of the training")
     parser.add_argument("--iterations", type=int, default=0, help="length in iterations instead of minutes")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--pool", type=int, default=8000, help="scenes drawn for the training")
+    parser.add_argument("--held-out", type=int, default=200, help="scenes drawn for the measurement")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -29,10 +40,23 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
-    options = TrainingOptions(
-        output=args.output, minutes=args.minutes, iterations=args.iterations, seed=args.seed, pool=args.pool
+    training = TinySamTraining(
+        TrainingOptions(args.output, minutes=args.minutes, iterations=args.iterations, seed=args.seed, pool=args.pool)
     )
-    TinySamTraining(options).run()
+    training.run()
+    segmenter = build_segmenter("tiny", str(args.output / "tiny_sam.pth"))
+    facts = {
+        "command": shlex.join(["python", "tools/train_tiny_sam.py", *sys.argv[1:]]),
+        "seed": args.seed,
+        "iterations": training.iteration,
+        "minutes": round(training.seconds / 60, 1),
+        "machine": f"{min(args.threads, os.cpu_count() or 1)} CPU cores",
+        "parameters": sum(p.numel() for p in segmenter.network.parameters()),
+        "held_out": {"seed": HELD_OUT_SEED, "images": args.held_out, **measure(segmenter, args.held_out)},
+    }
+    with atomic_write(args.output / "tiny_sam.json", "w") as file:
+        json.dump(facts, file, indent=2)
+    logging.info("%s", json.dumps(facts["held_out"]))
 
 
 if __name__ == "__main__":

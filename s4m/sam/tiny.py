@@ -1,10 +1,16 @@
-"""A small SAM that the package carries: a convolutional encoder with segment-anything's prompt encoder and mask decoder."""
+"""A small SAM that the package carries: a convolutional encoder, segment-anything's prompt encoder and mask decoder."""
+
+from pathlib import Path
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from s4m.sam.segment_anything import CHECKPOINT_KEY, SamSegmenter, load_sam
+from s4m.sam.segmenter import SEGMENTERS
+
+WEIGHTS = Path(__file__).with_name("tiny_sam.pth")
 IMAGE_SIZE = 128
 STRIDE = 8
 DIM = 96
@@ -53,7 +59,7 @@ class TinyEncoder(nn.Module):
 
 
 def build_tiny_sam() -> Sam:
-    """The tiny SAM with random weights: `segment_anything.modeling.Sam` at 128 pixels with a 16 x 16 grid of 96 channels."""
+    """The tiny SAM with random weights: a `segment_anything.modeling.Sam` at 128 pixels, 16 x 16 cells, 96 channels."""
     grid = IMAGE_SIZE // STRIDE
     transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=8)
     return Sam(
@@ -70,3 +76,13 @@ def build_tiny_sam() -> Sam:
         pixel_mean=[123.675, 116.28, 103.53],
         pixel_std=[58.395, 57.12, 57.375],
     )
+
+
+def _build(name: str, checkpoint: str, device: torch.device | str, chunk: int) -> SamSegmenter:
+    """The tiny SAM with the package's weights (`tiny_sam.json` tells how they came to be), or those of a checkpoint."""
+    path, key = (checkpoint, CHECKPOINT_KEY) if checkpoint else (str(WEIGHTS), "s4m.sam.tiny")
+    sam = load_sam(name, build_tiny_sam, path, key, "tools/train_tiny_sam.py, which trains it")
+    return SamSegmenter(name, sam, device, chunk)
+
+
+SEGMENTERS["tiny"] = _build

@@ -194,7 +194,7 @@ def forward(model: Sam, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class TinySamTraining:
-    """The loop's state: model, averaged weights, optimizer and place in the schedule; `run` goes on from a checkpoint."""
+    """Model, averaged weights, optimizer and place in the schedule; goes on from a checkpoint in the output folder."""
 
     def __init__(self, options: TrainingOptions):
         seed_everything(options.seed)
@@ -250,6 +250,8 @@ class TinySamTraining:
 
     def run(self) -> None:
         """Train until the schedule ends."""
+        if self.progress >= 1:
+            return
         logger.info("drawing %d scenes", self.options.pool)
         scenes = make_scenes(derive_seed(self.options.seed, "train"), self.options.pool)
         saved, losses = self.seconds, []

@@ -1,7 +1,7 @@
 """Synthetic scenes that the tiny SAM is trained and measured on.
 
-Shapes (smooth blobs, stars, crosses, strokes, rings, half-moons, superellipses, shards) with textures and scenes of their
-own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalising.
+Shapes (smooth blobs, stars, crosses, strokes, rings, half-moons, superellipses, shards) with textures and scenes of
+their own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalising.
 """
 
 from collections.abc import Callable
@@ -248,7 +248,7 @@ class SceneMaker:
 
 
 def make_scenes(seed: int, count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """`count` scenes that hold at least one object: images (count, size, size, 3) and labels (count, size, size), uint8."""
+    """Scenes that hold at least one object: images (count, size, size, 3) and labels (count, size, size), uint8."""
     maker = SceneMaker(seed, size)
     images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty((count, size, size), np.uint8)

@@ -1,0 +1,105 @@
+"""Segmenters of segment-anything's own parts: its ViT-B, ViT-L and ViT-H, and whatever shares its decoder."""
+
+from collections.abc import Callable
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch.nn import functional as F
+
+from d2kit.files import load_weights
+from s4m.sam.segmenter import SEGMENTERS, PromptableSegmenter
+from s4m.sam.structures import Prompts
+
+CHECKPOINT_KEY = "S4M.SAM.CHECKPOINT"
+PUBLISHED_AT = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+class SamSegmenter(PromptableSegmenter):
+    """A segmenter whose network is a `segment_anything.modeling.Sam` with any image encoder."""
+
+    def __init__(self, name: str, network: Sam, device: torch.device | str = "cpu", chunk: int = 0):
+        super().__init__(name, network, network.image_encoder.img_size, device, chunk)
+
+    def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
+        return self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in images]))
+
+    def answer(
+        self, features: torch.Tensor, prompts: Prompts, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        decoder, tokens = self.network.mask_decoder, []
+        sparse, dense = self._embed_prompts(prompts)
+        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
+        try:
+            masks, quality = decoder(
+                # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
+                image_embeddings=features.new_zeros(1, 1, 1, 1),
+                image_pe=self.network.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense + features,
+                multimask_output=multimask,
+            )
+        finally:
+            hook.remove()
+        return masks, quality, tokens[0].transpose(1, 2).reshape(features.shape)
+
+    def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        decoder = self.network.mask_decoder
+        sparse, dense = self._embed_prompts(prompts)
+        queries = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(sparse), -1, -1)
+        position = self.network.prompt_encoder.get_dense_pe().expand_as(features)
+        _, tokens = decoder.transformer(dense + features, position, torch.cat([queries, sparse], dim=1))
+        return tokens.transpose(1, 2).reshape(features.shape)
+
+    def _embed_prompts(self, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        encoder, masks = self.network.prompt_encoder, prompts.masks
+        if masks is not None:
+            masks = F.interpolate(masks[:, None], encoder.mask_input_size, mode="bilinear")
+        points = (prompts.points, prompts.labels) if prompts.points.shape[1] else None
+        return encoder(points=points, boxes=prompts.boxes, masks=masks)
+
+
+def guess_model(state: dict) -> str | None:
+    """The name of the model whose weights these seem to be, or None."""
+    if "model" in state and isinstance(state["model"], dict):
+        return "sam2" if any("image_encoder.trunk" in key for key in state["model"]) else None
+    if "image_encoder.stride2.0.0.weight" in state:
+        return "tiny"
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "mobile_sam"
+    patches = state.get("image_encoder.patch_embed.proj.weight")
+    return None if patches is None else _WIDTHS.get(patches.shape[0])
+
+
+def load_sam(name: str, build: Callable[[], Sam], path: str, key: str, published_at: str) -> Sam:
+    """Build a model and load a checkpoint into it, strictly.
+
+    Args:
+        name: of the model asked for, for the message.
+        build: makes it, with any weights.
+        path: the checkpoint; key: what named it; published_at: where such files are published.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: it is no checkpoint, or one of another model.
+    """
+    state = load_weights(path, key, published_at)
+    seems = guess_model(state) if isinstance(state, dict) else None
+    wrong = f"{key}: '{path}' is not a checkpoint of {name}"
+    if seems not in (None, name):
+        raise ValueError(f"{wrong}; it seems to be one of {seems}.")
+    sam = build()
+    try:
+        sam.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{wrong}: its weights have other names or shapes. See {published_at}.") from error
+    return sam
+
+
+def _build(name: str, checkpoint: str, device: torch.device | str, chunk: int) -> SamSegmenter:
+    sam = load_sam(name, sam_model_registry[name], checkpoint, CHECKPOINT_KEY, PUBLISHED_AT)
+    return SamSegmenter(name, sam, device, chunk)
+
+
+SEGMENTERS.update(dict.fromkeys(("vit_b", "vit_l", "vit_h"), _build))

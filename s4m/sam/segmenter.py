@@ -1,0 +1,221 @@
+"""Promptable segmenters behind one interface: `encode` a batch of images once, `decode` the prompts of all of them."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from s4m.sam.structures import Answer, Embedding, Frame, Prompts
+
+# Image tokens of a decoder call (prompts x channels x cells): on a CPU, bound by memory, four prompts of ViT-B's.
+_CPU_TOKENS = 4 * 256 * 64 * 64
+_GPU_TOKENS = 16 * _CPU_TOKENS
+# Input pixels of an encoder call: one image of ViT-B's on a CPU.
+_CPU_PIXELS = 1024**2
+_GPU_PIXELS = 4 * _CPU_PIXELS
+
+
+class PromptableSegmenter(ABC):
+    """A frozen network that segments what points, boxes and masks point at. Nothing that it returns has a gradient.
+
+    It is no `nn.Module`, and holds its network in `self.network`: as an attribute of a model it enters no state_dict,
+    optimizer or DDP bucket. A subclass says how its network embeds and answers; frames and batches are dealt with here.
+
+    Args:
+        name: the name it was built by.
+        network: put in eval mode; its parameters need no gradient.
+        side: of the network's square input in pixels.
+        device: where the network runs.
+        chunk: prompts a decoder call; 0: chosen by the device and the size of the tokens.
+    """
+
+    def __init__(self, name: str, network: nn.Module, side: int, device: torch.device | str = "cpu", chunk: int = 0):
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.side = side
+        self.chunk = chunk
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> "PromptableSegmenter":
+        """Move the network, in place."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the name and of every weight: embeddings of equal fingerprints are interchangeable."""
+        digest = hashlib.blake2b(self.name.encode(), digest_size=16)
+        for key, value in sorted(self.network.state_dict().items()):
+            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def frame(self, image_size: tuple[int, int]) -> Frame:
+        """How an image of (height, width) pixels is laid into the network's input."""
+        return Frame.longest_side(image_size, self.side)
+
+    @abstractmethod
+    def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """Images (3, h, w) float RGB in 0..255, already resized to their frames -> features (B, C, h, w)."""
+
+    @abstractmethod
+    def answer(
+        self, features: torch.Tensor, prompts: Prompts, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Answer N prompts, each with features of its own.
+
+        Args:
+            features: (N, C, h, w).
+            prompts: in pixels of the network's input; masks (N, side, side).
+            multimask: three masks a prompt, else one.
+
+        Returns:
+            mask logits (N, M, s, s) of the whole input, quality (N, M), image tokens (N, C, h, w).
+        """
+
+    @abstractmethod
+    def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        """Only the image tokens (N, C, h, w) of `answer`."""
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
+        """Embed a batch of images, in as few encoder calls as the memory allows.
+
+        Args:
+            images: (3, H, W) uint8 RGB, at least one, of any sizes.
+        """
+        for image in images:
+            if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
+                raise ValueError(f"encode needs uint8 images (3, H, W), not {image.dtype} {tuple(image.shape)}.")
+        frames = [self.frame(tuple(image.shape[1:])) for image in images]
+        on_cpu = self.device.type == "cpu"
+        batch = max(1, (_CPU_PIXELS if on_cpu else _GPU_PIXELS) // self.side**2)
+        batch = min(batch, 8 if on_cpu else 64)
+        features = []
+        with torch.autocast(self.device.type, enabled=False):
+            for start in range(0, len(images), batch):
+                some = zip(images[start : start + batch], frames[start : start + batch], strict=True)
+                features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in some]))
+        return Embedding(torch.cat(features), frames)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        embedding: Embedding,
+        prompts: Sequence[Prompts],
+        *,
+        multimask: bool = True,
+        best: bool = False,
+        with_tokens: bool = False,
+    ) -> list[Answer]:
+        """Answer the prompts of a batch: those of one kind in one decoder call, chunked where memory asks for it.
+
+        Args:
+            embedding: of B images.
+            prompts: one for each image; N = 0 is fine and costs no decoder call.
+            multimask: three masks a prompt (part, whole, more), else one.
+            best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
+            with_tokens: answer with the decoder's image tokens too.
+
+        Returns:
+            B answers.
+        """
+        if len(prompts) != len(embedding):
+            raise ValueError(f"decode needs one Prompts an image: {len(prompts)} for {len(embedding)} images.")
+        parts = defaultdict(list)
+        for image, features, some in self._calls(embedding, prompts):
+            with torch.autocast(self.device.type, enabled=False):
+                masks, quality, tokens = self.answer(features, some, multimask)
+            if best:
+                quality, index = quality.max(dim=1, keepdim=True)
+                masks = masks[torch.arange(len(masks)), index[:, 0]][:, None]
+            for i in image.unique_consecutive().tolist():
+                rows = image == i
+                enlarged = embedding.frames[i].masks_to_image(masks[rows].float())
+                parts[i].append((enlarged, quality[rows].float(), tokens[rows].float() if with_tokens else None))
+        count = 3 if multimask and not best else 1
+        return [self._assemble(parts[i], embedding[i], count, with_tokens) for i in range(len(embedding))]
+
+    @torch.no_grad()
+    def iter_tokens(
+        self, embedding: Embedding, prompts: Sequence[Prompts], chunk: int = 0
+    ) -> Iterator[tuple[int, slice, torch.Tensor]]:
+        """The decoder's image tokens, a chunk of prompts at a time, without masks: what never has to be held at once.
+
+        Args:
+            embedding: of B images; prompts: one for each image.
+            chunk: most prompts in a chunk; 0: the segmenter's own.
+
+        Yields:
+            index of the image, the prompts' rows, tokens (n, C, h, w) float32; see `Embedding.valid` for padded cells.
+        """
+        for i, some in enumerate(prompts):
+            frame, features = embedding.frames[i], embedding.features[i : i + 1].to(self.device)
+            step = chunk or self._chunk(features)
+            for start in range(0, len(some), step):
+                part = some[start : start + step].to_input(frame, self.device)
+                with torch.autocast(self.device.type, enabled=False):
+                    tokens = self.image_tokens(features.float().expand(len(part), -1, -1, -1), part)
+                yield i, slice(start, start + len(part)), tokens.float()
+
+    def _chunk(self, features: torch.Tensor) -> int:
+        limit = _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
+        return self.chunk or max(1, limit // features[0].numel())
+
+    def _calls(
+        self, embedding: Embedding, prompts: Sequence[Prompts]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Prompts]]:
+        """Chunks of prompts of one kind: their images (n,), features (n, C, h, w), and they in the network's input."""
+        kinds = defaultdict(list)
+        for i, some in enumerate(prompts):
+            if len(some):
+                kinds[some.kind].append(i)
+        step = self._chunk(embedding.features)
+        for members in kinds.values():
+            joint = Prompts.cat([prompts[i].to_input(embedding.frames[i], self.device) for i in members])
+            counts = torch.tensor([len(prompts[i]) for i in members])
+            images = torch.tensor(members).repeat_interleave(counts)
+            for start in range(0, len(joint), step):
+                rows = slice(start, start + step)
+                features = embedding.features[images[rows].to(embedding.features.device)]
+                yield images[rows], features.to(self.device).float(), joint[rows]
+
+    def _assemble(self, parts: list[tuple], embedding: Embedding, count: int, with_tokens: bool) -> Answer:
+        masks = [torch.zeros(0, count, *embedding.image_sizes[0], device=self.device), *(part[0] for part in parts)]
+        quality = [torch.zeros(0, count, device=self.device), *(part[1] for part in parts)]
+        tokens = [torch.zeros(0, *embedding.features.shape[1:], device=self.device), *(part[2] for part in parts)]
+        return Answer(
+            torch.cat(masks) if len(masks) != 2 else masks[1],
+            torch.cat(quality),
+            torch.cat(tokens) if with_tokens else None,
+            embedding.valid[0],
+        )
+
+
+# S4M.SAM.NAME -> function (name, checkpoint, device, chunk) that builds the segmenter; a new kind adds itself here.
+SEGMENTERS: dict[str, Callable[[str, str, torch.device | str, int], PromptableSegmenter]] = {}
+
+
+def build_segmenter(
+    name: str, checkpoint: str = "", device: torch.device | str = "cpu", chunk: int = 0
+) -> PromptableSegmenter:
+    """The frozen segmenter of a name.
+
+    Args:
+        name: vit_b, vit_l, vit_h (segment-anything) or tiny (carried by the package), or one that was registered.
+        checkpoint: file of its weights; tiny needs none.
+        device: where it runs.
+        chunk: prompts a decoder call; 0: chosen by the device.
+
+    Raises:
+        ValueError: an unknown name, or a checkpoint of another model.
+        FileNotFoundError: the checkpoint is absent.
+    """
+    if name not in SEGMENTERS:
+        raise ValueError(f"S4M.SAM.NAME is '{name}', but the segmenters are {', '.join(sorted(SEGMENTERS))}.")
+    return SEGMENTERS[name](name, checkpoint, device, chunk)

@@ -1,0 +1,62 @@
+"""Measured quality of a segmenter on held-out synthetic scenes: mean IoU for random points and for boxes."""
+
+import cv2
+import numpy as np
+import torch
+
+from s4m.sam.segmenter import PromptableSegmenter
+from s4m.sam.structures import Prompts
+from s4m.sam.training_shapes import make_scenes
+
+HELD_OUT_SEED = 2_000_003
+
+
+def object_prompts(
+    labels: np.ndarray, points: int, rng: np.random.Generator, most: int = 8
+) -> tuple[Prompts, np.ndarray]:
+    """Prompts for objects of a scene: points uniformly within each, or with `points` 0 its box.
+
+    Args:
+        labels: (H, W) int, 0 background.
+        points: P, positive points an object.
+        rng: draws the points, and the objects where there are more than `most`.
+
+    Returns:
+        N prompts, and the objects' masks (N, H, W) bool.
+    """
+    marks = np.setdiff1d(np.unique(labels), [0])
+    marks = rng.permutation(marks)[:most]
+    masks = np.stack([labels == mark for mark in marks])
+    where, boxes = [], []
+    for mask in masks:
+        rows, cols = np.nonzero(mask)
+        chosen = rng.integers(len(rows), size=points)
+        where.append(np.stack([cols[chosen], rows[chosen]], axis=1))
+        x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+        boxes.append([x, y, x + w, y + h])
+    position = torch.tensor(np.stack(where), dtype=torch.float32)
+    box = None if points else torch.tensor(boxes, dtype=torch.float32)
+    return Prompts(position, torch.ones(position.shape[:2]), box), masks
+
+
+def mean_iou(
+    segmenter: PromptableSegmenter, scenes: tuple[np.ndarray, np.ndarray], points: int, seed: int = 0
+) -> float:
+    """Mean IoU over the scenes' objects, of the mask of highest predicted IoU; `points` as in `object_prompts`."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for start in range(0, len(scenes[0]), 8):
+        images = [torch.from_numpy(image).permute(2, 0, 1) for image in scenes[0][start : start + 8]]
+        asked = [object_prompts(labels, points, rng) for labels in scenes[1][start : start + 8]]
+        answers = segmenter.decode(segmenter.encode(images), [prompts for prompts, _ in asked], best=True)
+        for answer, (_, truth) in zip(answers, asked, strict=True):
+            masks = answer.masks[:, 0].cpu().numpy() > 0
+            found += ((masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2))).tolist()
+    return float(np.mean(found))
+
+
+def measure(segmenter: PromptableSegmenter, images: int = 200) -> dict[str, float]:
+    """Mean IoU for 1 and 3 random points and for a box on `images` held-out scenes."""
+    scenes = make_scenes(HELD_OUT_SEED, images)
+    kinds = {"1_point": 1, "3_points": 3, "box": 0}
+    return {f"miou_{name}": round(mean_iou(segmenter, scenes, points), 4) for name, points in kinds.items()}

@@ -1,0 +1,94 @@
+"""Training of the tiny SAM: the loss, the batches, and a run that stops and goes on."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from s4m.sam.tiny_training import KINDS, TinySamTraining, TrainingOptions, _mask_loss, make_batch, promptable_loss
+from s4m.sam.training_shapes import make_scenes
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return make_scenes(5, 6)
+
+
+def options(folder, **changes) -> TrainingOptions:
+    return TrainingOptions(**{"output": folder, "images": 2, "prompts": 2, "pool": 6, "iterations": 4} | changes)
+
+
+def test_mask_loss_by_hand():
+    logits = torch.tensor([[2.0, -1.0], [0.5, -3.0]])
+    target = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    p = [1 / (1 + math.exp(-x)) for x in (2, -1, 0.5, -3)]
+    entropy = -(math.log(p[0]) + math.log(1 - p[1]) + math.log(p[2]) + math.log(1 - p[3])) / 4
+    dice = 1 - (2 * (p[0] + p[2]) + 1) / (sum(p) + 2 + 1)
+    assert _mask_loss(logits, target).item() == pytest.approx(dice + 4 * entropy, rel=1e-5)
+
+
+def test_a_perfect_answer_costs_nothing():
+    target = torch.zeros(2, 8, 8)
+    target[0, :4], target[1, :, 4:] = 1, 1
+    logits = (F.avg_pool2d(target[:, None], 2) * 2 - 1).expand(-1, 4, -1, -1) * 1e4
+    assert promptable_loss(logits, torch.ones(2, 4), target).item() < 0.2  # the resized edge is all that is left
+    wrong = promptable_loss(-logits, torch.ones(2, 4), target).item()
+    assert wrong > 100
+
+
+def test_only_the_best_of_three_masks_is_pushed_hard():
+    target = torch.zeros(1, 8, 8)
+    target[:, 2:6, 2:6] = 1
+    good = (F.avg_pool2d(target[:, None], 2) * 2 - 1) * 3
+    logits = torch.cat([good, -good, good, -good], dim=1).requires_grad_()
+    promptable_loss(logits, torch.zeros(1, 4), target).backward()
+    size = logits.grad.abs().sum((0, 2, 3))
+    near = torch.autograd.grad(0.1 / 3 * _mask_loss(logits, F.avg_pool2d(target[:, None], 2)).sum(), logits)[0]
+    torch.testing.assert_close(logits.grad[:, [1, 3]], near[:, [1, 3]])
+    assert size[0] > 0 and size[2] > near.abs().sum((0, 2, 3))[2]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_batches_of_every_kind(scenes, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("s4m.sam.tiny_training.KINDS", {kind: 1.0})
+    batch = make_batch(scenes, options(tmp_path, images=3, prompts=4), np.random.default_rng(0))
+    count, with_box, with_mask = kind
+    assert batch.images.shape == (3, 3, 128, 128) and batch.targets.shape == (12, 128, 128)
+    assert batch.targets.flatten(1).any(1).all()
+    assert (batch.points is not None) == (count > 0) and (batch.boxes is not None) == with_box
+    assert (batch.masks is not None) == with_mask
+    if count:
+        assert batch.points[0].shape == (12, count, 2) and batch.points[1].shape == (12, count)
+    if with_mask:
+        assert batch.masks.shape == (12, 1, 64, 64)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, tmp_path):
+    whole = TinySamTraining(options(tmp_path / "whole"))
+    losses = [whole.step(scenes) for _ in range(4)]
+    first = TinySamTraining(options(tmp_path / "parts"))
+    begun = [first.step(scenes) for _ in range(2)]
+    first.save()
+    second = TinySamTraining(options(tmp_path / "parts"))
+    assert second.iteration == 2
+    assert begun + [second.step(scenes) for _ in range(2)] == pytest.approx(losses, rel=1e-4)
+    for key, value in whole.average.items():
+        torch.testing.assert_close(second.average[key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loop_ends_and_leaves_weights(tmp_path):
+    training = TinySamTraining(options(tmp_path, iterations=2, pool=2))
+    training.run()
+    assert training.iteration == 2 and training.progress >= 1
+    state = torch.load(tmp_path / "tiny_sam.pth", weights_only=True)
+    assert state.keys() == training.model.state_dict().keys()
+    assert all(value.dtype == torch.float16 for value in state.values())
+    assert TinySamTraining(options(tmp_path, iterations=2)).progress >= 1
+
+
+def test_time_ends_a_run_too(tmp_path):
+    training = TinySamTraining(options(tmp_path, iterations=0, minutes=1 / 60))
+    training.seconds = 0.5
+    assert training.progress == pytest.approx(0.5)
