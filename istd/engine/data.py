@@ -1,0 +1,124 @@
+"""The data of a run: training and validation images, their pseudo-labels and clusters, and the loaders over them."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from d2kit.loader import StreamLoader
+from d2kit.rng import derive_seed
+from istd.clusters import ClusterTable, make_clusters
+from istd.data.datasets import resolve_datasets
+from istd.data.images import read_infrared
+from istd.data.mapper import ISTDMapper
+from istd.engine.labels import PseudoLabels
+from istd.engine.sampler import PoolSampler
+
+logger = logging.getLogger(__name__)
+
+CLUSTERS = "clusters.json"
+
+
+def load_datasets(names: Sequence[str], key: str) -> list[dict]:
+    """Dataset dicts of several registered or path-named data sets; errors name the configuration key."""
+    try:
+        resolve_datasets(names)
+        return [record for name in names for record in DatasetCatalog.get(name)]
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{key}: {error}") from error
+
+
+def build_test_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
+    """Whole images, one a batch, shared over the processes."""
+    return build_detection_test_loader(
+        list(records), mapper=ISTDMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+class TrainingData:
+    """What one run trains on.
+
+    Attributes:
+        train, validation: dataset dicts.
+        labels: pseudo-masks, or None under full supervision.
+        clusters: image id -> cluster where there is an outer step, else None.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: complete.
+
+        Raises:
+            ValueError, FileNotFoundError: one sentence that names the key or the file.
+        """
+        self._cfg = cfg
+        source, outer = cfg.ISTD.LABELS.SOURCE, cfg.ISTD.OUTER.ENABLED
+        if source not in ("points", "masks"):
+            raise ValueError(f"ISTD.LABELS.SOURCE must be points or masks, not '{source}'.")
+        self.train = load_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        self.validation = load_datasets(cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
+        if not self.train:
+            raise ValueError("DATASETS.TRAIN has no image to train on.")
+        if outer and not self.validation:
+            raise ValueError("ISTD.OUTER.ENABLED needs validation images: set DATASETS.VALIDATION.")
+        self.labels = None
+        if source == "points":
+            self.labels = PseudoLabels(cfg, self.train, self.validation if outer else ())
+        self.clusters = self._load_clusters() if outer else None
+
+    def train_loader(self) -> StreamLoader:
+        """Crops of the pool, for the inner loop."""
+        items = -(-len(self.train) // self._cfg.SOLVER.IMS_PER_BATCH) * self._cfg.SOLVER.IMS_PER_BATCH
+        return self._loader("train", self.train, items, self._cfg.DATALOADER.NUM_WORKERS)
+
+    def outer_loaders(self) -> tuple[StreamLoader, StreamLoader]:
+        """Crops of the pool and of the validation images, for the outer steps."""
+        return (
+            self._loader("outer_train", self.train, len(self.train), 0),
+            self._loader("outer_validation", self.validation, len(self.validation), 0),
+        )
+
+    def pool(self) -> list[int]:
+        """Indices of the training images that train now."""
+        return list(range(len(self.train))) if self.labels is None else self.labels.pool()
+
+    def _loader(self, stream: str, records: list[dict], items: int, workers: int) -> StreamLoader:
+        pool = partial(range, len(records)) if records is self.validation else self.pool
+        reader = None if self.labels is None else self.labels.reader()
+        mapper = ISTDMapper(
+            self._cfg,
+            is_train=True,
+            pseudo_masks=reader,
+            use_masks=self.labels is None,
+            clusters=self.clusters,
+        )
+        seed = max(self._cfg.SEED, 0)
+        sampler = PoolSampler(pool, items, derive_seed(seed, stream))
+        return StreamLoader(records, mapper, sampler, self._cfg.SOLVER.IMS_PER_BATCH, workers, seed, stream)
+
+    def _load_clusters(self) -> ClusterTable:
+        """The table of ISTD.CLUSTERS.FILE, or one fitted to the training images alone, once in the output folder."""
+        node = self._cfg.ISTD.CLUSTERS
+        path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, CLUSTERS))
+        ids = [record["image_id"] for record in [*self.train, *self.validation]]
+        if not node.FILE:
+            if comm.is_main_process() and not (path.is_file() and set(ids) <= set(ClusterTable.load(path))):
+                table = make_clusters(
+                    self.train,
+                    partial(read_infrared, depth=self._cfg.ISTD.INPUT.DEPTH),
+                    assigned=self.validation,
+                    num_clusters=node.NUMBER,
+                    seed=max(self._cfg.SEED, 0),
+                )
+                table.save(path)
+                logger.info("%d clusters of %d training images: %s.", table.num_clusters, len(self.train), path)
+            comm.synchronize()
+        table = ClusterTable.load(path)
+        table.require(ids)
+        return table

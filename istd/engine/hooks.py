@@ -1,0 +1,204 @@
+"""What happens at the end of epochs: weight averaging, the outer step, label evolution with mining, the final test."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from istd.data.mapper import ISTDMapper
+from istd.engine.bilevel import LOSSES, Forward, batch_loss, outer_gradients
+from istd.engine.data import TrainingData
+from istd.engine.processes import average_over_processes, share_statistics
+from istd.engine.schedule import EpochClock
+from istd.modeling.point_supervised import PointSupervisedISTD
+
+logger = logging.getLogger(__name__)
+
+
+class WeightAverage(HookBase):
+    """Moves the model's averages after every step; the decay rises to its value over the first steps."""
+
+    def __init__(self, model: PointSupervisedISTD, decay: float):
+        """
+        Args:
+            model: with averages.
+            decay: in (0, 1): share of the average that stays.
+        """
+        if not 0 < decay < 1:
+            raise ValueError(f"ISTD.SCHEDULE.AVERAGE must lie in [0, 1), not {decay}.")
+        self._model, self._decay = model, decay
+
+    def after_step(self) -> None:
+        """Update the averages."""
+        step = self.trainer.iter
+        self._model.update_average(min(self._decay, (1 + step) / (10 + step)))
+
+
+class OuterStep(HookBase):
+    """Every few epochs, some steps by which the student and the clusters' alpha learn (see `istd.engine.bilevel`).
+
+    Training and validation crops come from streams of their own. BatchNorm uses each batch's statistics and records
+    none. Its state: alpha, its optimizer and the number of steps done.
+    """
+
+    def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
+        """
+        Args:
+            cfg: ISTD.OUTER is read.
+            model: gets `alpha`.
+            data: with clusters.
+            clock: of the training.
+        """
+        node = cfg.ISTD.OUTER
+        if node.LOSS not in LOSSES:
+            raise ValueError(f"ISTD.OUTER.LOSS must be one of {', '.join(LOSSES)}, not '{node.LOSS}'.")
+        self._node, self._model, self._data, self._clock = node, model, data, clock
+        self._loaders = data.outer_loaders()
+        self._theta = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+        model.alpha = torch.zeros(data.clusters.num_clusters, device=model.device)
+        groups = [
+            {"params": self._theta, "weight_decay": node.WEIGHT_DECAY},
+            {"params": [model.alpha], "lr": node.ALPHA_LR, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=node.LR or 1e-3)
+        self._done = 0
+
+    def after_step(self) -> None:
+        """Take the outer steps where an epoch ended that is due."""
+        epoch = self._clock.ended(self.trainer.iter)
+        if not epoch or epoch % self._node.PERIOD:
+            return
+        eta = self.trainer.optimizer.param_groups[0]["lr"]
+        self._optimizer.param_groups[0]["lr"] = self._node.LR or eta
+        for loader in self._loaders:
+            loader.set_start(self._done)
+        batches = [iter(loader) for loader in self._loaders]
+        for _ in range(self._node.STEPS):
+            figures = self.step(*(next(batch) for batch in batches), eta)
+            self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
+
+    def step(self, train: list[dict], validation: list[dict], eta: float) -> dict[str, float]:
+        """One outer step; returns figures for the log.
+
+        Args:
+            train, validation: dicts of `ISTDMapper`.
+            eta: inner learning rate.
+        """
+        alpha = self._model.alpha.detach().requires_grad_()
+        options = {"loss": self._model.loss, "temperature": self._model.options["temperature"]}
+        outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", **options)
+        inner = batch_loss(self._forward(train), alpha, **options)
+        if not torch.isfinite(outer + inner):
+            names = ", ".join(str(image["file_name"]) for image in [*validation, *train])
+            raise FloatingPointError(f"Training stopped: the outer loss is not finite for the images {names}.")
+        found = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)
+        for parameter, gradient in zip(self._theta, found.theta, strict=True):
+            parameter.grad = gradient
+        self._model.alpha.grad = found.alpha
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._done += 1
+        return {
+            "outer/loss": outer.item(),
+            "outer/loss_train": inner.item(),
+            "outer/fraction": found.fraction,
+            "outer/implicit_share_theta": found.share_theta,
+            "outer/implicit_share_alpha": found.share_alpha,
+            "outer/alpha_spread": self._model.alpha.std(correction=0).item(),
+        }
+
+    def _forward(self, images: list[dict]) -> Forward:
+        batch = self._model.collect(images)
+        student, teacher = self._model.both_maps(batch, learner="student")
+        return Forward(student, teacher[0], batch.targets, batch.clusters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """alpha, the second optimizer and the steps done."""
+        return {"alpha": self._model.alpha, "optimizer": self._optimizer.state_dict(), "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        if state["alpha"].shape != self._model.alpha.shape:
+            raise ValueError(
+                f"the checkpoint has {len(state['alpha'])} clusters and ISTD.CLUSTERS {len(self._model.alpha)}: resume "
+                "with the cluster file of that run."
+            )
+        self._model.alpha.copy_(state["alpha"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._done = state["done"]
+
+
+class LabelEvolution(HookBase):
+    """Every few epochs the teacher's probabilities move the pool's masks and bring waiting images in.
+
+    Its state is the version of the store; a resumed run rewinds the store to its checkpoint's.
+    """
+
+    def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
+        """
+        Args:
+            cfg: ISTD.EVOLUTION is read.
+            model: whose teacher predicts.
+            data: with labels.
+            clock: of the training.
+        """
+        self._node, self._enabled = cfg.ISTD.EVOLUTION, cfg.ISTD.EVOLUTION.ENABLED or cfg.ISTD.MINING.ENABLED
+        self._model, self._labels, self._clock = model, data.labels, clock
+        self._mapper = ISTDMapper(cfg, is_train=False)
+
+    def before_train(self) -> None:
+        """Make the first masks, where `ISTDTrainer.resume_or_load` was not called."""
+        if not self._labels.started:
+            self._labels.start(fresh=True)
+
+    def after_step(self) -> None:
+        """Update the store where an epoch ended that is due, and let the loaders start again from it."""
+        epoch = self._clock.ended(self.trainer.iter)
+        due = epoch > self._node.START * self._clock.epochs and epoch % self._node.PERIOD == 0
+        if not (epoch and due and self._enabled):
+            return
+        share_statistics(self._model)
+        self._model.eval()
+        report = self._labels.update(self._probability, epoch, self._clock.epochs)
+        self._model.train()
+        self.trainer.restart_data(self.trainer.iter + 1)
+        if comm.is_main_process():
+            self._log(report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Version of the store."""
+        return self._labels.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rewind the store."""
+        self._labels.load_state_dict(state)
+
+    def _probability(self, record: dict) -> np.ndarray:
+        image = self._mapper({key: value for key, value in record.items() if key != "mask_file"})
+        return self._model.probabilities(image, "teacher")["teacher"].cpu().numpy()
+
+    def _log(self, report: dict) -> None:
+        summary = report["summary"]
+        figures = {
+            "labels/pool": len(self._labels.pool()),
+            "labels/area_change": summary["area_change"],
+            "labels/iou_last": summary["iou_mean"],
+            **self._labels.quality(),
+        }
+        self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
+        text = ", ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())
+        entered = len(report["entered"])
+        logger.info("Pseudo-masks version %d: %d images entered, %s.", report["version"], entered, text)
+
+
+class FinalTest(HookBase):
+    """Scores the test set once, after the training, with the best checkpoint."""
+
+    def after_train(self) -> None:
+        """Score, unless the training failed."""
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self.trainer.final_test()

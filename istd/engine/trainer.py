@@ -1,0 +1,192 @@
+"""DefaultTrainer for point-supervised ISTD: the pool's loader, the hooks of epochs, evaluation, one final test."""
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import hooks as d2_hooks
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from d2kit.accumulate import with_accumulation
+from d2kit.files import atomic_write
+from d2kit.hooks import BestCheckpointer
+from d2kit.trainer import ResumableTrainer
+from istd.engine.data import TrainingData, build_test_loader, load_datasets
+from istd.engine.hooks import FinalTest, LabelEvolution, OuterStep, WeightAverage
+from istd.engine.labels import remove
+from istd.engine.processes import share_statistics
+from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
+from istd.evaluation import ISTDEvaluator
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+BEST = "model_best.pth"
+
+
+class ISTDTrainer(ResumableTrainer):
+    """Trains a `PointSupervisedISTD`; everything of Detectron2's DefaultTrainer holds.
+
+    While training, student and teacher are scored on DATASETS.VALIDATION, which selects the best checkpoint.
+    DATASETS.TEST is scored once, at the end, with that checkpoint: OUTPUT_DIR/test/results.json.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: complete and frozen; ISTD.SCHEDULE is turned into iterations here.
+        """
+        self.data = TrainingData(cfg)
+        cfg = in_iterations(cfg, len(self.data.train))
+        self.clock = EpochClock(epoch_iterations(cfg, len(self.data.train)), cfg.SOLVER.MAX_ITER)
+        super().__init__(cfg)
+
+    def build_train_loader(self, cfg: CfgNode):
+        """Crops of the pool."""
+        return self.data.train_loader()
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping."""
+        groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
+        adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        optimizer = adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        return with_accumulation(optimizer, cfg.SOLVER.ACCUMULATE)
+
+    def build_hooks(self) -> list:
+        """The common hooks, with those of epochs and the evaluation before the checkpoint, so that it holds all."""
+        evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
+        common = [hook for hook in super().build_hooks() if hook is not None]
+        first = [hook for hook in common if not isinstance(hook, evaluation)]
+        checkpoint = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicCheckpointer)]
+        writer = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicWriter)]
+        return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *checkpoint, FinalTest(), *writer]
+
+    def _epoch_hooks(self) -> list:
+        cfg, model, data, clock = self.cfg, self.network, self.data, self.clock
+        hooks = []
+        if cfg.ISTD.OUTER.ENABLED:
+            hooks.append(OuterStep(cfg, model, data, clock))
+        if cfg.ISTD.SCHEDULE.AVERAGE > 0:
+            hooks.append(WeightAverage(model, cfg.ISTD.SCHEDULE.AVERAGE))
+        if data.labels is not None:
+            hooks.append(LabelEvolution(cfg, model, data, clock))
+        return hooks
+
+    def _evaluation_hooks(self) -> list:
+        if not self.data.validation:
+            return []
+        period = self.cfg.TEST.EVAL_PERIOD
+        hooks = [d2_hooks.EvalHook(period, self.validate)]
+        if comm.is_main_process():
+            hooks.append(BestCheckpointer(period, self.checkpointer, self.selection_metric))
+        return hooks
+
+    @property
+    def selection_metric(self) -> str:
+        """Name of the validation figure that selects the best checkpoint, as the event storage knows it."""
+        node = self.cfg.ISTD.TEST
+        if node.SELECT not in ("student", "teacher") or node.SELECT_BY not in ("masks", "points"):
+            raise ValueError("ISTD.TEST.SELECT must be student or teacher, and ISTD.TEST.SELECT_BY masks or points.")
+        teacher = node.SELECT == "teacher" and node.NETWORK == "both" and self.network.has_teacher
+        task = "istd_teacher" if teacher else "istd"
+        return f"{task}/IoU" if self._validates_by_masks else f"{task}_points/F1"
+
+    @property
+    def _validates_by_masks(self) -> bool:
+        masks = any("mask_file" in record for record in self.data.validation)
+        return masks and self.cfg.ISTD.TEST.SELECT_BY == "masks"
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint, the store rewound to its version; or start afresh from MODEL.WEIGHTS."""
+        continues = resume and self.checkpointer.has_checkpoint()
+        if not continues:
+            for name in (BEST, f"test/{RESULTS}"):
+                remove(Path(self.cfg.OUTPUT_DIR, name))
+        if self.data.labels is not None:
+            self.data.labels.start(fresh=not continues)
+        super().resume_or_load(resume=resume)
+        if not continues:
+            self.network.update_average(0.0)
+
+    def restart_data(self, iteration: int) -> None:
+        """Make the training loader begin anew at an iteration, after the pseudo-labels or the pool changed."""
+        loader = self._trainer.data_loader
+        loader.set_start(iteration)
+        self._trainer.reset_data_loader(lambda: loader)
+
+    def validate(self) -> OrderedDict:
+        """Score student and teacher on the validation images."""
+        share_statistics(self.network)
+        evaluator = self._evaluator(self.cfg, "validation", self._validates_by_masks)
+        return inference_on_dataset(self.network, build_test_loader(self.cfg, self.data.validation), evaluator)
+
+    def final_test(self) -> OrderedDict:
+        """Score the test data sets with the best checkpoint, once; a finished run that is resumed does not again."""
+        path = Path(self.cfg.OUTPUT_DIR, "test", RESULTS)
+        if not self.cfg.DATASETS.TEST or (path.is_file() and self.start_iter >= self.max_iter):
+            return OrderedDict()
+        comm.synchronize()
+        best = Path(self.cfg.OUTPUT_DIR, BEST)
+        share_statistics(self.network)
+        if best.is_file():
+            self.checkpointer.load(str(best), checkpointables=[])
+        results = self.test(self.cfg, self.network)
+        if comm.is_main_process():
+            used = BEST if best.is_file() else "model_final.pth"
+            with atomic_write(path, "w") as file:
+                json.dump({"checkpoint": used, "seed": self.cfg.SEED, "results": results}, file, indent=1)
+            logger.info("Test set, %s: %s", used, path)
+            figures = {f"test/{key}": value for key, value in flatten_results_dict(results).items()}
+            self.storage.put_scalars(**figures, smoothing_hint=False)
+        comm.synchronize()
+        return results
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Whole images of a data set."""
+        return build_test_loader(cfg, load_datasets([dataset_name], "DATASETS.TEST"))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """IoU, nIoU, Pd and Fa of student and teacher."""
+        names = list(cfg.DATASETS.TEST)
+        number = names.index(dataset_name) if dataset_name in names and len(names) > 1 else ""
+        return cls._evaluator(cfg, f"test{number}", use_masks=True)
+
+    @classmethod
+    def _evaluator(cls, cfg: CfgNode, folder: str, use_masks: bool) -> ISTDEvaluator:
+        node = cfg.ISTD.TEST
+        return ISTDEvaluator(
+            os.path.join(cfg.OUTPUT_DIR, folder),
+            threshold=node.THRESHOLD,
+            distance=node.DISTANCE,
+            empty=node.EMPTY,
+            use_masks=use_masks,
+        )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None):
+        """Score a model on DATASETS.TEST.
+
+        Returns:
+            {data set: {"istd": {"IoU", "nIoU", "Pd", "Fa", ...}, "istd_teacher": ...}}; empty but on process 0.
+        """
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        results = OrderedDict()
+        for number, name in enumerate(cfg.DATASETS.TEST):
+            evaluator = evaluators[number] if evaluators else cls.build_evaluator(cfg, name)
+            found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            if comm.is_main_process():
+                results[name] = found
+                print_csv_format(found)
+        return results

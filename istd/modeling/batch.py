@@ -1,0 +1,33 @@
+"""Training crops, stacked."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from istd.modeling.feature_cache import view_key
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch on the model's device.
+
+    images: (B, C, S, S) normalised. grey: the same, grey values 0..255. targets: (B, 1, S, S) in [0, 1].
+    clusters: (B,) int64, 0 where there are none. keys: of the feature cache, None for a view that does not come again.
+    names: file names.
+    """
+
+    images: Tensor
+    grey: Tensor
+    targets: Tensor
+    clusters: Tensor
+    keys: list[str | None]
+    names: list[str]
+
+
+def batch_key(image: dict) -> str | None:
+    """Key of the feature cache for a dict of `ISTDMapper`: only crops that hold the whole image have one."""
+    view = image.get("view")
+    if view is None or "file_name" not in image:
+        return None
+    variant = f"{view.side}|{view.flip}|{view.turns}"
+    return view_key(str(image["file_name"]), (image["height"], image["width"]), view.box, variant)
