@@ -190,7 +190,7 @@ class PromptableSegmenter(ABC):
         quality = [torch.zeros(0, count, device=self.device), *(part[1] for part in parts)]
         tokens = [torch.zeros(0, *embedding.features.shape[1:], device=self.device), *(part[2] for part in parts)]
         return Answer(
-            torch.cat(masks) if len(masks) != 2 else masks[1],
+            masks[1] if len(masks) == 2 else torch.cat(masks),  # a copy less of what is large
             torch.cat(quality),
             torch.cat(tokens) if with_tokens else None,
             embedding.valid[0],

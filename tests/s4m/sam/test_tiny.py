@@ -45,10 +45,6 @@ def test_prompts_of_objects():
         assert mask[where[:, 1], where[:, 0]].all()
     boxes, masks = object_prompts(labels, 0, rng)
     order = [int(mask[12, 22]) for mask in masks]
-    assert boxes.boxes[order.index(0)].tolist() == [3, 2, 9, 6] and boxes.boxes[order.index(1)].tolist() == [
-        20,
-        10,
-        30,
-        20,
-    ]
+    assert boxes.boxes[order.index(0)].tolist() == [3, 2, 9, 6]
+    assert boxes.boxes[order.index(1)].tolist() == [20, 10, 30, 20]
     assert len(object_prompts(labels, 1, rng, most=1)[0]) == 1
