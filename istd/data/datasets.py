@@ -36,16 +36,14 @@ def load_sirst(
         points: source of points as in `PointsOf`; "" for none (inference, full supervision).
         images: folder of images (any of EXTENSIONS).
         masks: folder of masks, named like the images; "" for none. An image without a mask has no "mask_file".
-        characteristics: CSV with the columns image, characteristic; "" takes characteristics.csv of `root` if it is
-            there.
+        characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
         on_mismatch: "error", or "skip" to leave out, with a warning, images whose mask or points are of another size.
 
     Returns:
         Dicts: file_name, image_id (name without extension), height, width; where there is such: mask_file, points
-        (list of [x, y], 0-based pixel indices), characteristic.
+            (list of [x, y], 0-based pixel indices), characteristic.
 
-    Raises:
-        FileNotFoundError, ValueError: one sentence that names the file.
+    Raises: FileNotFoundError, ValueError: one sentence that names the file.
     """
     root = Path(root)
     if on_mismatch not in ("error", "skip"):
@@ -54,16 +52,13 @@ def load_sirst(
     for folder in filter(None, (images, masks)):
         if not (root / folder).is_dir():
             raise FileNotFoundError(f"{root / folder} is not a folder: the data set of {split_file} needs it.")
-    source = PointsOf(root / points) if points else None
+    source, dicts = PointsOf(root / points) if points else None, []
     kinds = _read_characteristics(root, characteristics)
-    dicts = []
     for name in _read_split(split_file):
         record = _image_record(root / images, name, split_file)
         try:
-            if masks:
-                _add_mask(record, root / masks)
-            if source is not None:
-                _add_points(record, source, split_file)
+            _add_mask(record, root / masks if masks else None)
+            _add_points(record, source, split_file)
         except SizeMismatch as error:
             if on_mismatch == "error":
                 raise
@@ -142,8 +137,8 @@ def _image_record(folder: Path, name: str, split_file: Path) -> dict:
     return {"file_name": str(path), "image_id": image_name(name), "height": height, "width": width}
 
 
-def _add_mask(record: dict, folder: Path) -> None:
-    path = find_image(folder, record["image_id"])
+def _add_mask(record: dict, folder: Path | None) -> None:
+    path = find_image(folder, record["image_id"]) if folder else None
     if path is None:
         return
     height, width = image_size(path)
@@ -155,7 +150,9 @@ def _add_mask(record: dict, folder: Path) -> None:
     record["mask_file"] = str(path)
 
 
-def _add_points(record: dict, source: PointsOf, split_file: Path) -> None:
+def _add_points(record: dict, source: PointsOf | None, split_file: Path) -> None:
+    if source is None:
+        return
     try:
         record["points"] = source(record["image_id"], record["height"], record["width"])
     except KeyError as error:

@@ -30,10 +30,9 @@ def evolve_mask(
     pixels: peak = max of p in the `neighbourhood` around c; threshold = base * peak + gain * (peak - base * peak) *
     area / (area_scale * H * W); the 8-connected parts of {p > threshold} inside the neighbourhood that share a pixel
     with the `core` around c are the new region. On the union of the new regions mask <- (mask + p) / 2, elsewhere
-    mask <- decay * mask. Windows are cut at the image's border. A region as large as 2 * area_scale * H * W has a
-    threshold of its peak and so gets no new region.
-
-    LESPS is `decay=0.9`, or `decay=1.0` for no degeneration.
+    mask <- decay * mask. Windows are cut at the image's border. From an area of 2 * area_scale * H * W on (with the
+    published constants) the threshold is the peak itself, and there is no new region. LESPS is `decay=0.9`, or
+    `decay=1.0` for no degeneration.
 
     Args:
         mask: (H, W) soft mask.
@@ -41,33 +40,37 @@ def evolve_mask(
         points: [x, y] pixels that stay 1. None, as published: every pixel whose mask is exactly 1 stays 1, which
             includes the whole of a first mask; given: only these, so that a first mask can shrink as well as grow.
         decay: factor of the mask outside the new regions.
-        neighbourhood, core: side in pixels, odd.
-        base, gain, area_scale: constants of the threshold.
+        neighbourhood, core: side in pixels, odd; base, gain, area_scale: constants of the threshold.
 
-    Returns:
-        (H, W) float32, a new array.
+    Returns: (H, W) float32, a new array.
 
     Raises:
         ValueError: mask and probability differ in shape, or a point is outside.
     """
     mask, probability = _as_pair(mask, probability)
-    height, width = mask.shape
-    new = mask * np.float32(decay)
-    scale = area_scale * height * width
+    new, scale = mask * np.float32(decay), area_scale * mask.size
     reach, inner = neighbourhood // 2, core // 2
     for x, y, area in _regions(mask, region_threshold):
         x0, y0 = max(0, x - reach), max(0, y - reach)
         window = (slice(y0, y + reach + 1), slice(x0, x + reach + 1))
         p = probability[window]
         threshold = region_peak_threshold(float(p.max()), area, scale, base, gain)
-        _, parts = cv2.connectedComponents((p > np.float32(threshold)).view(np.uint8), connectivity=8)
-        middle = parts[max(0, y - inner - y0) : y + inner + 1 - y0, max(0, x - inner - x0) : x + inner + 1 - x0]
-        for part in set(middle[middle > 0].tolist()):
-            grown = parts == part
-            new[window][grown] = (mask[window][grown] + p[grown]) / 2
+        near = slice(max(0, y - inner - y0), y + inner + 1 - y0), slice(max(0, x - inner - x0), x + inner + 1 - x0)
+        grown = _parts_touching(p > np.float32(threshold), near)
+        new[window][grown] = (mask[window][grown] + p[grown]) / 2
     keep = _kept_pixels(mask, points)
     new[keep[:, 1], keep[:, 0]] = 1
     return new
+
+
+def _parts_touching(above: np.ndarray, near: tuple[slice, slice]) -> np.ndarray:
+    """The 8-connected parts of a boolean map that have a pixel in `near`, as a boolean map."""
+    _, parts = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
+    touching = set(parts[near].ravel().tolist()) - {0}
+    grown = np.zeros(above.shape, bool)
+    for part in touching:
+        grown |= parts == part
+    return grown
 
 
 def _regions(mask: np.ndarray, threshold: float) -> list[tuple[int, int, int]]:
