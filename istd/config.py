@@ -101,7 +101,8 @@ def _add_schedule(node: CN) -> None:
     node.SCHEDULE.EPOCHS = 300  # 0: SOLVER.MAX_ITER, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD stand as they are
     node.SCHEDULE.EVAL = 5
     node.SCHEDULE.CHECKPOINT = 5
-    node.SCHEDULE.WARMUP = 0.0
+    node.SCHEDULE.KEEP = 3  # newest checkpoints that stay, beside the best and the last; 0: all
+    node.SCHEDULE.WARMUP = 0
     node.SCHEDULE.AVERAGE = 0.0  # decay of the moving average of the weights that answers in eval mode; 0: none
 
     node.OUTER = CN()  # the student and the cluster weights learn from validation images

@@ -12,25 +12,38 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from d2kit.trainer import fixed_seed
+from istd import add_istd_config
+from istd.data.datasets import resolve_datasets
+from istd.engine.trainer import ISTDTrainer
 from s4m import add_s4m_config
 from s4m.data.image_folder import resolve_config_datasets
 from s4m.engine.schedule import scale_schedule
 from s4m.engine.trainer import S4MTrainer
 
 
+def trainer_class(cfg: CfgNode) -> type:
+    """The trainer of the configured architecture."""
+    return ISTDTrainer if cfg.MODEL.META_ARCHITECTURE == "PointSupervisedISTD" else S4MTrainer
+
+
 def setup(args) -> CfgNode:
     """The frozen configuration of this run, with its seed drawn and its data sets registered."""
     cfg = get_cfg()
     add_s4m_config(cfg)
+    add_istd_config(cfg)
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
+    for name in ("s4m", "istd", "d2kit"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger("detectron2").warning("No CUDA device is here: MODEL.DEVICE becomes cpu.")
         cfg.MODEL.DEVICE = "cpu"
     cfg.SEED = fixed_seed(cfg)
     cfg.freeze()
+    resolve_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VALIDATION, *cfg.DATASETS.TEST])
     resolve_config_datasets(cfg)
     cfg = scale_schedule(cfg)
     default_setup(cfg, args)
@@ -40,16 +53,17 @@ def setup(args) -> CfgNode:
 def main(args):
     """Run one process."""
     cfg = setup(args)
+    kind = trainer_class(cfg)
     if not args.eval_only:
-        trainer = S4MTrainer(cfg)
+        trainer = kind(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = S4MTrainer.build_model(cfg)
-    S4MTrainer.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = S4MTrainer.test(cfg, model)
+    model = kind.build_model(cfg)
+    kind.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = kind.test(cfg, model)
     if comm.is_main_process():
         for name, metrics in results.items():
-            logging.getLogger("detectron2").info("Results of the %s:", name)
+            logging.getLogger("detectron2").info("Results of %s:", name)
             print_csv_format(metrics)
     return results
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -67,7 +68,12 @@ class ISTDTrainer(ResumableTrainer):
         evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
         common = [hook for hook in super().build_hooks() if hook is not None]
         first = [hook for hook in common if not isinstance(hook, evaluation)]
-        checkpoint = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicCheckpointer)]
+        period, kept = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.ISTD.SCHEDULE.KEEP or None
+        checkpoint = [
+            d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=kept)
+            for hook in common
+            if isinstance(hook, d2_hooks.PeriodicCheckpointer)
+        ]
         writer = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicWriter)]
         return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *checkpoint, FinalTest(), *writer]
 
@@ -143,11 +149,13 @@ class ISTDTrainer(ResumableTrainer):
         results = self.test(self.cfg, self.network)
         if comm.is_main_process():
             used = BEST if best.is_file() else "model_final.pth"
+            figures = flatten_results_dict(results)
+            plain = {key: value if math.isfinite(value) else None for key, value in figures.items()}
             with atomic_write(path, "w") as file:
-                json.dump({"checkpoint": used, "seed": self.cfg.SEED, "results": results}, file, indent=1)
-            logger.info("Test set, %s: %s", used, path)
-            figures = {f"test/{key}": value for key, value in flatten_results_dict(results).items()}
-            self.storage.put_scalars(**figures, smoothing_hint=False)
+                json.dump({"checkpoint": used, "seed": self.cfg.SEED, "results": plain}, file, indent=1)
+            for name, found in results.items():
+                logger.info("Test of %s on %s, in %s:", used, name, path)
+                print_csv_format(found)
         comm.synchronize()
         return results
 
@@ -188,5 +196,4 @@ class ISTDTrainer(ResumableTrainer):
             found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
             if comm.is_main_process():
                 results[name] = found
-                print_csv_format(found)
         return results
