@@ -73,11 +73,11 @@ def test_nothing_to_do(tool, published):
         tool.main([str(published)])
 
 
-# IoU, nIoU, Pd, Fa on every eighth test image. On all 153 images with a mask of their size the six files are within
+# IoU, nIoU, Pd, Fa on every twelfth test image. On all 153 images with a mask of their size the six files are within
 # 0.7 IoU of what is published for 213.
 PINNED = {
-    "ACM_full": (75.26, 68.51, 95.00, 1.47),
-    "ALCNet_LESPS_centroid": (53.74, 50.10, 100.00, 6.62),
+    "ACM_full": (71.77, 59.55, 92.31, 0.00),
+    "ALCNet_LESPS_centroid": (48.69, 41.66, 100.00, 0.00),
 }
 
 
@@ -86,5 +86,5 @@ def test_published_networks_on_real_images(tool, shared, name):
     network, recipe = load_network(shared / "data" / "lesps_checkpoints" / f"{name}.pth.tar")
     records = load_sirst(shared / "data" / "sirst", "test.txt", points="", on_mismatch="skip")
     assert len(records) == 153
-    result = tool.score(network, recipe, records[::8])
+    result = tool.score(network, recipe, records[::12])
     assert [result[key] for key in ("IoU", "nIoU", "Pd", "Fa")] == pytest.approx(PINNED[name], abs=0.1)
