@@ -14,6 +14,8 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.INPUT.LSJ.SIZE = 1024  # side of the square crop in pixels, padded on the right and below
 
     cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or ADAMW
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone's bottom-up network
     cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
 
     cfg.S4M = CN()
@@ -59,6 +61,7 @@ def add_s4m_config(cfg: CN) -> None:
 
     cfg.S4M.STRONG = CN()  # photometric augmentation of the student's unlabelled view
     cfg.S4M.STRONG.ENABLED = True
+    cfg.S4M.STRONG.LABELED = False  # the labelled images are augmented in the same way
     cfg.S4M.STRONG.JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
     cfg.S4M.STRONG.JITTER_PROB = 0.8
     cfg.S4M.STRONG.GREY_PROB = 0.2

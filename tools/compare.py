@@ -3,7 +3,7 @@
 
 python tools/compare.py --output output/demo                                  # synthetic shapes, 5 % labels, one seed
 python tools/compare.py --prefix dsb2018 --percent 10 --seeds 1 --output output/dsb2018_10 \\
-    --train JSON IMAGES --test JSON IMAGES [KEY VALUE ...]
+    --train JSON IMAGES --test JSON IMAGES [--opts KEY VALUE ...]
 Prints the commands of the trainings, then their AP; leaves summary.json, pictures and TensorBoard logs.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, the split and the trainings")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="shared by the trainings")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for every training")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every training, last")
     args = parser.parse_args()
     if bool(args.train) != bool(args.test):
         parser.error("--train and --test go together")

@@ -72,8 +72,8 @@ def split_data(train_json: Path, train_images: Path, test: str, percent: float, 
 
 
 def shapes_data(folder: Path, percent: float, seed: int) -> Data:
-    """Write 600 training and 100 test images of synthetic shapes, and split the former."""
-    train = write_shapes(folder / "train", 600, seed=seed)
+    """Write 2,000 training and 100 test images of synthetic shapes, and split the former."""
+    train = write_shapes(folder / "train", 2000, seed=seed)
     test = write_shapes(folder / "val", 100, seed=seed + 1000)
     name = f"coco:{test}:{folder / 'val' / 'images'}"
     return split_data(train, folder / "train" / "images", name, percent, seed, folder / "splits")

@@ -11,12 +11,14 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from d2kit.accumulate import with_accumulation
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer
 from s4m.data.test_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import MeanTeacher
+from s4m.engine.optimizer import build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.coco import build_coco_evaluator
@@ -52,6 +54,11 @@ class S4MTrainer(ResumableTrainer):
         segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
         if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and segmenter is not None:
             self.network.sam_source = CachedSource(cfg, segmenter)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """What `SOLVER.OPTIMIZER` names; see `s4m.engine.optimizer`."""
+        return with_accumulation(build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

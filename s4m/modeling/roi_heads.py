@@ -152,7 +152,8 @@ class PseudoLabelROIHeads(StandardROIHeads):
         if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE not in ("smooth_l1", "giou"):
             raise ValueError("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE must be smooth_l1 or giou for PseudoLabelROIHeads.")
         parts = super()._init_box_head(cfg, input_shape)
-        parts["box_predictor"] = WeightedFastRCNNOutputLayers(cfg, parts["box_head"].output_shape)
+        # Only the methods differ; a new one would draw numbers that StandardROIHeads does not, and change every weight.
+        parts["box_predictor"].__class__ = WeightedFastRCNNOutputLayers
         return parts
 
     def forward(

@@ -5,6 +5,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
+from s4m.modeling.roi_heads import global_count
 from s4m.sam import PromptableSegmenter
 
 
@@ -71,4 +72,6 @@ class StructuralDistillation:
         with torch.no_grad():
             embedding = segmenter.encode([image.to(segmenter.device) for image in images])
             structures = sam_similarity(segmenter, embedding, points, self.chunk)
-        return self.weight * structural_distillation_loss(features, structures, sizes, padded_size)
+        loss = structural_distillation_loss(features, structures, sizes, padded_size)
+        count = sum(structure.similarity.numel() for structure in structures)
+        return self.weight * loss * (count / global_count(count, loss.device))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -9,10 +10,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
+from d2kit.rng import derive_seed
 from s4m.modeling.ema import update_ema
 from s4m.modeling.structure import StructuralDistillation
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source
+from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
 from s4m.sam import PromptableSegmenter, build_segmenter
 
 
@@ -48,6 +51,7 @@ class TeacherStudent(nn.Module):
         make_segmenter: Callable[[], PromptableSegmenter] | None,
         unsup_weight: float,
         evaluate: str,
+        strong_labeled: dict[str, Any] | None = None,
     ):
         """
         Args:
@@ -58,6 +62,7 @@ class TeacherStudent(nn.Module):
             make_segmenter: builds SAM at its first use; None where nothing needs it.
             unsup_weight: weight of the losses on pseudo-labels.
             evaluate: "student" or "teacher", the network that answers in eval mode.
+            strong_labeled: arguments of `strong_augment` for labelled images; None: they are seen as they are.
         """
         super().__init__()
         self.student = student
@@ -68,6 +73,7 @@ class TeacherStudent(nn.Module):
         self._segmenter: PromptableSegmenter | None = None
         self.unsup_weight = unsup_weight
         self.evaluate = evaluate
+        self.strong_labeled = strong_labeled
         self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
         self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM looks at the augmented views
         if teacher is not None:
@@ -86,10 +92,13 @@ class TeacherStudent(nn.Module):
         needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)
         if needs_sam and not cfg.S4M.SAM.NAME:
             raise ValueError("S4M.SD.ENABLED and S4M.PR.ENABLED need a segmenter: set S4M.SAM.NAME.")
-        build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT)
+        build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else None
+        if not hasattr(build, "losses_and_features"):
+            raise ValueError(f"S4M.STUDENT must name a registered student such as S4MRCNN, not '{cfg.S4M.STUDENT}'.")
         make_segmenter = partial(
             build_segmenter, cfg.S4M.SAM.NAME, cfg.S4M.SAM.CHECKPOINT, cfg.MODEL.DEVICE, cfg.S4M.SAM.DECODE_CHUNK
         )
+        labeled_options = {**strong_options(cfg), "bgr": cfg.INPUT.FORMAT == "BGR"}
         return {
             "student": build(cfg),
             "teacher": build(cfg) if semi else None,
@@ -98,6 +107,7 @@ class TeacherStudent(nn.Module):
             "make_segmenter": make_segmenter if needs_sam else None,
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
             "evaluate": cfg.S4M.EVALUATE,
+            "strong_labeled": labeled_options if cfg.S4M.STRONG.LABELED else None,
         }
 
     @property
@@ -135,10 +145,15 @@ class TeacherStudent(nn.Module):
         return losses
 
     def _learn_from_labels(self, labeled: list[dict]) -> dict[str, torch.Tensor]:
-        losses, features, padded_size = self.student.losses_and_features(labeled)
+        seen = labeled if self.strong_labeled is None else [self._strong(entry) for entry in labeled]
+        losses, features, padded_size = self.student.losses_and_features(seen)
         if self.structure is not None:
             losses["loss_structure"] = self.structure(labeled, features, padded_size, self.segmenter)
         return losses
+
+    def _strong(self, entry: dict) -> dict:
+        generator = torch.Generator().manual_seed(derive_seed(entry["seed"], "strong")) if "seed" in entry else None
+        return {**entry, "image": strong_augment(entry["image"], generator=generator, **self.strong_labeled)}
 
     def _learn_from_teacher(self, unlabeled: list[dict]) -> dict[str, torch.Tensor]:
         targets, self.last_record = self.pseudo_label(unlabeled)

@@ -12,7 +12,7 @@ from s4m.pseudo_labels.copy_paste import mix
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
-from s4m.pseudo_labels.strong_augmentation import strong_augment
+from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
 from s4m.sam import PromptableSegmenter
 
 
@@ -55,19 +55,12 @@ class PseudoLabeler:
             "dynamic": s4m.ARP.DYNAMIC,
             "scale": s4m.ARP.SCALE,
         }
-        strong = {
-            "jitter": s4m.STRONG.JITTER,
-            "jitter_prob": s4m.STRONG.JITTER_PROB,
-            "grey_prob": s4m.STRONG.GREY_PROB,
-            "blur_sigma": s4m.STRONG.BLUR_SIGMA,
-            "blur_prob": s4m.STRONG.BLUR_PROB,
-        }
         return {
             "score": s4m.SELECTION.SCORE,
             "min_pixels": s4m.SELECTION.MIN_PIXELS,
             "num_points": s4m.PR.POINTS if s4m.PR.ENABLED else 0,
             "mixing": mixing if s4m.ARP.ENABLED else None,
-            "strong": strong if s4m.STRONG.ENABLED else None,
+            "strong": strong_options(cfg) if s4m.STRONG.ENABLED else None,
             "bgr": cfg.INPUT.FORMAT == "BGR",
         }
 

@@ -2,9 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torchvision.transforms.v2 import functional as TF
+
+
+def strong_options(cfg: CfgNode) -> dict[str, Any]:
+    """The keyword arguments of `strong_augment` that cfg.S4M.STRONG holds."""
+    strong = cfg.S4M.STRONG
+    return {
+        "jitter": strong.JITTER,
+        "jitter_prob": strong.JITTER_PROB,
+        "grey_prob": strong.GREY_PROB,
+        "blur_sigma": strong.BLUR_SIGMA,
+        "blur_prob": strong.BLUR_PROB,
+    }
 
 
 def strong_augment(
