@@ -100,7 +100,7 @@ def _train(command: list[str], folder: Path, threads: int, before: Future | None
     began = time.monotonic()
     log = folder.with_suffix(".out")
     with open(log, "a", encoding="utf-8") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(
             [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
