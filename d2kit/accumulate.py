@@ -43,7 +43,11 @@ def with_accumulation(optimizer: torch.optim.Optimizer, steps: int) -> torch.opt
                 return
             for index, parameter in enumerate(self._held()):
                 parameter.grad = self.accumulated.get(index)
-            super().step(closure)
+            self.__class__ = base  # Detectron2's gradient clipping calls super(type(self), self)
+            try:
+                base.step(self, closure)
+            finally:
+                self.__class__ = Accumulating
             self.accumulated, self.accumulated_calls = {}, 0
 
         def state_dict(self) -> dict[str, Any]:

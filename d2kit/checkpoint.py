@@ -35,6 +35,14 @@ class ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def _require_finite(weights: dict[str, torch.Tensor], name: str) -> None:
+    bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} weights are not finite, the first '{bad[0]}': {name} is not saved, the last checkpoint stays."
+        )
+
+
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and safe reads.
 
@@ -47,10 +55,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             OSError: one sentence that names the file, for example when the disk is full; older files are untouched.
+            FloatingPointError: a weight is not finite; older files are untouched.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
+        _require_finite(data["model"], name)
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")

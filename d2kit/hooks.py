@@ -1,11 +1,13 @@
 """Hooks that both packages train with."""
 
-from typing import Any
+import json
+from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 
+from d2kit.files import atomic_write
 from d2kit.rng import derive_seed, seed_everything
 
 
@@ -28,15 +30,25 @@ class SeedEveryStep(HookBase):
 
 
 class BestCheckpointer(d2_hooks.BestCheckpointer):
-    """Detectron2's BestCheckpointer that remembers the best value over a resume."""
+    """Detectron2's BestCheckpointer that remembers the best value over a resume.
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best value and its iteration; empty before the first evaluation."""
-        if self.best_metric is None:
-            return {}
-        return {"best_metric": float(self.best_metric), "best_iter": int(self.best_iter)}
+    `model_best.json` beside `model_best.pth` holds the value and its iteration. Checkpoints are written before the
+    evaluation of their iteration, so they could not tell.
+    """
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.best_metric = state.get("best_metric")
-        self.best_iter = state.get("best_iter")
+    def before_train(self) -> None:
+        """Take back what is known of the best model, unless training starts anew."""
+        path = self._note()
+        if self.trainer.start_iter > 0 and path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            self.best_metric, self.best_iter = known["metric"], known["iteration"]
+
+    def _note(self) -> Path:
+        return Path(self._checkpointer.save_dir, f"{self._file_prefix}.json")
+
+    def _best_checking(self) -> None:
+        before = self.best_iter
+        super()._best_checking()
+        if self.best_iter != before:
+            with atomic_write(self._note(), "w") as file:
+                json.dump({"metric": float(self.best_metric), "iteration": int(self.best_iter)}, file)

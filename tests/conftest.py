@@ -1,15 +1,44 @@
 """Fixtures that every test folder shares."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
+# A Mask R-CNN of the configured structure whose step on 64 px images takes a fraction of a second.
+SMALL = {
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.RPN.CONV_DIMS": [32],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "INPUT.MIN_SIZE_TRAIN": (64,),
+    "INPUT.MIN_SIZE_TEST": 64,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 2,
+    "S4M.UNLABELED_BATCH": 4,
+    "S4M.SD.POINTS": 4,
+    "S4M.QUALITY_IMAGES": 2,
+    "S4M.LOG_PERIOD": 2,
+    # A network that has learned nothing yet gives each class about the same score: many pseudo-labels.
+    "S4M.SELECTION.SCORE": 0.05,
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    """Two threads an operation, or what OMP_NUM_THREADS says."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +49,78 @@ def shared() -> Path:
         pytest.skip("S4M_TEST_DATA is not set: tests on real data need it")
     assert Path(folder, "data").is_dir(), f"S4M_TEST_DATA={folder} holds no folder 'data'"
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> SimpleNamespace:
+    """Names of small synthetic sets of 64 px images: `labeled` (6), `unlabeled` (6), `test` (3)."""
+    from s4m.data.shapes import write_shapes
+    from s4m.data.splits import split_name, write_splits
+
+    folder = tmp_path_factory.mktemp("shapes")
+    train = write_shapes(folder / "train", 12, seed=0, image_size=(64, 64))
+    test = write_shapes(folder / "val", 3, seed=1, image_size=(64, 64))
+    write_splits(train, [50], folds=1, seed=0, output=folder, allow_missing_classes=True)
+    labeled, unlabeled = (folder / f"annotations_{split_name(50, 0, u)}.json" for u in (False, True))
+    return SimpleNamespace(
+        labeled=f"coco:{labeled}:{folder}/train/images",
+        unlabeled=f"coco:{unlabeled}:{folder}/train/images",
+        test=f"coco:{test}:{folder}/val/images",
+    )
+
+
+@pytest.fixture(scope="session")
+def small_options(shapes):
+    """Function (**more) -> the options KEY VALUE ... that make any configuration here small, on the shapes.
+
+    `semi` says whether there are unlabelled images; the keys of `more` have `__` for the point.
+    """
+
+    def make(*, semi: bool, **more) -> list:
+        options = {**SMALL, "DATASETS.TRAIN": (shapes.labeled,), "DATASETS.TEST": (shapes.test,)}
+        options["DATASETS.UNLABELED"] = (shapes.unlabeled,) if semi else ()
+        options.update({key.replace("__", "."): value for key, value in more.items()})
+        return [item for pair in options.items() for item in pair]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_cfg(small_options):
+    """Function (configuration's path under configs/, **more) -> a small unfrozen configuration on the shapes."""
+    from detectron2.config import get_cfg
+
+    from s4m import add_s4m_config
+    from s4m.data.image_folder import resolve_config_datasets
+
+    def make(name: str = "quick/shapes_student.yaml", *, semi: bool = True, **more):
+        cfg = get_cfg()
+        add_s4m_config(cfg)
+        cfg.merge_from_file(str(ROOT / "configs" / name))
+        cfg.merge_from_list(small_options(semi=semi, **more))
+        resolve_config_datasets(cfg)
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Function (script or -c, arguments, ...) that starts a Python process of its own in the project's folder.
+
+    The process sees no GPU and runs in one thread an operation, so that its sums do not depend on the machine's load; its output goes
+    to the file `log`. `wait=False` gives the process, else it has to end well.
+    """
+
+    def run(*arguments, log: Path, wait: bool = True, **environment):
+        own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, **own, **environment}
+        with open(log, "a", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)], cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT
+            )
+        if wait:
+            assert process.wait(timeout=300) == 0, log.read_text(encoding="utf-8")[-3000:]
+        return process
+
+    return run

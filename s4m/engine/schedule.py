@@ -23,11 +23,15 @@ def scale_schedule(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     longer = reference / cfg.SOLVER.IMS_PER_BATCH
     cfg.SOLVER.BASE_LR *= cfg.SOLVER.ACCUMULATE / longer
+
+    def scaled(count: int) -> int:
+        return max(1, round(count * longer)) if count else 0  # 0 switches things off, and nothing else may
+
     for key in _ITERATIONS:
-        cfg.SOLVER[key] = round(cfg.SOLVER[key] * longer)
-    cfg.SOLVER.STEPS = tuple(round(step * longer) for step in cfg.SOLVER.STEPS)
-    cfg.S4M.TEACHER.BURN_IN = round(cfg.S4M.TEACHER.BURN_IN * longer)
-    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD * longer)
+        cfg.SOLVER[key] = scaled(cfg.SOLVER[key])
+    cfg.SOLVER.STEPS = tuple(scaled(step) for step in cfg.SOLVER.STEPS)
+    cfg.S4M.TEACHER.BURN_IN = scaled(cfg.S4M.TEACHER.BURN_IN)
+    cfg.TEST.EVAL_PERIOD = scaled(cfg.TEST.EVAL_PERIOD)
     cfg.SOLVER.REFERENCE_BATCH = 0
     cfg.freeze()
     return cfg

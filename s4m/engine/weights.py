@@ -1,5 +1,7 @@
 """Checkpoints of teacher-student models."""
 
+from collections.abc import Iterable
+
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
@@ -8,17 +10,28 @@ from d2kit.files import load_weights
 from s4m.modeling.teacher_student import TeacherStudent
 
 
+def _of_teacher_student(names: Iterable[str]) -> bool:
+    return any(name.startswith(("student.", "teacher.")) for name in names)
+
+
 class TeacherStudentCheckpointer(AtomicCheckpointer):
-    """Matches the names of backbone files (for example ImageNet's R-50.pkl) against the student alone."""
+    """Loads the files of plain networks and backbones (for example ImageNet's R-50.pkl) into the student.
+
+    After a file that holds no teacher, the teacher is a copy of the student.
+    """
 
     def _load_model(self, checkpoint: dict):
-        if not checkpoint.get("matching_heuristics", False) or not isinstance(self.model, TeacherStudent):
+        model, names = self.model, list(checkpoint["model"])
+        if not isinstance(model, TeacherStudent):
             return super()._load_model(checkpoint)
-        whole, self.model = self.model, self.model.student
+        if not _of_teacher_student(names):
+            self.model = model.student
         try:
             return super()._load_model(checkpoint)
         finally:
-            self.model = whole
+            self.model = model
+            if model.teacher is not None and not any(name.startswith("teacher.") for name in names):
+                model.reset_teacher()
 
 
 def network_weights(checkpoint: dict, network: str, path: str) -> dict:
@@ -33,7 +46,7 @@ def network_weights(checkpoint: dict, network: str, path: str) -> dict:
         ValueError: the checkpoint is a TeacherStudent's but lacks that network.
     """
     state = checkpoint.get("model", checkpoint)
-    if not any(key.startswith(("student.", "teacher.")) for key in state):
+    if not _of_teacher_student(state):
         return state
     prefix = f"{network}."
     found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,31 @@
+"""A plain Detectron2 training script that learns from unlabelled images, too, because it imports `s4m`."""
+
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
+
+from s4m import add_s4m_config
+from s4m.data.two_stream import build_two_stream_loader
+from s4m.engine.hooks import MeanTeacher
+
+
+class Trainer(DefaultTrainer):
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_two_stream_loader(cfg)
+
+    def build_hooks(self):
+        teacher = self.cfg.S4M.TEACHER
+        return [MeanTeacher(teacher.EMA_DECAY, teacher.BURN_IN), *super().build_hooks()]
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()

@@ -1,0 +1,133 @@
+"""Short trainings in this process: evaluation, logs, AMP without a GPU, accumulation, losses that are not finite."""
+
+import json
+import logging
+
+import pytest
+import torch
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
+
+from s4m.engine.trainer import S4MTrainer
+
+
+@pytest.fixture
+def make_trainer(small_cfg, tmp_path):
+    """Function (configuration, **options) -> a trainer that writes to `tmp_path`."""
+
+    def make(name="quick/shapes_mean_teacher.yaml", resume=False, **options):
+        options = {"SOLVER__MAX_ITER": 2, "SOLVER__STEPS": (), "TEST__EVAL_PERIOD": 0, **options}
+        if not options["TEST__EVAL_PERIOD"]:
+            options["DATASETS__TEST"] = ()
+        cfg = small_cfg(name, OUTPUT_DIR=str(tmp_path / "run"), **options)
+        cfg.freeze()
+        trainer = S4MTrainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        return trainer
+
+    return make
+
+
+class AtStep(HookBase):
+    """Calls a function before the step of one iteration."""
+
+    def __init__(self, iteration, action):
+        self._iteration, self._action = iteration, action
+
+    def before_step(self):
+        if self.trainer.iter == self._iteration:
+            self._action()
+
+
+def test_trains_evaluates_and_logs(make_trainer, tmp_path):
+    trainer = make_trainer("quick/shapes_student.yaml", TEST__EVAL_PERIOD=2)
+    trainer.train()
+    results = trainer.test(trainer.cfg, trainer.model)
+    assert list(results) == ["student", "teacher"]
+    assert all(set(results[name]) == {"bbox", "segm"} for name in results)
+    assert trainer.model.training and not trainer.model.teacher.training
+
+    folder = tmp_path / "run"
+    logged = {}
+    for line in (folder / "metrics.json").read_text().splitlines():
+        logged.update(json.loads(line))
+    assert {"student/segm/AP", "teacher/segm/AP", "student/bbox/AP50", "total_loss", "lr"} <= logged.keys()
+    assert {"loss_mask_pseudo", "pseudo_labels/refined", "pseudo_labels/targets"} <= logged.keys()
+    quality = {key.removeprefix("pseudo_label_quality/") for key in logged if key.startswith("pseudo_label_quality/")}
+    assert {"before/iou", "after/iou", "before/precision", "after/recall", "labels", "refined", "rejected"} <= quality
+    assert any(key.endswith("/after/iou") for key in quality - {"after/iou"}), "no class of its own"
+    assert logged["pseudo_label_quality/labels"] > 0
+
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"model_final.pth", "model_best.pth", "model_best.json", "last_checkpoint"} <= written
+    assert {f"{name}/inference/coco_instances_results.json" for name in ("student", "teacher")} <= written
+    events = b"".join(path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
+    assert b"pseudo-labels (left teacher, right refined)" in events
+    assert b"pseudo-labels of a test image (left teacher, right refined)" in events
+
+
+def test_best_checkpoint_is_by_the_network_that_is_evaluated(make_trainer, monkeypatch, tmp_path):
+    trainer = make_trainer(
+        TEST__EVAL_PERIOD=1, S4M__EVALUATE="teacher", S4M__QUALITY_IMAGES=0, SOLVER__MAX_ITER=3, SOLVER__BASE_LR=1e-4
+    )
+    values = iter([(1.0, 9.0), (2.0, 5.0), (3.0, 7.0)])
+
+    def test(cfg, model):
+        student, teacher = next(values)
+        return {"student": {"segm": {"AP": student}}, "teacher": {"segm": {"AP": teacher}}}
+
+    monkeypatch.setattr(trainer, "test", test)
+    trainer.train()
+    assert json.loads((tmp_path / "run" / "model_best.json").read_text()) == {"metric": 9.0, "iteration": 0}
+
+
+def test_amp_without_a_gpu_is_one_warning_and_fp32(make_trainer, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = make_trainer("quick/shapes_supervised.yaml", semi=False, SOLVER__AMP__ENABLED=True)
+        trainer.train()
+    warnings = [record for record in caplog.records if "SOLVER.AMP.ENABLED" in record.getMessage()]
+    assert len(warnings) == 1 and "fp32" in warnings[0].getMessage()
+    assert isinstance(trainer._trainer, SimpleTrainer) and not isinstance(trainer._trainer, AMPTrainer)
+
+
+def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, tmp_path):
+    options = {"semi": False, "SOLVER__ACCUMULATE": 2, "SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 3}
+    trainer = make_trainer("quick/shapes_supervised.yaml", **options)
+    weight = trainer.model.student.backbone.fpn_output2.weight
+    seen = []
+    for iteration in range(4):
+        trainer.register_hooks([AtStep(iteration, lambda: seen.append(weight.detach().clone()))])
+    trainer.train()
+    seen.append(weight.detach().clone())
+    changes = [not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)]
+    assert changes == [False, True, False, True]
+
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000002.pth")
+    resumed = make_trainer("quick/shapes_supervised.yaml", resume=True, **options)
+    assert resumed.start_iter == 3
+    resumed.train()
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value), key
+
+
+def test_loss_that_is_not_finite_keeps_the_last_checkpoint(make_trainer, tmp_path):
+    trainer = make_trainer("quick/shapes_supervised.yaml", semi=False, SOLVER__MAX_ITER=9, SOLVER__CHECKPOINT_PERIOD=1)
+    bias = trainer.model.student.roi_heads.mask_head.predictor.bias
+    trainer.register_hooks([AtStep(2, lambda: torch.nn.init.constant_(bias, float("nan")))])
+    with pytest.raises(FloatingPointError, match=r"loss_mask.*images/\d+.png.*last checkpoint"):
+        trainer.train()
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
+    state = torch.load(tmp_path / "run" / "model_0000001.pth", weights_only=True)["model"]
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_missing_sam_is_told_before_the_first_iteration(small_cfg, tmp_path):
+    cfg = small_cfg(S4M__SAM__NAME="vit_b", S4M__SAM__CHECKPOINT="absent.pth", OUTPUT_DIR=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="S4M.SAM.CHECKPOINT.*absent.pth"):
+        S4MTrainer(cfg)
+
+
+def test_checkpoint_that_is_gone_is_named(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000007.pth")
+    with pytest.raises(FileNotFoundError, match="last_checkpoint.*model_0000007.pth"):
+        make_trainer("quick/shapes_supervised.yaml", resume=True, semi=False)
