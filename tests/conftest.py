@@ -108,8 +108,8 @@ def small_cfg(small_options):
 def run_python():
     """Function (script or -c, arguments, ...) that starts a Python process of its own in the project's folder.
 
-    The process sees no GPU and runs in one thread an operation, so that its sums do not depend on the machine's load; its output goes
-    to the file `log`. `wait=False` gives the process, else it has to end well.
+    The process sees no GPU and runs in one thread an operation; its output goes to the file `log`. `wait=False` gives
+    the process, else it has to end well.
     """
 
     def run(*arguments, log: Path, wait: bool = True, **environment):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from detectron2.config import get_cfg
 
+from istd import add_istd_config
 from s4m import add_s4m_config
 from s4m.engine.export import export_config, export_weights
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.config_file:
             cfg = get_cfg()
             add_s4m_config(cfg)
+            add_istd_config(cfg)  # tools/train_net.py writes the keys of both packages
             cfg.merge_from_file(args.config_file)
             print(export_config(cfg, args.output))
     except (OSError, ValueError) as error:
