@@ -266,9 +266,8 @@ def network_from_config(cfg: CfgNode) -> Network:
     try:
         return build_network(node.NAME, cfg.ISTD.INPUT.CHANNELS, output_bias=node.OUTPUT_BIAS or None, **options)
     except TypeError as error:
-        raise ValueError(
-            f"{node.NAME} takes none of ISTD.NETWORK.{', '.join(options).upper()} that are set."
-        ) from error
+        refused = [name.upper() for name in options if f"'{name}'" in str(error)]
+        raise ValueError(f"{node.NAME} has no option ISTD.NETWORK.{', '.join(refused)}: leave it out.") from error
 
 
 def _accept_plain_network(module: PointSupervisedISTD, state_dict: dict, prefix: str, *_) -> None:

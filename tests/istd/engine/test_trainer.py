@@ -1,0 +1,111 @@
+"""The trainer: exact resume after a kill, selection, the single final test, errors."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+
+from istd.engine.data import TrainingData
+from istd.engine.trainer import ISTDTrainer
+
+
+def start(cfg, resume: bool = False) -> ISTDTrainer:
+    trainer = ISTDTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
+def train_with_tool(run_python, istd_options, output, log, wait=True):
+    options = istd_options(OUTPUT_DIR=str(output), ISTD__SCHEDULE__EPOCHS=5, ISTD__SCHEDULE__AVERAGE=0.9)
+    config = ["--config-file", "configs/quick/istd_semantic_prior.yaml", "--resume"]
+    return run_python("tools/train_net.py", *config, *options, log=log, wait=wait)
+
+
+def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_with_tool(run_python, istd_options, whole, tmp_path / "whole.log")
+    process = train_with_tool(run_python, istd_options, killed, tmp_path / "killed.log", wait=False)
+    deadline = time.monotonic() + 240
+    # Version 3 of the masks is there before the checkpoint of its epoch: the kill lands between or soon after.
+    while not (killed / "pseudo_masks" / "masks-000003.npz").is_file() and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "killed.log").read_text()[-2000:]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model_final.pth").exists()
+    train_with_tool(run_python, istd_options, killed, tmp_path / "killed.log")
+    one, two = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, killed))
+    for key, value in one["model"].items():
+        assert torch.equal(two["model"][key], value), key
+    hooks, again = one["trainer"]["hooks"], two["trainer"]["hooks"]
+    assert hooks["LabelEvolution"] == again["LabelEvolution"]  # version and digest of masks and pool
+    assert torch.equal(hooks["OuterStep"]["alpha"], again["OuterStep"]["alpha"])
+    for first, second in zip(
+        hooks["OuterStep"]["optimizer"]["state"].values(),
+        again["OuterStep"]["optimizer"]["state"].values(),
+        strict=True,
+    ):
+        assert torch.equal(first["exp_avg"], second["exp_avg"])
+    results = [json.loads((folder / "test" / "results.json").read_text()) for folder in (whole, killed)]
+    assert results[0] == results[1]
+
+
+def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
+    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
+    scored = []
+    test = ISTDTrainer.test.__func__
+    monkeypatch.setattr(ISTDTrainer, "test", classmethod(lambda cls, *a: scored.append(1) or test(cls, *a)))
+    start(cfg).train()
+    assert scored == [1]
+    assert json.loads((tmp_path / "test" / "results.json").read_text())["checkpoint"] == "model_best.pth"
+    start(cfg, resume=True).train()
+    assert scored == [1]
+
+
+def test_selection_by_masks_points_or_the_teacher(istd_cfg, tmp_path):
+    def metric(**more):
+        return ISTDTrainer(istd_cfg(OUTPUT_DIR=str(tmp_path), **more)).selection_metric
+
+    assert metric() == "istd/IoU"
+    assert metric(ISTD__TEST__SELECT="teacher", ISTD__TEST__SELECT_BY="points") == "istd_teacher_points/F1"
+
+
+def test_points_select_where_there_are_no_masks(istd_cfg, scenes, tmp_path):
+    bare = (f"{scenes.val}:masks=",)
+    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=bare)
+    trainer = start(cfg)
+    assert trainer.selection_metric == "istd_points/F1"
+    assert "F1" in trainer.validate()["istd_points"]
+
+
+def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
+    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
+    start(cfg).train()
+    trainer = start(cfg)
+    assert trainer.data.labels.store.version == 0
+    assert not (tmp_path / "model_best.pth").exists() and not (tmp_path / "test" / "results.json").exists()
+
+
+def test_what_is_missing_is_named(istd_cfg, scenes, tmp_path):
+    def data(name="quick/istd_pal.yaml", **more):
+        return TrainingData(istd_cfg(name, OUTPUT_DIR=str(tmp_path), **more))
+
+    with pytest.raises(FileNotFoundError, match="DATASETS.TRAIN: .*none.txt"):
+        data(DATASETS__TRAIN=(f"sirst:{scenes.root}:none.txt",))
+    with pytest.raises(ValueError, match="DATASETS.TRAIN has no image"):
+        data(DATASETS__TRAIN=())
+    with pytest.raises(ValueError, match="set DATASETS.VALIDATION"):
+        data("quick/istd_semantic_prior.yaml", DATASETS__VALIDATION=())
+    with pytest.raises(ValueError, match="ISTD.LABELS.SOURCE"):
+        data(ISTD__LABELS__SOURCE="boxes")
+    with pytest.raises(ValueError, match="has no points"):
+        data(DATASETS__TRAIN=(f"{scenes.train}:points=",))
+
+
+def test_an_image_that_is_in_no_cluster_is_named(istd_cfg, tmp_path):
+    table = tmp_path / "clusters.json"
+    table.write_text('{"format": 1, "num_clusters": 1, "features": [], "clusters": {"other": 0}}')
+    with pytest.raises(KeyError, match="scene_.*clusters.json"):
+        TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path), ISTD__CLUSTERS__FILE=str(table)))
