@@ -16,6 +16,7 @@ from s4m.data.textures import TEXTURES, paint
 
 _SUBPIXEL_BITS = 4
 _MIN_COLOR_DISTANCE = 40.0  # grey levels between an object's mean colour and what it covers
+_MIN_CHANNEL_LEAD = 40.0  # grey levels between a tinted object's strongest colour channel and the others
 _PLACEMENT_TRIES = 12
 
 
@@ -80,6 +81,7 @@ class ShapesRecipe:
     backgrounds: tuple[str, ...] = ("checker", "noise", "gradient")
     surfaces: tuple[str, ...] = ("flat", "noise", "gradient", "stripes", "checker")
     objects: tuple[int, int] = (2, 6)  # least and most objects an image
+    tinted: float = 0.0  # share of objects whose strongest colour channel tells their class (its index modulo 3)
     radius: tuple[float, float] = (0.06, 0.22)  # of the circle of equal area
     min_inside: float = 0.6  # fraction of an object that lies within the image
     min_visible: float = 0.35  # fraction of an object's pixels in the image that later objects must leave
@@ -132,13 +134,15 @@ def _clutter(canvas: np.ndarray, recipe: ShapesRecipe, rng: np.random.Generator)
         cv2.polylines(canvas, [points], False, color, int(rng.integers(1, 3)), cv2.LINE_AA)
 
 
-def _object_color(below: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that stands out from the mean of the covered pixels (N, 3)."""
+def _object_color(below: np.ndarray, channel: int | None, rng: np.random.Generator) -> np.ndarray:
+    """A random colour that stands out from the mean of the covered pixels (N, 3), one channel well above the rest."""
     ground = below.mean(axis=0)
-    color = rng.uniform(20, 235, 3)
-    while np.linalg.norm(color - ground) < _MIN_COLOR_DISTANCE:
+    while True:
         color = rng.uniform(20, 235, 3)
-    return color
+        if np.linalg.norm(color - ground) < _MIN_COLOR_DISTANCE:
+            continue
+        if channel is None or color[channel] - np.delete(color, channel).max() >= _MIN_CHANNEL_LEAD:
+            return color
 
 
 def draw_scene(recipe: ShapesRecipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -162,7 +166,9 @@ def draw_scene(recipe: ShapesRecipe, rng: np.random.Generator) -> tuple[np.ndarr
         else:
             continue
         surface = recipe.surfaces[rng.integers(len(recipe.surfaces))]
-        texture = paint(surface, size, _object_color(canvas[mask], rng), rng.uniform(10, 70), rng)
+        tinted = recipe.tinted > 0 and rng.uniform() < recipe.tinted
+        channel = recipe.classes.index(name) % 3 if tinted else None
+        texture = paint(surface, size, _object_color(canvas[mask], channel, rng), rng.uniform(10, 70), rng)
         alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.6)[..., None]
         canvas = canvas * (1 - alpha) + texture * alpha
         owner[mask] = len(areas) + 1

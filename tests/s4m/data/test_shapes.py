@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -114,3 +115,18 @@ def test_registered_set_loads(written):
     dicts = DatasetCatalog.get("test_shapes_registered")
     assert len(dicts) == 40 and sum(len(d["annotations"]) for d in dicts) == len(data["annotations"])
     assert MetadataCatalog.get("test_shapes_registered").thing_classes[0] == "circle"
+
+
+def test_tinted_objects_show_their_class_in_the_strongest_channel():
+    recipe = ShapesRecipe(
+        classes=("circle", "square", "triangle"), tinted=1.0, surfaces=("flat",), noise=(0.0, 0.0), clutter=(0, 0)
+    )
+    seen = set()
+    for seed in range(8):
+        image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
+        for number, name in enumerate(names, start=1):
+            inside = cv2.erode((owner == number).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+            if inside.sum() > 10:
+                assert image[inside].mean(axis=0).argmax() == recipe.classes.index(name)
+                seen.add(name)
+    assert seen == set(recipe.classes)
