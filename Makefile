@@ -14,6 +14,9 @@ $(STAMP): requirements.txt requirements-detectron2.txt setup.py tools/setup_venv
 demo: setup
 	$(BIN)/python tools/compare.py --output output/demo
 
+demo-istd: setup
+	$(BIN)/python tools/demo_istd.py --output output/demo-istd
+
 test: setup
 	$(BIN)/python -m pytest
 

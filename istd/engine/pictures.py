@@ -1,0 +1,98 @@
+"""A picture of label evolution: pseudo-masks over the versions of a store, beside the image and the truth."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from d2kit.files import atomic_write
+from istd.data.images import read_infrared, read_mask
+from istd.pseudo_masks.snapshot import Snapshot, read_pointer, read_snapshot
+
+HEADER = 22  # pixels above the rows
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly spread, with the first and the last."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in dict.fromkeys(places.tolist())]
+
+
+def choose_records(records: Sequence[dict], count: int) -> list[dict]:
+    """Images with points, one of each characteristic in turn."""
+    groups: dict[str, list[dict]] = {}
+    for record in records:
+        if record.get("points"):
+            groups.setdefault(record.get("characteristic", ""), []).append(record)
+    rounds = max(map(len, groups.values()), default=0)
+    return [group[i] for i in range(rounds) for group in groups.values() if i < len(group)][:count]
+
+
+def evolution_picture(
+    folder: str | os.PathLike,
+    records: Sequence[dict],
+    *,
+    rows: int = 6,
+    versions: int = 7,
+    side: int = 48,
+    zoom: int = 4,
+) -> np.ndarray:
+    """Draw a window around the first target of some images: the image, the truth, then the masks of some versions.
+
+    Args:
+        folder: of a pseudo-mask store.
+        records: dataset dicts of its images.
+        rows, versions: how many images and versions at most.
+        side: of the window, pixels of the image. zoom: pixels of the picture for each of them.
+
+    Returns:
+        (H, W) uint8; grey values of masks are 255 times the soft mask. A version in which the image is not in the pool
+        yet has a frame.
+    """
+    folder = Path(folder)
+    _, _, kept = read_pointer(folder)
+    snapshots = [read_snapshot(folder, version, kept) for version in spread(sorted(kept), versions)]
+    names = ["image", "truth", *(f"epoch {snapshot.epoch}" for snapshot in snapshots)]
+    header = np.full((HEADER, len(names) * side * zoom), 255, np.uint8)
+    for column, name in enumerate(names):
+        place = (column * side * zoom + 6, HEADER - 7)
+        cv2.putText(header, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
+    lines = [_row(record, snapshots, side, zoom) for record in choose_records(records, rows)]
+    return np.concatenate([header, *lines])
+
+
+def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write a PNG, atomically."""
+    with atomic_write(path) as file:
+        file.write(cv2.imencode(".png", picture)[1].tobytes())
+
+
+def _row(record: dict, snapshots: Sequence[Snapshot], side: int, zoom: int) -> np.ndarray:
+    grey = read_infrared(record["file_name"])
+    truth = read_mask(record["mask_file"]) * 255.0 if "mask_file" in record else np.zeros_like(grey)
+    panels = [_window(_stretch(grey), record["points"][0], side, zoom), _window(truth, record["points"][0], side, zoom)]
+    for snapshot in snapshots:
+        panel = _window(snapshot.masks[record["image_id"]] * 255, record["points"][0], side, zoom)
+        if record["image_id"] not in snapshot.pool:
+            cv2.rectangle(panel, (3, 3), (side * zoom - 5, side * zoom - 5), 160, 2)
+        panels.append(panel)
+    return np.concatenate(panels, axis=1)
+
+
+def _stretch(grey: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(grey, (1, 99.9))
+    return np.clip((grey - low) / max(high - low, 1e-6) * 255, 0, 255)
+
+
+def _window(image: np.ndarray, centre: Sequence[int], side: int, zoom: int) -> np.ndarray:
+    """The window around [x, y], moved inside the image, black where the image is smaller; enlarged, with an edge."""
+    height, width = image.shape
+    x0, y0 = (int(np.clip(c - side // 2, 0, max(0, n - side))) for c, n in zip(centre, (width, height), strict=True))
+    part = image[y0 : y0 + side, x0 : x0 + side]
+    out = np.zeros((side, side), np.uint8)
+    out[: part.shape[0], : part.shape[1]] = np.rint(part)
+    out = cv2.resize(out, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    out[-1], out[:, -1] = 96, 96
+    return out
