@@ -8,6 +8,7 @@ import numpy as np
 from skimage import measure
 
 from d2kit.benchmark import Case, Comparison, Goal, Scenario
+from istd.engine import benchmarks as steps
 from istd.evaluation.ir_metrics import IRMetrics
 from istd.pseudo_masks._plain import evolve_mask_plain
 from istd.pseudo_masks.evolve import evolve_mask
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--regions", type=int, nargs="+", default=list(_SPEED_GOALS), help="ir_metrics: regions of an image"
     )
+    steps.add_arguments(group)
 
 
 def draw_targets(regions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -154,4 +156,5 @@ SCENARIOS = [
         "update of a pseudo-mask, against one full-image dilation and component pass per region",
         _evolution_cases,
     ),
+    *steps.SCENARIOS,
 ]

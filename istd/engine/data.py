@@ -21,16 +21,16 @@ from istd.engine.sampler import PoolSampler
 
 logger = logging.getLogger(__name__)
 
-CLUSTERS = "clusters.json"
-
 
 def load_datasets(names: Sequence[str], key: str) -> list[dict]:
     """Dataset dicts of several registered or path-named data sets; errors name the configuration key."""
     try:
         resolve_datasets(names)
         return [record for name in names for record in DatasetCatalog.get(name)]
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{key}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def build_test_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
@@ -105,16 +105,19 @@ class TrainingData:
     def _load_clusters(self) -> ClusterTable:
         """The table of ISTD.CLUSTERS.FILE, or one fitted to the training images alone, once in the output folder."""
         node = self._cfg.ISTD.CLUSTERS
-        path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, CLUSTERS))
         ids = [record["image_id"] for record in [*self.train, *self.validation]]
+        seed = max(self._cfg.SEED, 0)
+        # Named by what decides its content, so that a run never takes over another one's clusters.
+        made = f"clusters-{derive_seed(node.NUMBER, seed, len(self.train), *ids):08x}.json"
+        path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, made))
         if not node.FILE:
-            if comm.is_main_process() and not (path.is_file() and set(ids) <= set(ClusterTable.load(path))):
+            if comm.is_main_process() and not path.is_file():
                 table = make_clusters(
                     self.train,
                     partial(read_infrared, depth=self._cfg.ISTD.INPUT.DEPTH),
                     assigned=self.validation,
                     num_clusters=node.NUMBER,
-                    seed=max(self._cfg.SEED, 0),
+                    seed=seed,
                 )
                 table.save(path)
                 logger.info("%d clusters of %d training images: %s.", table.num_clusters, len(self.train), path)

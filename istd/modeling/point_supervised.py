@@ -163,9 +163,7 @@ class PointSupervisedISTD(nn.Module):
         Raises:
             FloatingPointError: a term is not finite; it names the term and the images.
         """
-        weights = batch.targets.new_ones(len(batch.targets))
-        if self.alpha is not None:
-            weights = sample_weights(self.alpha, batch.clusters)
+        weights = self.inner_weights(batch)
         if self.has_teacher:
             student, teacher = self.both_maps(batch, learner="teacher")
             penalty = self.scam.gate_penalty()
@@ -175,6 +173,12 @@ class PointSupervisedISTD(nn.Module):
             losses = {"loss_mask": (weights * supervise(teacher, batch.targets, self.loss)).mean()}
         self._check_finite(losses, teacher, batch)
         return losses
+
+    def inner_weights(self, batch: Batch) -> Tensor:
+        """(B,) sample weights by alpha, 1 without it."""
+        if self.alpha is None:
+            return batch.targets.new_ones(len(batch.targets))
+        return sample_weights(self.alpha, batch.clusters)
 
     def both_maps(self, batch: Batch, *, learner: str) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's logit maps from one pass of the encoder.

@@ -1,5 +1,6 @@
 """The outer step of a small model."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -58,7 +59,7 @@ def test_state_continues(make):
     )
     hook.trainer = trainer
     hook.after_step()
-    state = hook.state_dict()
+    state = copy.deepcopy(hook.state_dict())
     assert state["done"] == 2
     other, twin = make()
     twin.load_state_dict(model.state_dict())
