@@ -1,5 +1,6 @@
 """Supervised baseline, mean teacher and S4M under one budget on one data set, each a process of tools/train_net.py."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from d2kit.files import atomic_write
 from s4m.data.shapes import write_shapes
 from s4m.data.splits import split_name, write_splits
 from s4m.evaluation.report import final_metrics
@@ -96,8 +98,11 @@ def command_of(run: str, prefix: str, data: Data, output: Path, seed: int, optio
 
 
 def _train(command: list[str], folder: Path, threads: int, before: Future | None) -> dict[str, float]:
+    result = folder / "result.json"
     if before is not None:
         before.result()
+    if result.is_file():
+        return json.loads(result.read_text(encoding="utf-8"))
     print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
     began = time.monotonic()
     log = folder.with_suffix(".out")
@@ -110,13 +115,16 @@ def _train(command: list[str], folder: Path, threads: int, before: Future | None
         raise RuntimeError(f"The training in '{folder}' failed: the end of '{log}' says why.")
     seconds = time.monotonic() - began
     print(f"[{folder.name}] {seconds:.0f} s", flush=True)
-    return {**final_metrics(folder), "seconds": seconds}
+    figures = {**final_metrics(folder), "seconds": seconds}
+    with atomic_write(result, "w") as file:
+        json.dump(figures, file)
+    return figures
 
 
 def compare(
     prefix: str, data: Data, output: Path, seed: int, *, options: Sequence[str] = (), jobs: int = 2, threads: int = 2
 ) -> dict[str, dict[str, float]]:
-    """Run all trainings of `RUNS`; those that were interrupted go on.
+    """Run all trainings of `RUNS`; finished ones (`result.json`) are not run again, interrupted ones go on.
 
     Args:
         prefix: of the configurations under configs/quick, for example "shapes".
