@@ -12,12 +12,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 # A Mask R-CNN of the configured structure whose step on 64 px images takes a fraction of a second.
 SMALL = {
+    "MODEL.RESNETS.NORM": "GN",
+    "MODEL.FPN.NORM": "GN",
     "MODEL.FPN.OUT_CHANNELS": 32,
     "MODEL.RPN.CONV_DIMS": [32],
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 50,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,

@@ -120,6 +120,17 @@ def test_loss_that_is_not_finite_keeps_the_last_checkpoint(make_trainer, tmp_pat
     assert all(value.isfinite().all() for value in state.values())
 
 
+def test_cache_of_embeddings_is_filled_while_training(make_trainer, tmp_path):
+    trainer = make_trainer("quick/shapes_student.yaml", SOLVER__MAX_ITER=1, S4M__SAM__CACHE=str(tmp_path / "cache"))
+    trainer.train()
+    assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+    encode, asked = trainer.model.segmenter.encode, []
+    trainer.model.segmenter.encode = lambda images: asked.append(len(images)) or encode(images)
+    batch = next(iter(trainer.build_train_loader(trainer.cfg)))
+    trainer.model.pseudo_label(batch["unlabeled"])
+    assert asked == []
+
+
 def test_missing_sam_is_told_before_the_first_iteration(small_cfg, tmp_path):
     cfg = small_cfg(S4M__SAM__NAME="vit_b", S4M__SAM__CHECKPOINT="absent.pth", OUTPUT_DIR=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="S4M.SAM.CHECKPOINT.*absent.pth"):

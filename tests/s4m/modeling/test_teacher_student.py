@@ -118,6 +118,30 @@ def test_plain_list_is_supervised(whole):
         torch.testing.assert_close(listed[key], split[key])
 
 
+def test_labelled_images_are_augmented_for_the_student_alone(whole, encoded, monkeypatch):
+    seen = {"student": [], "sam": []}
+
+    def spy(name, function):
+        def call(images):
+            seen[name].append(images[0]["image"] if name == "student" else images[0].flip(0))
+            return function(images)
+
+        return call
+
+    monkeypatch.setattr(whole.student, "losses_and_features", spy("student", whole.student.losses_and_features))
+    monkeypatch.setattr(whole.segmenter, "encode", spy("sam", whole.segmenter.encode))
+    strong = {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_prob": 1.0, "grey_prob": 0.0, "blur_sigma": (0.1, 2.0)}
+    data = [scene(3)]
+    plain, _ = step(whole, data)
+    monkeypatch.setattr(whole, "strong_labeled", {**strong, "blur_prob": 1.0, "bgr": True})
+    for _ in range(2):
+        augmented, _ = step(whole, data)
+    assert torch.equal(seen["student"][0], data[0]["image"]) and plain["loss_cls"] != augmented["loss_cls"]
+    assert not torch.equal(seen["student"][1], data[0]["image"])
+    assert torch.equal(seen["student"][1], seen["student"][2])
+    assert all(torch.equal(image, data[0]["image"]) for image in seen["sam"])
+
+
 def test_teacher_takes_no_gradient_and_no_training_mode(whole):
     before = {key: value.clone() for key, value in whole.teacher.state_dict().items()}
     step(whole, batch([scene(0)], [weak(1)]))

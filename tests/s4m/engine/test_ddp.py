@@ -1,0 +1,97 @@
+"""Two CPU processes under Detectron2's `launch`: they train, evaluate and resume, and equal one process."""
+
+import json
+
+import pytest
+import torch
+
+# Nothing is sub-sampled, and no layer looks at more than one image: what is left is the order of float sums.
+FIXED = {
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 4096,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.MAX_ITER": 3,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "S4M.PR.ENABLED": False,
+    "S4M.ARP.ENABLED": False,
+    "S4M.TEACHER.EMA_DECAY": 0.5,
+}
+
+
+@pytest.fixture
+def train(small_options, run_python, tmp_path):
+    """Function (name, processes, configuration, **options) -> folder of a finished training by tools/train_net.py."""
+
+    def run(name, processes, config, *flags, semi, **options):
+        launch = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", f"configs/quick/{config}.yaml"]
+        folder, options = tmp_path / name, small_options(semi=semi, **options)
+        run_python("tools/train_net.py", *flags, *launch, "OUTPUT_DIR", folder, *options, log=tmp_path / f"{name}.log")
+        return folder
+
+    return run
+
+
+def metrics(folder):
+    """What metrics.json says last of each key."""
+    logged = {}
+    for line in (folder / "metrics.json").read_text().splitlines():
+        logged.update(json.loads(line))
+    return logged
+
+
+def load(folder, name="model_final"):
+    return torch.load(folder / f"{name}.pth", weights_only=True)
+
+
+def assert_close(one, two, start=None):
+    """Weights and momenta agree; `start`: and are not where they started."""
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, rtol=1e-4, atol=1e-5, msg=key)
+    momenta = [c["trainer"]["_trainer"]["optimizer"]["state"] for c in (one, two)]
+    for index, state in momenta[0].items():
+        other = momenta[1][index]["momentum_buffer"]
+        torch.testing.assert_close(other, state["momentum_buffer"], rtol=1e-3, atol=1e-5, msg=str(index))
+
+
+def as_options(fixed):
+    return {key.replace(".", "__"): value for key, value in fixed.items()}
+
+
+@pytest.mark.parametrize(("config", "semi"), [("shapes_teacher", False), ("shapes_student", True)])
+def test_two_processes_equal_one(train, config, semi):
+    options = as_options(FIXED)
+    if semi:
+        # The final evaluation also runs in both, and the checkpoint of the second iteration is taken up again.
+        options |= {"TEST__EVAL_PERIOD": 3}
+    else:
+        # Padded images: what the processes average over differs from one to the other.
+        options |= {"DATASETS__TEST": (), "INPUT__LSJ__ENABLED": True, "INPUT__LSJ__SIZE": 64}
+        options |= {"INPUT__LSJ__MIN_SCALE": 0.4, "INPUT__LSJ__MAX_SCALE": 1.0, "TEST__EVAL_PERIOD": 0}
+    one, two = (train(name, n, config, semi=semi, **options) for name, n in (("one", 1), ("two", 2)))
+    wanted, found = load(one), load(two)
+    assert_close(wanted, found)
+    logged, expected = metrics(two), metrics(one)
+    losses = [key for key in expected if "loss" in key]
+    assert len(losses) >= (11 if semi else 7)
+    for key in losses:
+        assert logged[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
+    if not semi:
+        assert expected["loss_structure"] > 0
+        return
+    assert expected["pseudo_labels/selected"] > 0
+    for name in ("student", "teacher"):
+        assert f"{name}/segm/AP" in logged
+    (two / "last_checkpoint").write_text("model_0000001.pth")
+    (two / "model_final.pth").unlink()
+    assert load(train("two", 2, config, "--resume", semi=semi, **options))["iteration"] == 2
+    assert_close(found, load(two))
+
+
+def test_all_parts_train_in_two_processes(train):
+    options = {"SOLVER__MAX_ITER": 2, "S4M__SD__ENABLED": True, "DATASETS__TEST": (), "TEST__EVAL_PERIOD": 0}
+    folder = train("all", 2, "shapes_student", semi=True, **options)
+    logged = metrics(folder)
+    assert logged["pseudo_labels/refined"] + logged["pseudo_labels/rejected"] > 0
+    assert {"loss_structure", "loss_mask_pseudo"} <= logged.keys()

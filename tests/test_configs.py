@@ -1,0 +1,116 @@
+"""Every configuration that is shipped builds, steps, saves and resumes, with its own architecture."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+
+from s4m import add_s4m_config
+from s4m.engine.trainer import S4MTrainer
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(
+    path for folder in ("s4m", "quick") for path in (CONFIGS / folder).rglob("*.yaml") if "Base-" not in path.name
+)
+# Data, length and place of a run, which say nothing about what is trained; and images small enough for a test.
+RUN = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "S4M.TEACHER.WEIGHTS": "",
+    "S4M.SAM.NAME": "tiny",
+    "S4M.SAM.CHECKPOINT": "",
+    "S4M.SELECTION.SCORE": 0.05,
+    "S4M.UNLABELED_BATCH": 4,
+    "S4M.SD.POINTS": 4,
+    "S4M.TEACHER.BURN_IN": 0,
+    "INPUT.MIN_SIZE_TRAIN": (64,),
+    "INPUT.LSJ.SIZE": 64,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.REFERENCE_BATCH": 0,
+    "SOLVER.BASE_LR": 0.0001,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.STEPS": (),
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1000,
+    "SOLVER.AMP.ENABLED": False,
+    "TEST.EVAL_PERIOD": 0,
+    "DATASETS.TEST": (),
+    "DATALOADER.NUM_WORKERS": 0,
+    "OUTPUT_DIR": "",
+}
+
+
+def read(path) -> CfgNode:
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
+def is_semi(cfg):
+    """Quick configurations get their data sets by option: those of a second stage begin at a teacher's weights."""
+    return bool(cfg.DATASETS.UNLABELED) or cfg.S4M.STUDENT_INIT == "teacher"
+
+
+def shrunk(path) -> CfgNode:
+    """The configuration for a test run, but for its data sets and folder."""
+    cfg = read(path)
+    semi = is_semi(cfg)
+    cfg.merge_from_list([item for pair in RUN.items() for item in pair])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (), ("some",) if semi else ()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, 5)  # the shapes' classes
+    return cfg
+
+
+def distinct():
+    """One parameter for each different test run, named by the files that share it."""
+    groups = defaultdict(list)
+    for path in FILES:
+        groups[shrunk(path).dump()].append(path)
+    return [pytest.param(paths[0], id="+".join(path.stem for path in paths)) for paths in groups.values()]
+
+
+@pytest.mark.parametrize("path", distinct())
+def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
+    cfg = shrunk(path)
+    semi, cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = is_semi(cfg), (shapes.labeled,), str(tmp_path)
+    cfg.DATASETS.UNLABELED = (shapes.unlabeled,) if semi else ()
+    trainer = S4MTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    assert (trainer.network.teacher is not None) == semi
+    assert (trainer.network.segmenter is not None) == (cfg.S4M.SD.ENABLED or cfg.S4M.PR.ENABLED)
+    first = trainer.network.student.roi_heads.box_predictor.cls_score.weight.clone()
+    trainer.train()
+    assert not torch.equal(first, trainer.network.student.roi_heads.box_predictor.cls_score.weight)
+
+    cfg.SOLVER.MAX_ITER = 3
+    resumed = S4MTrainer(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[key], value), key
+    resumed.train()
+    last = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert last["iteration"] == 2 and last["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
+    (tmp_path / "model_final.pth").unlink()  # half a gigabyte, for some
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_names_what_exists(path):
+    cfg = read(path)
+    for key in ("TRAIN", "UNLABELED", "TEST"):
+        assert all(name in DatasetCatalog for name in cfg.DATASETS[key]), key
+    if is_semi(cfg) and cfg.S4M.TEACHER.WEIGHTS:
+        stage1 = read(str(path).replace("_student", "_teacher"))
+        assert f"{stage1.OUTPUT_DIR}/model_final.pth" == cfg.S4M.TEACHER.WEIGHTS
+        assert stage1.DATASETS.TRAIN == cfg.DATASETS.TRAIN
+        assert stage1.MODEL.ROI_HEADS == cfg.MODEL.ROI_HEADS and stage1.MODEL.FPN == cfg.MODEL.FPN
+    assert not set(cfg.DATASETS.TRAIN) & set(cfg.DATASETS.TEST)
+
+
+def test_there_are_configurations_of_both_stages():
+    semi = [is_semi(read(path)) for path in FILES]
+    assert len(FILES) > 10 and any(semi) and not all(semi)

@@ -1,0 +1,106 @@
+"""An exported network is Detectron2's own Mask R-CNN: no import of ours, equal outputs."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from s4m.engine.export import plain_config
+from s4m.engine.weights import TeacherStudentCheckpointer
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "export_student.py"
+PLAIN = """
+import sys, torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+cfg = get_cfg()
+cfg.merge_from_file(sys.argv[1])
+model = build_model(cfg).eval()
+assert type(model).__name__ == "GeneralizedRCNN" and type(model.roi_heads).__name__ == "StandardROIHeads"
+DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+assert set(model.state_dict()) == set(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"])
+with torch.no_grad():
+    found = model(torch.load(sys.argv[2], weights_only=True))
+torch.save([[x["instances"].pred_boxes.tensor, x["instances"].scores, x["instances"].pred_masks] for x in found],
+           sys.argv[3])
+ours = {"s4m", "istd", "d2kit"} & {name.split(".")[0] for name in sys.modules}
+assert not ours, ours
+"""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("export_student_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(small_cfg, tmp_path_factory):
+    """A model with both networks, the folder with its checkpoint and its config.yaml, which has all our keys."""
+    from istd import add_istd_config
+
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = small_cfg("quick/shapes_mean_teacher.yaml")
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        for parameter in model.teacher.parameters():
+            parameter.mul_(0.9)
+    TeacherStudentCheckpointer(model, str(folder)).save("model_final", iteration=3)
+    add_istd_config(cfg)
+    (folder / "config.yaml").write_text(cfg.dump())
+    return model, folder
+
+
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_plain_detectron2_gives_the_same(tool, trained, network, tmp_path, capsys):
+    model, folder = trained
+    weights = tmp_path / "plain" / "exported.pth"
+    options = ["--checkpoint", str(folder / "model_final.pth"), "--output", str(weights), "--network", network]
+    tool.main([*options, "--config-file", str(folder / "config.yaml")])
+    assert capsys.readouterr().out.split() == [str(weights), str(weights.with_suffix(".yaml"))]
+
+    sizes = [(64, 64), (50, 81)]
+    data = [{"image": torch.randint(0, 256, (3, *s), dtype=torch.uint8), "height": s[0], "width": s[1]} for s in sizes]
+    torch.save(data, tmp_path / "images.pth")
+    arguments = [weights.with_suffix(".yaml"), tmp_path / "images.pth", tmp_path / "found.pth"]
+    subprocess.run([sys.executable, "-c", PLAIN, *map(str, arguments)], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        expected = getattr(model, network)(data)
+    for (boxes, scores, masks), wanted in zip(torch.load(tmp_path / "found.pth"), expected, strict=True):
+        wanted = wanted["instances"]
+        assert len(scores) == len(wanted) > 0
+        torch.testing.assert_close(boxes, wanted.pred_boxes.tensor)
+        torch.testing.assert_close(scores, wanted.scores)
+        assert (masks != wanted.pred_masks).float().mean() < 1e-4
+
+
+def test_config_of_a_plain_network(small_cfg):
+    cfg = small_cfg()
+    cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, "coco_2017_val")
+    plain = plain_config(cfg, "w.pth")
+    assert plain.keys() == get_cfg().keys() and plain.MODEL.WEIGHTS == "w.pth"
+    assert plain.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" and plain.MODEL.FPN == cfg.MODEL.FPN
+    assert plain.DATASETS.TRAIN == () and plain.DATASETS.TEST == ("coco_2017_val",)
+    cfg.S4M.STUDENT = "Other"
+    with pytest.raises(ValueError, match="S4M.STUDENT is 'Other'"):
+        plain_config(cfg, "w.pth")
+
+
+def test_what_cannot_be_exported_is_one_sentence(tool, trained, small_cfg, tmp_path):
+    with pytest.raises(SystemExit, match="export_student: --checkpoint names .*absent.pth"):
+        tool.main(["--checkpoint", "absent.pth", "--output", str(tmp_path / "x.pth")])
+    model = build_model(small_cfg("quick/shapes_supervised.yaml", semi=False))
+    TeacherStudentCheckpointer(model, str(tmp_path)).save("stage1")
+    options = ["--checkpoint", str(tmp_path / "stage1.pth"), "--output", str(tmp_path / "x.pth")]
+    with pytest.raises(SystemExit, match="holds no teacher"):
+        tool.main([*options, "--network", "teacher"])
+    assert not (tmp_path / "x.pth").exists()

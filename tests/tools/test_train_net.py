@@ -1,0 +1,100 @@
+"""tools/train_net.py in this process: what it makes of arguments, and evaluation alone."""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+from detectron2.engine import default_argument_parser
+
+from s4m.engine.trainer import S4MTrainer
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "train_net.py"
+CONFIGS = SCRIPT.parents[1] / "configs" / "quick"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("train_net_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """The tool gives our loggers handlers of their own: take them away again."""
+    names = ("s4m", "istd", "d2kit", "detectron2", "fvcore")
+    before = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names}
+    yield
+    for name, (handlers, propagate) in before.items():
+        logging.getLogger(name).handlers[:], logging.getLogger(name).propagate = handlers, propagate
+
+
+@pytest.fixture
+def arguments(small_options, tmp_path):
+    """Function (flags, configuration, options) -> parsed arguments of a run in `tmp_path`."""
+
+    def make(*flags, config="shapes_mean_teacher", semi=True, **options):
+        options = {"SOLVER__MAX_ITER": 1, "TEST__EVAL_PERIOD": 1, "OUTPUT_DIR": str(tmp_path / "run"), **options}
+        command = [*flags, "--config-file", CONFIGS / f"{config}.yaml", *small_options(semi=semi, **options)]
+        return default_argument_parser().parse_args([str(item) for item in command])
+
+    return make
+
+
+def test_trains_then_evaluates_the_last_checkpoint(tool, arguments, tmp_path, capsys, monkeypatch):
+    trained = {}
+    test = S4MTrainer.test.__func__
+
+    def remember(cls, cfg, model, evaluators=None):
+        results = test(cls, cfg, model, evaluators)
+        trained.setdefault("results", results)
+        return results
+
+    monkeypatch.setattr(S4MTrainer, "test", classmethod(remember))
+    tool.main(arguments(S4M__TEACHER__BURN_IN=1))
+    found = tool.main(arguments("--eval-only", "--resume"))
+    assert list(found) == ["student", "teacher"]
+    assert str(found) == str(trained["results"])  # figures of sizes that do not occur are NaN, which equals nothing
+    printed = capsys.readouterr().out
+    assert "Results of student" in printed and "Results of teacher" in printed
+    assert "copypaste: Task: segm" in printed
+    assert "Burn-in ends after iteration 0" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_evaluates_weights_of_a_first_stage_in_both_networks(tool, arguments, tmp_path):
+    first = tmp_path / "first"
+    tool.main(arguments(config="shapes_supervised", semi=False, OUTPUT_DIR=str(first), TEST__EVAL_PERIOD=0))
+    found = tool.main(arguments("--eval-only", MODEL__WEIGHTS=str(first / "model_final.pth")))
+    assert str(found["student"]) == str(found["teacher"])
+
+
+def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(tool, arguments, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    options = {"SEED": -1, "MODEL__DEVICE": "cuda", "SOLVER__REFERENCE_BATCH": 4, "SOLVER__MAX_ITER": 10}
+    logging.getLogger("detectron2").propagate = True
+    with caplog.at_level(logging.WARNING):
+        cfg = tool.setup(arguments(**options))
+    assert cfg.SEED >= 0 and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.MAX_ITER == 20 and cfg.is_frozen()
+    assert "No CUDA device is here" in caplog.text
+    assert "MAX_ITER: 20" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_key_that_does_not_exist_is_refused(tool, arguments):
+    with pytest.raises((KeyError, AssertionError), match="S4M.PR.POINT"):
+        tool.setup(arguments(S4M__PR__POINT=3))
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "UNLABELED", "TEST"])
+def test_data_set_that_is_absent_is_named_by_its_key(tool, arguments, key):
+    with pytest.raises(FileNotFoundError, match=f"DATASETS.{key}.*absent.json.* does not exist"):
+        tool.setup(arguments(**{f"DATASETS__{key}": ("coco:absent.json:images",)}))
+
+
+def test_every_network_has_its_trainer(tool, arguments):
+    cfg = tool.setup(arguments())
+    assert tool.trainer_class(cfg) is S4MTrainer
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "PointSupervisedISTD"
+    assert tool.trainer_class(cfg).__name__ == "ISTDTrainer"
