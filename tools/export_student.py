@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cfg = get_cfg()
             add_s4m_config(cfg)
             add_istd_config(cfg)  # tools/train_net.py writes the keys of both packages
-            cfg.merge_from_file(args.config_file)
+            cfg.merge_from_file(args.config_file, allow_unsafe=False)
             print(export_config(cfg, args.output))
     except (OSError, ValueError) as error:
         sys.exit(f"export_student: {error}")

@@ -34,7 +34,7 @@ def setup(args) -> CfgNode:
     cfg = get_cfg()
     add_s4m_config(cfg)
     add_istd_config(cfg)
-    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_file(args.config_file, allow_unsafe=False)
     cfg.merge_from_list(args.opts)
     for name in ("s4m", "istd", "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)

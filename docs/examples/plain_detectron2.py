@@ -22,7 +22,7 @@ if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     cfg = get_cfg()
     add_s4m_config(cfg)
-    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_file(args.config_file, allow_unsafe=False)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
     default_setup(cfg, args)
