@@ -31,6 +31,7 @@ SMALL = {
     "SOLVER.WARMUP_ITERS": 2,
     "S4M.UNLABELED_BATCH": 4,
     "S4M.SD.POINTS": 4,
+    "S4M.STRONG.LABELED": False,
     "S4M.QUALITY_IMAGES": 2,
     "S4M.LOG_PERIOD": 2,
     # A network that has learned nothing yet gives each class about the same score: many pseudo-labels.

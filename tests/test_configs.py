@@ -12,9 +12,8 @@ from s4m import add_s4m_config
 from s4m.engine.trainer import S4MTrainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(
-    path for folder in ("s4m", "quick") for path in (CONFIGS / folder).rglob("*.yaml") if "Base-" not in path.name
-)
+YAMLS = [path for folder in ("s4m", "quick") for path in sorted((CONFIGS / folder).rglob("*.yaml"))]
+FILES = [path for path in YAMLS if not path.name.startswith(("Base-", "istd_"))]
 # Data, length and place of a run, which say nothing about what is trained; and images small enough for a test.
 RUN = {
     "MODEL.DEVICE": "cpu",

@@ -41,7 +41,8 @@ class PseudoLabelOverlay(HookBase):
     def after_step(self) -> None:
         """Put the overlay."""
         record = self._model.last_record
-        if record is None or self._period <= 0 or self.trainer.iter % self._period:
+        # Other processes write no pictures, so theirs would pile up in the storage.
+        if record is None or self._period <= 0 or self.trainer.iter % self._period or not comm.is_main_process():
             return
         for image in record.images:
             if image.selected:
@@ -80,7 +81,7 @@ class PseudoLabelQualityHook(HookBase):
             self._pairs(loader), self._model.labeler, self._model.segmenter, class_names, prefix="pseudo_label_quality/"
         )
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
-        if example is not None:
+        if example is not None and comm.is_main_process():
             picture = overlay(example, class_names, self._cfg.INPUT.FORMAT)
             self.trainer.storage.put_image("pseudo-labels of a test image (left teacher, right refined)", picture)
         return figures

@@ -1,0 +1,60 @@
+"""Which optimizer a configuration gives, and which parameters have which rate."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from torch import nn
+
+from s4m import add_s4m_config
+from s4m.engine.optimizer import build_optimizer
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": nn.Linear(2, 2), "lateral": nn.Linear(2, 2)})
+        self.norm = nn.GroupNorm(1, 2)
+        self.teacher = nn.Linear(2, 2).requires_grad_(False)
+
+
+def build(**options):
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.5, 0.25, 0.0
+    cfg.merge_from_list([item for key, value in options.items() for item in (f"SOLVER.{key}", value)])
+    network = Network()
+    return network, build_optimizer(cfg, network)
+
+
+def settings(network, optimizer):
+    names = {id(p): name for name, p in network.named_parameters()}
+    groups = optimizer.param_groups
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("SGD", torch.optim.SGD), ("ADAMW", torch.optim.AdamW)])
+def test_backbone_has_a_rate_of_its_own(name, kind):
+    network, optimizer = build(OPTIMIZER=name, BACKBONE_MULTIPLIER=0.1)
+    assert isinstance(optimizer, kind)
+    bottom_up = dict.fromkeys(("backbone.bottom_up.weight", "backbone.bottom_up.bias"), (0.05, 0.25))
+    lateral = dict.fromkeys(("backbone.lateral.weight", "backbone.lateral.bias"), (0.5, 0.25))
+    norm = dict.fromkeys(("norm.weight", "norm.bias"), (0.5, 0.0))
+    assert settings(network, optimizer) == {**bottom_up, **lateral, **norm}
+
+
+def test_one_rate_by_default_and_clipping_on_request():
+    network, optimizer = build()
+    assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
+    assert {rate for rate, _ in settings(network, optimizer).values()} == {0.5}
+    network, clipped = build(**{"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_VALUE": 0.125, "MOMENTUM": 0.0})
+    before = network.backbone["lateral"].weight.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 8.0)
+    clipped.step()
+    decayed = before - 0.5 * 0.25 * before
+    torch.testing.assert_close(network.backbone["lateral"].weight.detach(), decayed - 0.5 * 0.125)
+
+
+def test_unknown_optimizer_names_the_key():
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER must be SGD or ADAMW, not 'LION'"):
+        build(OPTIMIZER="LION")

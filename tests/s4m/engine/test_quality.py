@@ -1,0 +1,52 @@
+"""Overlays appear when they should, and only where they are written."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from s4m.engine.quality import PseudoLabelOverlay, overlay
+from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
+
+
+def record(count, size=(20, 30)):
+    """Of an image that is blue in BGR, with `count` masks, SAM's being empty."""
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    image[0] = 200
+    masks = torch.zeros(count, *size, dtype=torch.bool)
+    masks[:, 2:9, 3:12] = True
+    flags = torch.ones(count, dtype=torch.bool)
+    scores, classes = torch.ones(count), torch.zeros(count, dtype=torch.int64)
+    return ImageRecord("a.png", image, count, masks, torch.zeros_like(masks), scores, classes, scores, flags, True)
+
+
+@pytest.mark.parametrize(("input_format", "channel"), [("BGR", 2), ("RGB", 0)])
+def test_overlay_is_rgb_with_the_teacher_at_the_left(input_format, channel):
+    picture = overlay(record(1), ["disc"], input_format)
+    assert picture.shape[0] == 3 and picture.shape[1] == 20
+    left, right = picture[:, :, :30], picture[:, :, -30:]
+    assert (right[channel] >= 200).mean() > 0.5 and (right[1 - channel // 2] == 0).any()
+    assert (left != right).any()
+
+
+def pictures(cfg, records, iterations=6):
+    model = SimpleNamespace(last_record=records)
+    hook = PseudoLabelOverlay(cfg, model)
+    with EventStorage() as storage:
+        for iteration in range(iterations):
+            hook.trainer = SimpleNamespace(iter=iteration, storage=storage)
+            storage.iter = iteration
+            hook.after_step()
+        return [step for _, _, step in storage._vis_data]
+
+
+def test_overlay_every_period_of_an_image_that_has_pseudo_labels(small_cfg, monkeypatch):
+    cfg = small_cfg(S4M__LOG_PERIOD=2)
+    some = PseudoLabelRecord([record(0), record(2)])
+    assert pictures(cfg, some) == [0, 2, 4]
+    assert pictures(cfg, PseudoLabelRecord([record(0)])) == [] == pictures(cfg, None)
+    assert pictures(small_cfg(S4M__LOG_PERIOD=0), some) == []
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert pictures(cfg, some) == []
