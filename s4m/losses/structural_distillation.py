@@ -214,4 +214,5 @@ def sam_similarity(
     for image, some, tokens in segmenter.iter_tokens(embedding, prompts, chunk):
         rows, cols = shapes[image]
         maps[image][some] = structural_similarity(tokens[..., :rows, :cols], cells[image][some])
+        del tokens  # before the next chunk is made
     return [SamStructure(*parts) for parts in zip(maps, cells, extents, strict=True)]

@@ -141,11 +141,12 @@ class PromptableSegmenter(ABC):
         count = 3 if multimask and not best else 1
         return [self._assemble(parts[i], embedding[i], count, with_tokens) for i in range(len(embedding))]
 
-    @torch.no_grad()
     def iter_tokens(
         self, embedding: Embedding, prompts: Sequence[Prompts], chunk: int = 0
     ) -> Iterator[tuple[int, slice, torch.Tensor]]:
         """The decoder's image tokens, a chunk of prompts at a time, without masks: what never has to be held at once.
+
+        Nothing here keeps a chunk that was handed out: who lets go of it before asking for the next holds one at most.
 
         Args:
             embedding: of B images; prompts: one for each image.
@@ -159,9 +160,13 @@ class PromptableSegmenter(ABC):
             step = chunk or self._chunk(features)
             for start in range(0, len(some), step):
                 part = some[start : start + step].to_input(frame, self.device)
-                with torch.autocast(self.device.type, enabled=False):
-                    tokens = self.image_tokens(features.float().expand(len(part), -1, -1, -1), part)
-                yield i, slice(start, start + len(part)), tokens.float()
+                yield i, slice(start, start + len(part)), self._tokens(features, part)
+
+    # Not on the generator: torch's wrapper of one would keep the last chunk while the next is made.
+    @torch.no_grad()
+    def _tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.image_tokens(features.float().expand(len(prompts), -1, -1, -1), prompts).float()
 
     def _chunk(self, features: torch.Tensor) -> int:
         limit = _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS

@@ -1,5 +1,7 @@
 """The pipeline and structural distillation with the SAM that the package carries: real prompts, masks that improve."""
 
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -73,6 +75,23 @@ def test_embedding_of_the_unaugmented_image_serves_a_view(tiny, scene, make_pred
     iou = (found & seen).sum(dim=(1, 2)) / (found | seen).sum(dim=(1, 2))
     assert record.images[0].refined == 4
     assert iou.mean() > 0.85
+
+
+def test_distillation_holds_one_chunk_of_tokens_at_a_time(tiny, scene, monkeypatch):
+    made, image_tokens = [], tiny.image_tokens
+
+    def watched(*args):
+        assert not any(tokens() is not None for tokens in made)
+        tokens = image_tokens(*args)
+        assert not tokens.requires_grad
+        made.append(weakref.ref(tokens))
+        return tokens
+
+    monkeypatch.setattr(tiny, "image_tokens", watched)
+    size = tuple(scene[0].shape[1:])
+    points = draw_query_points(size, None, 6, torch.Generator().manual_seed(0))
+    sam_similarity(tiny, tiny.encode([scene[0]]), [points], chunk=2)
+    assert len(made) == 3
 
 
 def test_distillation_from_the_tiny_sam(tiny, scene):
