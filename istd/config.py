@@ -52,7 +52,7 @@ def _add_model(node: CN) -> None:
     node.VFM.CACHE = ""  # its folder; empty: in memory
 
     node.LOSS = CN()
-    node.LOSS.MASK = "bce"  # bce, soft_iou or bce_soft_iou
+    node.LOSS.MASK = "bce"  # bce, soft_iou, bce_soft_iou or bce_hard_iou (see istd.losses)
     node.LOSS.DISTILL = 0.1
     node.LOSS.GATE = 0.005
     node.LOSS.TEMPERATURE = 4.0

@@ -32,7 +32,22 @@ def bce_soft_iou(logits: Tensor, targets: Tensor) -> Tensor:
     return bce(logits, targets) + soft_iou(logits, targets)
 
 
-SUPERVISION: dict[str, SampleLoss] = {"bce": bce, "soft_iou": soft_iou, "bce_soft_iou": bce_soft_iou}
+def bce_hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """BCE with the soft targets + soft-IoU with the targets above 0.5: (B, 1, H, W) twice -> (B,).
+
+    Soft-IoU against soft targets rewards a pixel with target t as soon as t > IoU / (1 + IoU): a network whose IoU is
+    0.3 is drawn to 1 wherever t > 0.23. Label evolution averages that into the mask, and masks swell from update to
+    update. Against the binary region they do not. For binary targets this is `bce_soft_iou`.
+    """
+    return bce(logits, targets) + soft_iou(logits, (targets > 0.5).float())
+
+
+SUPERVISION: dict[str, SampleLoss] = {
+    "bce": bce,
+    "soft_iou": soft_iou,
+    "bce_soft_iou": bce_soft_iou,
+    "bce_hard_iou": bce_hard_iou,
+}
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

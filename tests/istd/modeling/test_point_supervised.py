@@ -6,7 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from istd.data.view import View
-from istd.losses import bce, distillation, soft_iou
+from istd.losses import bce, bce_hard_iou, bce_soft_iou, distillation, soft_iou
 from istd.modeling import SCAM, build_network, build_vfm
 from istd.modeling.feature_cache import FeatureCache
 from istd.modeling.point_supervised import PointSupervisedISTD
@@ -55,6 +55,18 @@ def test_without_scam_there_is_one_supervised_loss():
     expected = (bce(logits, batch.targets) + soft_iou(logits, batch.targets)).mean()
     assert list(losses) == ["loss_mask"]
     assert torch.allclose(losses["loss_mask"], expected, atol=1e-6)
+
+
+def test_soft_pixels_are_no_reward_for_the_binary_region():
+    targets = torch.zeros(1, 1, 8, 8)
+    targets[..., 2:5, 2:5], targets[..., 5, 2:5] = 1.0, 0.4
+    # An IoU of about 0.3: soft-IoU against the soft targets draws the pixels of 0.4 up, against the region down.
+    logits = torch.full((1, 1, 8, 8), -1.0, requires_grad=True)
+    for loss, sign in ((soft_iou, -1), (lambda x, t: bce_hard_iou(x, t) - bce(x, t), 1)):
+        gradient = torch.autograd.grad(loss(logits, targets).sum(), logits)[0]
+        assert (gradient[..., 5, 2:5] * sign > 0).all() and (gradient[..., 2:5, 2:5] < 0).all()
+    binary = (targets > 0.5).float()
+    assert torch.equal(bce_hard_iou(logits, binary), bce_soft_iou(logits, binary))
 
 
 def test_inner_losses_by_hand():
