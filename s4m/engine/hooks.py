@@ -5,7 +5,7 @@ import logging
 from detectron2.engine import HookBase
 from torch.nn.parallel import DistributedDataParallel
 
-from s4m.modeling.ema import update_ema
+from d2kit.ema import update_ema
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
+from d2kit.ema import update_ema
 from d2kit.rng import derive_seed
-from s4m.modeling.ema import update_ema
 from s4m.modeling.structure import StructuralDistillation
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from s4m.modeling.ema import update_ema
+from d2kit.ema import update_ema
 
 
 def pair():
