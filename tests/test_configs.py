@@ -14,9 +14,10 @@ from s4m.engine.trainer import S4MTrainer
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = [path for folder in ("s4m", "quick") for path in sorted((CONFIGS / folder).rglob("*.yaml"))]
 FILES = [path for path in YAMLS if not path.name.startswith(("Base-", "istd_"))]
-# Data, length and place of a run, which say nothing about what is trained; and images small enough for a test.
+# Data, length and place of a run, which say nothing about what is trained; and few, small images and detections.
 RUN = {
     "MODEL.DEVICE": "cpu",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
     "MODEL.WEIGHTS": "",
     "S4M.TEACHER.WEIGHTS": "",
     "S4M.SAM.NAME": "tiny",
@@ -36,6 +37,7 @@ RUN = {
     "SOLVER.CHECKPOINT_PERIOD": 1000,
     "SOLVER.AMP.ENABLED": False,
     "TEST.EVAL_PERIOD": 0,
+    "TEST.DETECTIONS_PER_IMAGE": 5,
     "DATASETS.TEST": (),
     "DATALOADER.NUM_WORKERS": 0,
     "OUTPUT_DIR": "",
@@ -60,7 +62,6 @@ def shrunk(path) -> CfgNode:
     semi = is_semi(cfg)
     cfg.merge_from_list([item for pair in RUN.items() for item in pair])
     cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (), ("some",) if semi else ()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, 5)  # the shapes' classes
     return cfg
 
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator
@@ -40,6 +41,16 @@ def _with_output(cfg: CfgNode, name: str) -> CfgNode:
     return cfg
 
 
+def check_classes(cfg: CfgNode) -> None:
+    """Raise ValueError if the network does not have the classes of the labelled sets."""
+    for name in cfg.DATASETS.TRAIN:
+        names, count = MetadataCatalog.get(name).get("thing_classes"), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if names is not None and len(names) != count:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but '{name}' of DATASETS.TRAIN has {len(names)} classes."
+            )
+
+
 class S4MTrainer(ResumableTrainer):
     """Trains a `TeacherStudent`; everything of Detectron2's DefaultTrainer holds."""
 
@@ -63,7 +74,9 @@ class S4MTrainer(ResumableTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """Labelled and unlabelled images side by side."""
-        return build_two_stream_loader(cfg)
+        loader = build_two_stream_loader(cfg)
+        check_classes(cfg)
+        return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -137,6 +137,12 @@ def test_missing_sam_is_told_before_the_first_iteration(small_cfg, tmp_path):
         S4MTrainer(cfg)
 
 
+@pytest.mark.parametrize("count", [3, 80])
+def test_other_number_of_classes_names_the_key(make_trainer, count):
+    with pytest.raises(ValueError, match=f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but .* has 5 classes"):
+        make_trainer("quick/shapes_supervised.yaml", semi=False, MODEL__ROI_HEADS__NUM_CLASSES=count)
+
+
 def test_checkpoint_that_is_gone_is_named(make_trainer, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000007.pth")
