@@ -42,7 +42,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.SD.ENABLED = False
     cfg.S4M.SD.POINTS = 128  # query points an image, half on foreground
     cfg.S4M.SD.WEIGHT = 1.0
-    cfg.S4M.SD.CHUNK = 16  # prompts whose decoder tokens are held at once
+    cfg.S4M.SD.CHUNK = 8  # prompts whose decoder tokens are held at once
 
     cfg.S4M.SELECTION = CN()  # which teacher predictions become pseudo-labels
     cfg.S4M.SELECTION.SCORE = 0.7

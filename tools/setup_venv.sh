@@ -16,5 +16,4 @@ if ! "$venv/bin/python" -c "import detectron2" 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --python-version 3.10 --implementation cp --require-hashes --target "$site" -r requirements-detectron2.txt
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ||
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .

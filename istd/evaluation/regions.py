@@ -58,12 +58,12 @@ class Regions:
 
 def find_regions(mask: np.ndarray) -> Regions:
     """Label a (H, W) bool mask once."""
-    mask = np.ascontiguousarray(mask, dtype=np.uint8)
+    mask = np.ascontiguousarray(mask, dtype=bool)  # finding its pixels is many times quicker than in uint8
     pixels = np.flatnonzero(mask)
     if not len(pixels):
         none = np.zeros(0, np.int64)
         return Regions(none, np.zeros((0, 2)), none, none, mask.shape)
-    count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     found = labels.ravel()[pixels]
     # OpenCV numbers regions by blocks of pixels; the metrics' order is that of first pixels. Written backwards, the
     # first pixel of each region is the one that stays.
