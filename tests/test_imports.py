@@ -16,10 +16,11 @@ ALLOWED = {
     "pseudo_labels": {"sam", "losses"},
     "modeling": {"sam", "losses", "pseudo_labels"},
     "data": set(),
-    "evaluation": {"data"},
+    "evaluation": {"data", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "__init__": {"config", "modeling", "data"},
-    "benchmarks": {"config", "sam", "losses", "pseudo_labels", "data"},
+    "benchmarks": {"config", "sam", "losses", "pseudo_labels", "data", "benchmarks_ap"},
+    "benchmarks_ap": {"config", "data", "evaluation"},
 }
 OURS = {"s4m", "istd", "d2kit", "tools"}
 

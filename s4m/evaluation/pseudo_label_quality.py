@@ -10,19 +10,9 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils import comm
 
 from d2kit.rng import derive_seed
+from s4m.pseudo_labels.masks import mask_iou
 
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
-_CHUNK = 1 << 25  # mask pixels held in float32 at once
-
-
-def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
-    count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
-    flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
-    parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
-    overlap = torch.cat(parts) if parts else flat.new_zeros(0, len(others))
-    area, other_area = masks.flatten(1).sum(1), others.flatten(1).sum(1)
-    return overlap / (area[:, None] + other_area[None] - overlap).clamp(min=1)
 
 
 def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:

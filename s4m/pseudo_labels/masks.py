@@ -2,6 +2,8 @@
 
 import torch
 
+_CHUNK = 1 << 25  # mask pixels held in float32 at once
+
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
     """Boxes around masks, as Detectron2's `BitMasks.get_bounding_boxes`, without a loop and on the masks' device.
@@ -22,3 +24,19 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
         sides += [along.argmax(dim=1), size - along.flip(1).argmax(dim=1)]
     boxes = torch.stack([sides[0], sides[2], sides[1], sides[3]], dim=1).float()
     return boxes * masks.flatten(1).any(dim=1)[:, None]
+
+
+def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
+    count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
+    flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
+    parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
+    overlap = torch.cat(parts) if parts else flat.new_zeros(0, len(others))
+    area, other_area = masks.flatten(1).sum(1), others.flatten(1).sum(1)
+    return overlap / (area[:, None] + other_area[None] - overlap).clamp(min=1)
+
+
+def paired_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Intersection over union (N,) float32 of each of N bool masks (N, H, W) with its partner; of two empty ones 0."""
+    overlap, union = (masks & others).flatten(1).sum(1), (masks | others).flatten(1).sum(1)
+    return overlap / union.clamp(min=1)

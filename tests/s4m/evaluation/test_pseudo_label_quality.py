@@ -9,9 +9,9 @@ from s4m.evaluation.pseudo_label_quality import (
     PseudoLabelQuality,
     draw_overlay,
     evaluate_pseudo_labels,
-    mask_iou,
     match_greedily,
 )
+from s4m.pseudo_labels.masks import mask_iou, paired_iou
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import ImageRecord
 
@@ -53,11 +53,17 @@ def test_iou_by_hand():
     assert mask_iou(columns((0, 1)), columns()).shape == (1, 0)
 
 
+def test_iou_of_pairs_is_the_diagonal():
+    masks, others = columns((0, 4), (2, 6), (0, 0)), columns((2, 6), (2, 6), (0, 0))
+    torch.testing.assert_close(paired_iou(masks, others), mask_iou(masks, others).diagonal())
+    assert paired_iou(columns(), columns()).shape == (0,)
+
+
 def test_iou_in_parts_equals_at_once(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     masks, others = (torch.rand(n, 9, 11, generator=generator) > 0.5 for n in (300, 7))
     together = mask_iou(masks, others)
-    monkeypatch.setattr("s4m.evaluation.pseudo_label_quality._CHUNK", 500)
+    monkeypatch.setattr("s4m.pseudo_labels.masks._CHUNK", 500)
     torch.testing.assert_close(mask_iou(masks, others), together)
 
 
