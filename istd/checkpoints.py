@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from d2kit.files import atomic_write, load_weights
 from istd.modeling.backbones import Network, build_network, pad_to_multiple
+from istd.modeling.point_supervised import network_from_config, network_options
 
 LESPS_AT = "github.com/XinyiYing/LESPS (log/SIRST3)"
 
@@ -23,6 +25,8 @@ class Recipe:
         mean, std: normalisation of grey values 0..255.
         pad_multiple: the normalised image is padded with zeros at the bottom and right to multiples of this.
         pad_always: padded by at least one pixel a side, to (side // multiple + 1) * multiple.
+        depth: how 16-bit files become grey values, see `read_infrared`.
+        threshold: probability above which a pixel is a target's.
     """
 
     network: str
@@ -31,6 +35,13 @@ class Recipe:
     std: float = 41.511
     pad_multiple: int = 32
     pad_always: bool = False
+    depth: str = "range"
+    threshold: float = 0.5
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input, each of them the grey image."""
+        return self.options.get("in_channels", 3)
 
 
 def identify_lesps(state: dict[str, Tensor], path: str | os.PathLike) -> Recipe:
@@ -85,6 +96,59 @@ def save_network(path: str | os.PathLike, network: Network, recipe: Recipe) -> N
         torch.save({"model": network.state_dict(), "istd": asdict(recipe)}, file)
 
 
+def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe]:
+    """The network that a configuration trains, with the weights that answer in eval mode; no foundation model is read.
+
+    Args:
+        cfg: complete.
+        path: checkpoint of its training, or a file of `save_network`.
+
+    Returns:
+        the network in eval mode and how it is fed.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names the file.
+    """
+    node, options = cfg.ISTD, network_options(cfg)
+    network = network_from_config(cfg)
+    state = load_weights(path, "MODEL.WEIGHTS").get("model", {})
+    prefixes = [prefix for prefix in ("average.network.", "network.") if any(key.startswith(prefix) for key in state)]
+    if prefixes:
+        state = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"'{path}' does not hold the weights of {node.NETWORK.NAME}, which the configuration trains."
+        ) from error
+    recipe = Recipe(
+        node.NETWORK.NAME,
+        options,
+        mean=node.INPUT.MEAN,
+        std=node.INPUT.STD,
+        pad_multiple=node.TEST.PAD_MULTIPLE,
+        pad_always=node.TEST.PAD_ALWAYS,
+        depth=node.INPUT.DEPTH,
+        threshold=node.TEST.THRESHOLD,
+    )
+    return network.eval(), recipe
+
+
+def prepare(recipe: Recipe, grey: np.ndarray, multiple: int = 1) -> Tensor:
+    """Normalise and pad one image.
+
+    Args:
+        grey: (H, W) grey values 0..255, any size.
+        multiple: the network itself works on sides that are multiples of this.
+
+    Returns:
+        (1, channels, H', W') float32 on the CPU; the image is its upper left part.
+    """
+    x = (torch.from_numpy(np.ascontiguousarray(grey, np.float32)) - recipe.mean) / recipe.std
+    x = x.expand(1, recipe.channels, -1, -1)
+    return pad_to_multiple(pad_to_multiple(x, recipe.pad_multiple, always=recipe.pad_always), multiple)
+
+
 @torch.no_grad()
 def predict(network: Network, recipe: Recipe, grey: np.ndarray) -> np.ndarray:
     """Probability of a target at each pixel.
@@ -96,8 +160,6 @@ def predict(network: Network, recipe: Recipe, grey: np.ndarray) -> np.ndarray:
         (H, W) float32 in [0, 1].
     """
     device = next(network.parameters()).device
-    x = (torch.from_numpy(np.ascontiguousarray(grey, np.float32)).to(device) - recipe.mean) / recipe.std
-    x = x.expand(1, recipe.options.get("in_channels", 3), -1, -1)
-    logits = network(pad_to_multiple(x, recipe.pad_multiple, always=recipe.pad_always))
+    logits = network(prepare(recipe, grey).to(device))
     height, width = grey.shape
     return logits[0, 0, :height, :width].sigmoid().cpu().numpy()

@@ -258,17 +258,22 @@ class PointSupervisedISTD(nn.Module):
         )
 
 
-def network_from_config(cfg: CfgNode) -> Network:
-    """The network that ISTD.NETWORK and ISTD.INPUT.CHANNELS describe, with fresh weights."""
+def network_options(cfg: CfgNode) -> dict:
+    """What ISTD.NETWORK and ISTD.INPUT.CHANNELS ask of `build_network` beside its name and its first bias."""
     node = cfg.ISTD.NETWORK
     chosen = {
         "norm": node.NORM or None,
         "momentum": node.MOMENTUM if node.MOMENTUM >= 0 else None,
         "blocks": node.BLOCKS or None,
     }
-    options = {name: value for name, value in chosen.items() if value is not None}
+    return {"in_channels": cfg.ISTD.INPUT.CHANNELS} | {name: v for name, v in chosen.items() if v is not None}
+
+
+def network_from_config(cfg: CfgNode) -> Network:
+    """The network that ISTD.NETWORK and ISTD.INPUT.CHANNELS describe, with fresh weights."""
+    node, options = cfg.ISTD.NETWORK, network_options(cfg)
     try:
-        return build_network(node.NAME, cfg.ISTD.INPUT.CHANNELS, output_bias=node.OUTPUT_BIAS or None, **options)
+        return build_network(node.NAME, output_bias=node.OUTPUT_BIAS or None, **options)
     except TypeError as error:
         refused = [name.upper() for name in options if f"'{name}'" in str(error)]
         raise ValueError(f"{node.NAME} has no option ISTD.NETWORK.{', '.join(refused)}: leave it out.") from error
