@@ -1,0 +1,135 @@
+"""Boundary-aware consistency distillation (S4M): the student's masks follow SAM most where SAM knows the edge.
+
+Frames. Everything here is a stack of maps (N, H, W), one object a map, in any frame that the maps share: the mask
+head's RoI, a crop around the object or the whole image. Distances are fractions of each object's own size in that
+frame, so its resolution does not matter; the cost grows with the object's size in cells. Computed in float32 whatever
+autocast says.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+_DICE_FLOOR = 1.0  # cells; two empty boundaries are equal, and a tiny one has no huge gradient
+
+
+class BoundaryTerms(NamedTuple):
+    """The two terms of each object, both at least 0.
+
+    Attributes:
+        consistency: (N,) weighted divergence of the student's mask from the pseudo-mask and the teacher's soft mask.
+        edge: (N,) in [0, 1], one minus the dice of the student's and SAM's soft boundaries.
+    """
+
+    consistency: torch.Tensor
+    edge: torch.Tensor
+
+
+def band_radius(targets: torch.Tensor, width: float) -> torch.Tensor:
+    """Half the width of each object's boundary band.
+
+    Args:
+        targets: (N, H, W) in [0, 1].
+        width: as a fraction of the object's size, which is the geometric mean of its height and width in cells.
+
+    Returns:
+        (N,) int64 cells, at least 1.
+    """
+    inside = targets >= 0.5
+    rows, columns = inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)
+    return (width * (rows * columns).float().sqrt()).round().long().clamp(min=1)
+
+
+def _repeat(step: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """Apply a step to each map (N, H, W) as often as its radius (N,) says."""
+    for turn in range(1, int(radius.max()) + 1 if len(radius) else 1):
+        maps = torch.where((radius >= turn)[:, None, None], step(maps[:, None])[:, 0], maps)
+    return maps
+
+
+def dilate(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """Greatest value of maps (N, H, W) within the radius (N,) in cells, in rows and columns; differentiable."""
+    return _repeat(lambda some: F.max_pool2d(some, 3, stride=1, padding=1), maps, radius)
+
+
+def soft_boundary(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """Soft morphological gradient: dilation minus erosion, (N, H, W) in [0, 1] for maps in [0, 1].
+
+    Of a binary mask it is 1 within `radius` (N,) of its outline; the frame's border is no outline.
+    """
+    return dilate(maps, radius) + dilate(-maps, radius)
+
+
+def sam_certainty(sam: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """How sure SAM is around each cell: |2p - 1|, averaged over about `radius` (N,) cells; (N, H, W) in [0, 1].
+
+    Averaged, because at the outline itself p is 1/2 even where SAM is sure of the outline.
+    """
+    return _repeat(
+        lambda some: F.avg_pool2d(some, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
+    )
+
+
+def binary_divergence(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """KL divergence of Bernoulli(sigmoid(logits)) from Bernoulli(targets): cross entropy less the targets' entropy."""
+    entropy = -torch.xlogy(targets, targets) - torch.xlogy(1 - targets, 1 - targets)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") - entropy
+
+
+def boundary_consistency(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher: torch.Tensor,
+    sam: torch.Tensor,
+    refined: torch.Tensor,
+    *,
+    width: float,
+    gain: float,
+    teacher_share: float,
+) -> BoundaryTerms:
+    """Both terms of the boundary-aware consistency of N objects.
+
+    The student's mask p follows q = (1 - teacher_share) * target + teacher_share * teacher by the divergence KL(q, p).
+    A cell weighs (1 + gain * band * certainty) * agreement, where `band` is the soft boundary of the target,
+    `certainty` is `sam_certainty` and `agreement` = 1 - |teacher - sam|; the sum is divided by that of the weights at
+    full agreement, so that an object over which teacher and SAM disagree counts for less. The student's soft boundary
+    follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` false)
+    certainty is 0 and agreement 1: the first term is the plain mean divergence, the second is 0.
+
+    Args:
+        logits: (N, H, W) of the student; nothing else has a gradient.
+        targets: (N, H, W) pseudo-mask in [0, 1]; what SAM answered where `refined`.
+        teacher: (N, H, W) the teacher's soft mask in [0, 1].
+        sam: (N, H, W) SAM's mask probability in [0, 1].
+        refined: (N,) bool, whether the pseudo-mask is SAM's.
+        width: of the band on each side of the boundary, as a fraction of the object's size.
+        gain: what a cell weighs more where SAM is certain of the boundary.
+        teacher_share: in [0, 1].
+
+    Returns:
+        the terms of each object, float32; N = 0 gives empty ones.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        targets, teacher, sam = (maps.detach().float() for maps in (targets, teacher, sam))
+        known = refined[:, None, None].float()
+        radius = band_radius(targets, width)
+        band = soft_boundary(targets, radius)
+        certainty = known * sam_certainty(sam, radius)
+        agreement = 1 - known * (teacher - sam).abs()
+        emphasis = 1 + gain * band * certainty
+        each = emphasis * agreement * binary_divergence(logits, torch.lerp(targets, teacher, teacher_share))
+        consistency = each.flatten(1).sum(dim=1) / emphasis.flatten(1).sum(dim=1)
+        return BoundaryTerms(consistency, _edge_loss(logits.sigmoid(), band, certainty, radius))
+
+
+def _edge_loss(
+    probability: torch.Tensor, band: torch.Tensor, certainty: torch.Tensor, radius: torch.Tensor
+) -> torch.Tensor:
+    """One minus the dice of the student's soft boundary and the target's, weighted by certainty: (N,)."""
+    own = soft_boundary(probability, radius)
+    overlap = (certainty * own * band).flatten(1).sum(dim=1)
+    total = (certainty * (own.square() + band.square())).flatten(1).sum(dim=1)
+    return 1 - (2 * overlap + _DICE_FLOOR) / (total + _DICE_FLOOR)
