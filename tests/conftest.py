@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 # A Mask R-CNN of the configured structure whose step on 64 px images takes a fraction of a second.
@@ -71,6 +74,56 @@ def shapes(tmp_path_factory) -> SimpleNamespace:
         unlabeled=f"coco:{unlabeled}:{folder}/train/images",
         test=f"coco:{test}:{folder}/val/images",
     )
+
+
+def _write_voc_image(voc: Path, name: str, number: int, objects: dict[int, tuple], annotated: bool) -> None:
+    """A JPEG of 40 x 48 and, if annotated, VOC's two PNGs: rectangles (class, top, left, bottom, right) by id."""
+    noise = np.random.default_rng(number).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(voc / "JPEGImages" / f"{name}.jpg")
+    ids, classes = np.zeros((2, 40, 48), np.uint8)
+    for key, (kind, top, left, bottom, right) in objects.items():
+        ids[top:bottom, left:right], classes[top:bottom, left:right] = 255, 255  # VOC's border of one pixel
+        ids[top + 1 : bottom - 1, left + 1 : right - 1] = key
+        classes[top + 1 : bottom - 1, left + 1 : right - 1] = kind
+    for folder, indices in (("SegmentationObject", ids), ("SegmentationClass", classes)) if annotated else ():
+        picture = Image.fromarray(indices)
+        picture.putpalette(bytes(range(256)) * 3)
+        picture.save(voc / folder / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def voc_tree(tmp_path_factory) -> SimpleNamespace:
+    """`voc` and `sbd`: both data sets in their real layout, with images of 40 x 48.
+
+    VOC's train has 2007_000001 to 3, val 4 and 5 (5 has no object); objects 1 (person) and 4 (car) lie inside the
+    rectangles (2, 3, 20, 19) and (10, 22, 38, 46) without a border of one pixel. SBD's train has 2008_000001 to 4 and
+    2007_000001, its val 2008_000005 and 2007_000004; objects 1 (bus) and 2 (dog), without a border.
+    """
+    root = tmp_path_factory.mktemp("voc_tree")
+    voc, sbd = root / "VOC2012", root / "sbd"
+    for folder in ("JPEGImages", "SegmentationObject", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    (sbd / "inst").mkdir(parents=True)
+    own, more = [f"2007_00000{i}" for i in range(1, 6)], [f"2008_00000{i}" for i in range(1, 6)]
+    for number, name in enumerate(own + more):
+        objects = {} if name == own[4] else {1: (15, 2, 3, 20, 19), 4: (7, 10, 22, 38, 46)}
+        _write_voc_image(voc, name, number, objects, annotated=name in own)
+    for name in (own[0], own[3], *more):
+        ids = np.zeros((40, 48), np.uint8)
+        ids[4:24, 5:25], ids[24:36, 8:44] = 1, 2
+        truth = {"Segmentation": ids, "Categories": np.array([[6], [12]], np.uint8)}
+        scipy.io.savemat(sbd / "inst" / f"{name}.mat", {"GTinst": truth})
+    lists = voc / "ImageSets" / "Segmentation"
+    for path, names in (
+        (lists / "train.txt", own[:3]),
+        (lists / "val.txt", own[3:]),
+        (lists / "trainval.txt", own),
+        (lists / "more.txt", more[:2]),
+        (sbd / "train.txt", [*more[:4], own[0]]),
+        (sbd / "val.txt", [more[4], own[3]]),
+    ):
+        path.write_text("\n".join(names) + "\n")
+    return SimpleNamespace(voc=voc, sbd=sbd)
 
 
 @pytest.fixture(scope="session")

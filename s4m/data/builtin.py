@@ -1,4 +1,4 @@
-"""Names of COCO 2017's unlabelled set and of its labelled fractions, under DETECTRON2_DATASETS."""
+"""Names of COCO's, VOC's and Cityscapes' labelled fractions and the images beside them, under DETECTRON2_DATASETS."""
 
 import itertools
 import os
@@ -8,6 +8,7 @@ from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
 from s4m.data.coco import register_coco_json
 from s4m.data.splits import split_name
+from s4m.data.voc_instances import voc_metadata
 
 PERCENTS = (0.5, 1, 2, 5, 10, 20, 30, 50)
 FOLDS = 5
@@ -18,6 +19,18 @@ def _register(name: str, json_file: str, image_root: str, metadata: dict) -> Non
         register_coco_json(name, json_file, image_root, metadata)
 
 
+def _root(root: str | None) -> str:
+    return os.path.expanduser(root or os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def _register_splits(name: str, json_file: str, image_root: str, metadata: dict) -> None:
+    """Names of what `make_splits` writes by default for a json: `{name}_{percent}_fold{k}` and `..._unlabeled`."""
+    folder, stem = os.path.join(os.path.dirname(json_file), "splits"), os.path.splitext(os.path.basename(json_file))[0]
+    for percent, fold, unlabeled in itertools.product(PERCENTS, range(FOLDS), (False, True)):
+        split = split_name(percent, fold, unlabeled)
+        _register(f"{name}_{split}", os.path.join(folder, f"{stem}_{split}.json"), image_root, metadata)
+
+
 def register_coco_2017(root: str | None = None) -> None:
     """Register `coco_2017_unlabeled` and, for each percentage and fold that `make_splits` writes by default,
     `coco_2017_train_{percent}_fold{k}` and `coco_2017_train_{percent}_fold{k}_unlabeled`. Names that are taken stay.
@@ -25,12 +38,26 @@ def register_coco_2017(root: str | None = None) -> None:
     Args:
         root: folder that holds `coco/`; by default DETECTRON2_DATASETS, or `datasets`, as in Detectron2.
     """
-    root = os.path.expanduser(root or os.getenv("DETECTRON2_DATASETS", "datasets"))
-    annotations = os.path.join(root, "coco", "annotations")
+    coco = os.path.join(_root(root), "coco")
+    annotations = os.path.join(coco, "annotations")
     info = os.path.join(annotations, "image_info_unlabeled2017.json")
-    _register("coco_2017_unlabeled", info, os.path.join(root, "coco", "unlabeled2017"), {})
-    metadata = _get_builtin_metadata("coco")
-    for percent, fold, unlabeled in itertools.product(PERCENTS, range(FOLDS), (False, True)):
-        split = split_name(percent, fold, unlabeled)
-        json_file = os.path.join(annotations, "splits", f"instances_train2017_{split}.json")
-        _register(f"coco_2017_train_{split}", json_file, os.path.join(root, "coco", "train2017"), metadata)
+    _register("coco_2017_unlabeled", info, os.path.join(coco, "unlabeled2017"), {})
+    train = os.path.join(annotations, "instances_train2017.json")
+    _register_splits("coco_2017_train", train, os.path.join(coco, "train2017"), _get_builtin_metadata("coco"))
+
+
+def register_voc_2012(root: str | None = None) -> None:
+    """Register `voc_2012_instances_{train,val,train_aug}`, which `tools/prepare_voc.py` writes to `VOC2012/coco`, and
+    the fractions `voc_2012_instances_train_aug_{percent}_fold{k}` with `..._unlabeled`. Names that are taken stay.
+
+    Args:
+        root: folder that holds `VOC2012/`; by default as for COCO.
+    """
+    images = os.path.join(_root(root), "VOC2012", "JPEGImages")
+    jsons = {
+        s: os.path.join(_root(root), "VOC2012", "coco", f"instances_{s}.json") for s in ("train", "val", "train_aug")
+    }
+    for split, json_file in jsons.items():
+        _register(f"voc_2012_instances_{split}", json_file, images, voc_metadata(json_file, images))
+    metadata = voc_metadata(jsons["train_aug"], images)
+    _register_splits("voc_2012_instances_train_aug", jsons["train_aug"], images, metadata)

@@ -134,7 +134,8 @@ def register_coco_json(
         name: name in Detectron2's catalogs.
         json_file: instances (or image info) json.
         image_root: folder that the json's file names start from.
-        metadata: further fields of the data set's metadata, such as `thing_classes`.
+        metadata: further fields of the data set's metadata, such as `thing_classes`; `evaluator_type` is "coco" unless
+            it is among them.
 
     Raises:
         ValueError: the name is taken by another data set.
@@ -146,4 +147,4 @@ def register_coco_json(
             return
         raise ValueError(f"the data set name '{name}' is already registered for other files")
     DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root))
-    known.set(json_file=json_file, image_root=image_root, evaluator_type="coco", **(metadata or {}))
+    known.set(json_file=json_file, image_root=image_root, **{"evaluator_type": "coco", **(metadata or {})})

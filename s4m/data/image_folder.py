@@ -1,4 +1,4 @@
-"""Data sets named by a path: bare folders of images, and COCO jsons."""
+"""Data sets named by a path: bare folders of images, and jsons in COCO format."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from s4m.data.coco import register_coco_json
+from s4m.data.voc_instances import register_voc_json
 
+_BY_JSON = {"coco": register_coco_json, "voc": register_voc_json}
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 
 
@@ -62,12 +64,13 @@ def _register_by_path(entry: str) -> None:
     kind, _, rest = entry.partition(":")
     if kind == "folder" and rest:
         register_image_folder(entry, _locate(rest, entry))
-    elif kind == "coco" and rest.count(":") == 1:
+    elif kind in _BY_JSON and rest.count(":") == 1:
         json_file, image_root = rest.split(":")
-        register_coco_json(entry, _locate(json_file, entry), _locate(image_root, entry))
+        _BY_JSON[kind](entry, _locate(json_file, entry), _locate(image_root, entry))
     else:
         raise ValueError(
-            f"data set '{entry}' is not registered; name a registered one, 'folder:IMAGES' or 'coco:JSON:IMAGES'"
+            f"data set '{entry}' is not registered; name a registered one, 'folder:IMAGES', 'coco:JSON:IMAGES' or "
+            "'voc:JSON:IMAGES'"
         )
 
 
@@ -75,15 +78,16 @@ def resolve_datasets(names: Sequence[str]) -> tuple[str, ...]:
     """Register the entries that name a data set by its path; the entry itself becomes the registered name.
 
     Args:
-        names: registered names, `folder:PATH` (images only) or `coco:JSON:IMAGE_FOLDER`. A relative path that does
-            not exist from here is looked up under the environment variable DETECTRON2_DATASETS.
+        names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, or `voc:JSON:IMAGE_FOLDER` (a
+            json of `prepare_voc`, evaluated as VOC is). A relative path that does not exist from here is looked up
+            under the environment variable DETECTRON2_DATASETS.
 
     Returns:
         the names, all registered now. Calling again is fine.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: an entry is neither registered nor of one of the two forms.
+        ValueError: an entry is neither registered nor of one of these forms.
     """
     for name in names:
         if name not in DatasetCatalog:

@@ -22,7 +22,7 @@ from s4m.engine.hooks import MeanTeacher
 from s4m.engine.optimizer import build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
-from s4m.evaluation.coco import build_coco_evaluator
+from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
 
 
@@ -85,8 +85,8 @@ class S4MTrainer(ResumableTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO mask and box AP."""
-        return build_coco_evaluator(cfg, dataset_name)
+        """COCO mask and box AP, or what fits the data set; see `s4m.evaluation.build`."""
+        return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list:
         """The common hooks, EMA before checkpoints, pseudo-label quality and the best checkpoint after evaluation."""

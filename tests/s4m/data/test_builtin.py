@@ -1,18 +1,22 @@
+import shutil
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from s4m.data import builtin
-from s4m.data.builtin import FOLDS, PERCENTS, register_coco_2017
+from s4m.data.builtin import FOLDS, PERCENTS, register_coco_2017, register_voc_2012
 from s4m.data.coco import register_coco_json
 from s4m.data.shapes import write_shapes
 from s4m.data.splits import write_splits
+from s4m.data.voc_instances import prepare_voc
 
 
 @pytest.fixture
 def catalog(monkeypatch):
     """Catalogs without our names, which another root may have taken when the package was imported."""
     for each in (DatasetCatalog, MetadataCatalog):
-        others = {k: v for k, v in each.data.items() if k != "coco_2017_unlabeled" and "_fold" not in k}
+        ours = [k for k in each.data if k == "coco_2017_unlabeled" or "_fold" in k or "voc_2012_instances" in k]
+        others = {k: v for k, v in each.data.items() if k not in ours}
         monkeypatch.setattr(each, "data", others)
 
 
@@ -62,3 +66,20 @@ def test_real_unlabeled_images(shared, catalog):
         "coco_2017_unlabeled", root / "annotations" / "image_info_unlabeled2017.json", root / "unlabeled2017"
     )
     assert len(DatasetCatalog.get("coco_2017_unlabeled")) == 28
+
+
+def test_names_find_what_prepare_voc_writes(tmp_path, voc_tree, catalog):
+    shutil.copytree(voc_tree.voc, tmp_path / "VOC2012")
+    written = prepare_voc(tmp_path / "VOC2012", sbd=voc_tree.sbd)
+    write_splits(written["train_aug"], [10, 50], 1, 0, allow_missing_classes=True)
+    register_voc_2012(str(tmp_path))
+    register_voc_2012(str(tmp_path))
+    sizes = {name: len(DatasetCatalog.get(f"voc_2012_instances_{name}")) for name in ("train", "val", "train_aug")}
+    assert sizes == {"train": 3, "val": 2, "train_aug": 8}
+    assert len(DatasetCatalog.get("voc_2012_instances_train_aug_10_fold0")) == 1
+    assert len(DatasetCatalog.get("voc_2012_instances_train_aug_50_fold0_unlabeled")) == 4
+    names = [name for name in DatasetCatalog.list() if name.startswith("voc_2012_instances_train_aug_")]
+    assert len(names) == len(PERCENTS) * FOLDS * 2
+    metadata = MetadataCatalog.get("voc_2012_instances_val")
+    assert metadata.evaluator_type == "voc_instances" and len(metadata.thing_classes) == 20
+    assert metadata.dirname == str(tmp_path / "VOC2012")

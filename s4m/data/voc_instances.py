@@ -1,0 +1,270 @@
+"""PASCAL VOC 2012 instance segmentation and its extension SBD, as COCO-format jsons.
+
+VOC: SegmentationObject holds object ids and SegmentationClass their classes, both palette PNGs with 255 for void. SBD
+(Semantic Boundaries Dataset): one `inst/NAME.mat` an image, of images that VOC 2012 has as well; it knows no void.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import scipy.io
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from PIL import Image
+from tqdm import tqdm
+
+from d2kit.files import atomic_write
+from s4m.data.coco import register_coco_json
+
+VOC_CLASSES = tuple(CLASS_NAMES)
+_VOID = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectMap:
+    """Annotation of one image.
+
+    Attributes:
+        ids: (H, W) integers, 0 where there is no object, otherwise the object's id; ids may have gaps.
+        classes: class of each id, 1 to 20.
+        void: (H, W) bool, pixels that are nobody's and count neither for nor against a prediction.
+    """
+
+    ids: np.ndarray
+    classes: dict[int, int]
+    void: np.ndarray
+
+
+def _read_indices(path: Path) -> np.ndarray:
+    """(H, W) uint8 palette indices (or grey levels) of a PNG."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise ValueError(f"'{path}' is of mode {image.mode}: VOC's annotations are palette PNGs")
+            return np.array(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"annotation '{path}' does not exist") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"annotation '{path}' cannot be read ({error})") from error
+
+
+def read_voc(root: str | os.PathLike, name: str) -> ObjectMap:
+    """Read SegmentationObject and SegmentationClass of one image; no XML is needed.
+
+    An object's class is the one most of its pixels have. Void is what either PNG marks 255, and pixels of a class
+    that belong to no object.
+
+    Args:
+        root: folder of VOC2012.
+        name: image name without suffix.
+
+    Raises:
+        FileNotFoundError: a PNG is absent.
+        ValueError: it is no palette PNG, the two differ in size, or an object has no class from 1 to 20.
+    """
+    path = Path(root, "SegmentationObject", f"{name}.png")
+    objects, classes = _read_indices(path), _read_indices(Path(root, "SegmentationClass", f"{name}.png"))
+    if objects.shape != classes.shape:
+        raise ValueError(f"'{path}' is {objects.shape}, but its SegmentationClass is {classes.shape}")
+    void = (objects == _VOID) | (classes == _VOID) | ((objects == 0) & (classes > 0))
+    ids = np.where(void, 0, objects)
+    found = {}
+    for key in (int(key) for key in np.unique(ids) if key):
+        counts = np.bincount(classes[ids == key], minlength=_VOID + 1)
+        counts[0] = 0
+        found[key] = int(counts.argmax())
+        if not 1 <= found[key] <= len(VOC_CLASSES):
+            raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in SegmentationClass")
+    return ObjectMap(ids, found, void)
+
+
+def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
+    """Read `inst/NAME.mat` of SBD: a struct GTinst with Segmentation (object ids) and Categories (class of each id).
+
+    Args:
+        root: SBD's folder `dataset`, which holds `inst`.
+        name: image name without suffix.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: it holds no GTinst, or an object without a class from 1 to 20.
+    """
+    path = Path(root, "inst", f"{name}.mat")
+    try:
+        with open(path, "rb") as file:
+            truth = scipy.io.loadmat(file)["GTinst"][0, 0]
+        ids, categories = truth["Segmentation"], truth["Categories"].ravel()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"annotation '{path}' does not exist") from error
+    except Exception as error:  # the reader raises many kinds for a damaged file
+        raise ValueError(f"annotation '{path}' is not an SBD file with GTinst ({error})") from error
+    found = {}
+    for key in (int(key) for key in np.unique(ids) if key):
+        if key > len(categories) or not 1 <= categories[key - 1] <= len(VOC_CLASSES):
+            raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in Categories")
+        found[key] = int(categories[key - 1])
+    return ObjectMap(ids, found, np.zeros(ids.shape, bool))
+
+
+def _encode(mask: np.ndarray) -> dict:
+    rle = mask_util.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the header."""
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"image '{path}' does not exist") from error
+    except OSError as error:
+        raise ValueError(f"'{path}' is not an image ({error})") from error
+
+
+def _annotations(objects: ObjectMap, image_id: int) -> Iterable[dict]:
+    for key, category in objects.classes.items():
+        rle = _encode(objects.ids == key)
+        yield {
+            "image_id": image_id,
+            "category_id": category,
+            "iscrowd": 0,
+            "area": int(mask_util.area(rle)),
+            "bbox": mask_util.toBbox(rle).tolist(),
+            "segmentation": rle,
+            "object": key,
+        }
+
+
+def to_coco(names: Sequence[str], image_root: str | os.PathLike, read: Callable[[str], ObjectMap] | None) -> dict:
+    """A COCO content of the named images, ordered by name, with ids from 1.
+
+    Masks are RLE; `bbox` (x, y, w, h) and `area` are the mask's, in pixels; `object` is the id in the source. An image
+    with void pixels has them as RLE under `void`.
+
+    Args:
+        names: image names without suffix.
+        image_root: folder of the JPEGs.
+        read: annotation of a name; None for images without labels.
+
+    Raises:
+        FileNotFoundError: an image is absent.
+        ValueError: an image and its annotation differ in size.
+    """
+    images, annotations = [], []
+    for image_id, name in enumerate(tqdm(sorted(names), desc="VOC", unit="image", disable=None), start=1):
+        path = Path(image_root, f"{name}.jpg")
+        height, width = _image_size(path)
+        image = {"id": image_id, "file_name": path.name, "height": height, "width": width}
+        if read is not None:
+            objects = read(name)
+            if objects.ids.shape != (height, width):
+                raise ValueError(f"image '{path}' is {(height, width)}, but its annotation is {objects.ids.shape}")
+            if objects.void.any():
+                image["void"] = _encode(objects.void)
+            annotations += _annotations(objects, image_id)
+        images.append(image)
+    annotations = [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(VOC_CLASSES, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def read_names(path: str | os.PathLike) -> list[str]:
+    """Image names of a list file, one a line; what stands behind a name is not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it names no image, or one twice.
+    """
+    try:
+        names = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"image list '{path}' does not exist") from error
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"image list '{path}' names {'an image twice' if names else 'no image'}")
+    return names
+
+
+def train_aug_names(voc: str | os.PathLike, sbd: str | os.PathLike, val: str = "val") -> list[str]:
+    """The usual augmented training set: SBD's train and val and VOC's train, without every image of VOC's val.
+
+    Of the full sets these are 10,582 images.
+    """
+    lists = Path(voc, "ImageSets", "Segmentation")
+    names = {name for split in ("train", "val") for name in read_names(Path(sbd, f"{split}.txt"))}
+    return sorted((names | set(read_names(lists / "train.txt"))) - set(read_names(lists / f"{val}.txt")))
+
+
+def _write(path: Path, content: dict) -> Path:
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, separators=(",", ":"))
+    return path
+
+
+def prepare_voc(
+    voc: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    *,
+    sbd: str | os.PathLike | None = None,
+    lists: Sequence[str] = ("train",),
+    val: str = "val",
+    unlabeled: Sequence[str] = (),
+) -> dict[str, Path]:
+    """Write `instances_{list}.json` of VOC's lists, `instances_train_aug.json` with SBD, `image_info_{list}.json`.
+
+    In train_aug an image of VOC's own train list has VOC's annotation, every other one SBD's.
+
+    Args:
+        voc: folder of VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets/Segmentation).
+        output: folder of the jsons; by default `coco` in `voc`.
+        sbd: SBD's folder `dataset` (inst, train.txt, val.txt).
+        lists: training lists in ImageSets/Segmentation.
+        val: the validation list.
+        unlabeled: lists of images that may have no annotation, written without any.
+
+    Returns:
+        path of each json by `val`, the names of the lists, and `train_aug`.
+
+    Raises:
+        FileNotFoundError: a list, an image or an annotation is absent.
+        ValueError: a training or unlabelled list shares an image with the validation list, or what the readers say.
+    """
+    voc, images = Path(voc), Path(voc, "JPEGImages")
+    folder = Path(output) if output is not None else voc / "coco"
+    names = {key: read_names(voc / "ImageSets" / "Segmentation" / f"{key}.txt") for key in (val, *lists, *unlabeled)}
+    for key in (*lists, *unlabeled):
+        shared = sorted(set(names[key]) & set(names[val]))
+        if shared:
+            raise ValueError(
+                f"list '{key}' shares {len(shared)} image(s) with the validation list '{val}', such as '{shared[0]}'"
+            )
+    contents = {key: to_coco(names[key], images, lambda name: read_voc(voc, name)) for key in (val, *lists)}
+    if sbd is not None:
+        own = set(read_names(voc / "ImageSets" / "Segmentation" / "train.txt"))
+        chosen = train_aug_names(voc, sbd, val)
+        contents["train_aug"] = to_coco(chosen, images, lambda n: read_voc(voc, n) if n in own else read_sbd(sbd, n))
+    written = {key: _write(folder / f"instances_{key}.json", content) for key, content in contents.items()}
+    for key in unlabeled:
+        written[key] = _write(folder / f"image_info_{key}.json", to_coco(names[key], images, None))
+    return written
+
+
+def voc_metadata(json_file: str | os.PathLike, image_root: str | os.PathLike) -> dict:
+    """Metadata of a set that is evaluated as VOC is; `dirname` is where the folder Annotations with XML may be."""
+    dirname = os.path.dirname(os.path.normpath(image_root))
+    return {
+        "thing_classes": list(VOC_CLASSES),
+        "evaluator_type": "voc_instances",
+        "dirname": dirname,
+        "year": 2012,
+        "split": Path(json_file).stem,
+    }
+
+
+def register_voc_json(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+    """Register a json that `prepare_voc` wrote, to be scored by VOC's measures as well; else `register_coco_json`."""
+    register_coco_json(name, json_file, image_root, voc_metadata(json_file, image_root))
