@@ -38,21 +38,28 @@ class GatedFusion(nn.Module):
 
 @NETWORK_REGISTRY.register()
 class ALCLNet(Network):
-    """ALCLNet, 5,668,145 parameters with three input channels."""
+    """ALCLNet, 5,668,145 parameters with three input channels.
+
+    Attributes:
+        encoder_class: called with (in_channels, stage_channels).
+        fusion_class: called with the widths of the deeper and the shallower stage.
+    """
 
     stage_channels = (16, 32, 64, 128, 256)
     strides = (1, 2, 4, 8, 16)
     multiple = 16
     modulation_scale = 0.12
+    encoder_class = ResidualStages
+    fusion_class = GatedFusion
 
     def __init__(self, *, in_channels: int = 3):
         super().__init__()
-        self.stage = ResidualStages(in_channels, self.stage_channels)
+        self.stage = self.encoder_class(in_channels, self.stage_channels)
         widths = self.stage_channels[::-1]
         for index, width in enumerate(widths, start=1):
             self.add_module(f"lcl{index}", LocalContrast(width))
         for index, (deep, shallow) in enumerate(zip(widths, widths[1:], strict=False), start=1):
-            self.add_module(f"sbam{index}", GatedFusion(deep, shallow))
+            self.add_module(f"sbam{index}", self.fusion_class(deep, shallow))
         self.layer = nn.Sequential(same_conv(16, 16, 1), nn.ReLU(inplace=True), same_conv(16, 1, 1))
         kaiming_init(self)
 

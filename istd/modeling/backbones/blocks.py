@@ -1,6 +1,9 @@
 """Layers that several ISTD networks share."""
 
+from collections.abc import Iterable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -107,6 +110,19 @@ def basic_stage(inputs: int, outputs: int, blocks: int, stride: int = 1, momentu
     """`blocks` basic blocks, the first of which changes width and stride."""
     first = BasicBlock(inputs, outputs, stride, momentum)
     return nn.Sequential(first, *[BasicBlock(outputs, outputs, momentum=momentum) for _ in range(blocks - 1)])
+
+
+def pooled_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """Features of an encoder whose stages have max-pooling by two between them, finest first.
+
+    Args:
+        stages: the first one keeps the size.
+        x: (B, C, H, W), sides multiples of 2**(stages - 1).
+    """
+    features = []
+    for stage in stages:
+        features.append(stage(F.max_pool2d(features[-1], 2) if features else x))
+    return features
 
 
 def kaiming_init(module: nn.Module) -> None:

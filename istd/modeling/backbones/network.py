@@ -72,12 +72,23 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def decode(self, features: list[Tensor]) -> list[Tensor]:
-        """Logit maps of the stage features, finest first; the finest has the size of the padded image."""
+        """Logit maps of the stage features, finest first; the finest has the size of the padded image.
+
+        A network with deep supervision may leave out in eval mode what the finest map does not need.
+        """
         raise NotImplementedError
 
     def output_layer(self) -> nn.Conv2d:
         """The convolution that gives the finest logits."""
         raise NotImplementedError
+
+    def side_layers(self) -> list[nn.Conv2d]:
+        """The convolutions that give the other maps."""
+        return []
+
+    def merge(self) -> "Network":
+        """The network that deploys: one of equal outputs in eval mode without what only training needs, or itself."""
+        return self
 
     def encoder(self, x: Tensor) -> list[Tensor]:
         """Stage features, finest first.
@@ -128,9 +139,10 @@ def build_network(name: str, in_channels: int = 3, *, output_bias: float | None 
     """Build a registered network with fresh weights.
 
     Args:
-        name: a name in `NETWORK_REGISTRY`: ALCLNet, MLCLNet, ACM or ALCNet.
+        name: a name in `NETWORK_REGISTRY`, for example MLCLNet.
         in_channels: channels of the image: 3 (grey repeated) or 1.
-        output_bias: initial bias of the last convolution, for example -4 where targets are rare; None: the network's.
+        output_bias: initial bias of the convolutions that give logits, for example -4 where targets are rare; None: the
+            network's.
         options: options of that network, for example norm="BN" of ACM and ALCNet.
 
     Raises:
@@ -141,5 +153,6 @@ def build_network(name: str, in_channels: int = 3, *, output_bias: float | None 
         raise ValueError(f"no ISTD network is named '{name}': choose one of {known}.")
     network = NETWORK_REGISTRY.get(name)(in_channels=in_channels, **options)
     if output_bias is not None:
-        nn.init.constant_(network.output_layer().bias, output_bias)
+        for layer in (network.output_layer(), *network.side_layers()):
+            nn.init.constant_(layer.bias, output_bias)
     return network

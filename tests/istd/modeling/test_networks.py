@@ -20,8 +20,19 @@ TABLE = [
     ("ACM", {"in_channels": 1, "norm": "BN"}, 397_823, 297),
     ("ALCNet", {}, 520_037, 329),
     ("ALCNet", {"in_channels": 1, "norm": "BN"}, 519_889, 359),
+    ("GGLNet", {}, 8_988_093, 500),
+    ("MSHNet", {}, 4_065_513, 340),
+    ("DNANet", {}, 4_696_888, 570),
+    ("DNANet", {"in_channels": 1}, 4_696_568, 570),
+    ("SCTransNet", {}, 11_326_579, 510),
+    ("RepISDNet", {}, 558_497, 216),  # published with two outputs, 33 parameters more
+    ("RepISDNet", {"merged": True}, 279_073, 60),
 ]
-NAMES = ["ALCLNet", "MLCLNet", "ACM", "ALCNet"]
+NAMES = ["ALCLNet", "MLCLNet", "ACM", "ALCNet", "GGLNet", "MSHNet", "RepISDNet", "DNANet", "SCTransNet"]
+# Logit maps in training.
+MAPS = dict.fromkeys(NAMES, 1) | {"MSHNet": 5, "DNANet": 4, "SCTransNet": 6}
+# Parts of published networks that take no part in the forward pass.
+UNUSED = {"ALCNet": {"uplayer1", "uplayer2"}, "SCTransNet": {"positions", "unused"}}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +115,21 @@ def test_any_input_size_is_zero_padded_at_bottom_and_right(networks, name, size)
     assert torch.equal(logits, network.head(network.encoder(x), size)[0])
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if MAPS[name] > 1])
+def test_deep_supervision(networks, name):
+    network = networks[name]
+    features = network.encoder(torch.randn(1, 3, 32, 64))
+    finest = network.head(features)[0]
+    network.train()
+    with frozen_statistics(network):
+        maps = network.head(features, (20, 50))
+    network.eval()
+    sides = [tuple(logits.shape[2:]) for logits in maps]
+    scaled = [(20, 50), (10, 25), (5, 13), (3, 7)]
+    assert sides == ([(20, 50), *scaled] if name == "MSHNet" else [(20, 50)] * MAPS[name])
+    assert torch.equal(network.head(features)[0], finest), "the head leaves the features as they are"
+
+
 class TwoMaps(Network):
     stage_channels, strides, multiple, modulation_scale = (3,), (1,), 4, 0.1
 
@@ -126,10 +152,11 @@ def test_head_crops_each_map_to_its_share():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_trainable_parameter_gets_a_gradient(name):
     network = build_network(name).train()
-    network(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    sum(logits.square().mean() for logits in network.head(network.encoder(torch.randn(2, 3, 32, 32)))).backward()
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
-    frozen = {n.split(".")[0] for n, p in network.named_parameters() if not p.requires_grad}
-    assert frozen == ({"uplayer1", "uplayer2"} if name == "ALCNet" else set())
+    unused = UNUSED.get(name, set())
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.requires_grad != bool(unused & set(parameter_name.split("."))), parameter_name
 
 
 def test_batchnorm_momentum_as_published():
@@ -162,11 +189,11 @@ def test_initialisation_of_the_alcl_family():
 @pytest.mark.parametrize("name", NAMES)
 def test_output_bias(name):
     network = build_network(name, output_bias=-4.0)
-    assert network.output_layer().bias.tolist() == [-4.0]
+    assert [layer.bias.item() for layer in (network.output_layer(), *network.side_layers())] == [-4.0] * MAPS[name]
 
 
 def test_unknown_names_are_one_sentence():
-    with pytest.raises(ValueError, match="'UNet': choose one of ACM, ALCLNet, ALCNet, MLCLNet"):
+    with pytest.raises(ValueError, match="'UNet': choose one of ACM, ALCLNet, ALCNet, DNANet, GGLNet"):
         build_network("UNet")
     with pytest.raises(ValueError, match="norm 'LN'"):
         build_network("ACM", norm="LN")

@@ -1,0 +1,113 @@
+"""Attention by channel and by cell, and the residual blocks built on it."""
+
+import torch
+from torch import Tensor, nn
+
+from istd.modeling.backbones.blocks import conv_norm_relu, same_conv
+
+
+class ChannelAttention(nn.Module):
+    """Gate of each channel: global average and global maximum through the same two bias-less conv1, summed, sigmoid.
+
+    Args:
+        channels: c.
+        reduction: the layer between has c // reduction channels.
+    """
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        inner = channels // reduction
+        self.se = nn.Sequential(
+            same_conv(channels, inner, 1, bias=False), nn.ReLU(inplace=True), same_conv(inner, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) -> (B, c, 1, 1) in (0, 1)."""
+        average, greatest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return torch.sigmoid(self.se(average) + self.se(greatest))
+
+
+class SpatialAttention(nn.Module):
+    """Gate of each cell: conv7 over the mean and the maximum over channels, sigmoid.
+
+    Args:
+        bias: of the convolution.
+        max_first: order of its two input channels: maximum, mean instead of mean, maximum.
+    """
+
+    def __init__(self, *, bias: bool = False, max_first: bool = False):
+        super().__init__()
+        self.conv = same_conv(2, 1, 7, bias=bias)
+        self.max_first = max_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) -> (B, 1, H, W) in (0, 1)."""
+        pair = [x.mean(1, keepdim=True), x.amax(1, keepdim=True)]
+        return torch.sigmoid(self.conv(torch.cat(pair[::-1] if self.max_first else pair, dim=1)))
+
+
+class SqueezeExcite(nn.Module):
+    """SE: the global average through two bias-less linear layers, c -> c/4 -> c, gates the channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Linear(channels, channels // 4, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels // 4, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) -> (B, c, H, W)."""
+        return x * self.gate(x.mean((2, 3)))[..., None, None]
+
+
+def squeezed_convs(inputs: int, outputs: int) -> nn.Sequential:
+    """Conv3, BN, ReLU, SE, conv3, BN; (B, inputs, H, W) -> (B, outputs, H, W)."""
+    return nn.Sequential(
+        *conv_norm_relu(inputs, outputs, 3),
+        SqueezeExcite(outputs),
+        same_conv(outputs, outputs, 3),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class SqueezeResidual(nn.Module):
+    """SE-R(c): the two convolutions of a residual block with SE between; (B, c, H, W) -> (B, c, H, W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer = squeezed_convs(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x) + x)
+
+
+class AttentionResidual(nn.Module):
+    """B(a, b), the CBAM residual block of MSHNet and DNANet; (B, a, H, W) -> (B, b, H, W).
+
+    Two convolutions, channel attention, spatial attention, plus the input (conv1 + BN where a is not b), ReLU.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.layer = nn.Sequential(
+            *conv_norm_relu(inputs, outputs, 3), same_conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
+        )
+        self.channels, self.cells = ChannelAttention(outputs, 16), SpatialAttention()
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        y = y * self.channels(y)
+        y = y * self.cells(y)
+        return torch.relu(y + self.shortcut(x))
+
+
+def attention_stage(inputs: int, outputs: int, blocks: int = 2) -> nn.Sequential:
+    """`blocks` blocks B, the first of which changes the width."""
+    rest = [AttentionResidual(outputs, outputs) for _ in range(blocks - 1)]
+    return nn.Sequential(AttentionResidual(inputs, outputs), *rest)

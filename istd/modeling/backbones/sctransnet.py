@@ -1,0 +1,213 @@
+"""SCTransNet: a residual U-Net whose skips pass through a transformer across channels and across scales."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from istd.modeling.backbones.blocks import conv_norm_relu, pooled_stages, same_conv
+from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
+
+PATCHES = (16, 8, 4, 2)  # cells of a side that one patch of each level covers
+POSITIONS = 256  # patches of an image of 256 pixels a side, for which the published embedding holds an unused parameter
+
+
+class LeakyResidual(nn.Module):
+    """Q(a, b): conv3, BN, LeakyReLU, conv3, BN, plus the input (conv1 + BN where a is not b), LeakyReLU."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.layer = nn.Sequential(
+            same_conv(inputs, outputs, 3),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(inplace=True),
+            same_conv(outputs, outputs, 3),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, a, H, W) -> (B, b, H, W)."""
+        return F.leaky_relu(self.layer(x) + self.shortcut(x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each cell; (B, c, H, W) -> (B, c, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _bare_conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches of one level as cells; (B, c, H, W) -> (B, c, H / patch, W / patch).
+
+    It owns a parameter of positions that takes no part in the forward pass, as published; it is frozen.
+    """
+
+    def __init__(self, channels: int, patch: int):
+        super().__init__()
+        self.embed = nn.Conv2d(channels, channels, patch, stride=patch)
+        self.positions = nn.Parameter(torch.zeros(1, POSITIONS, channels), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(x)
+
+
+class CrossAttention(nn.Module):
+    """Channels of each level attend to the channels of all levels, by their likeness over the cells; residual.
+
+    It owns sixteen scalars that take no part in the forward pass, as published; they are frozen.
+    """
+
+    def __init__(self, channels: tuple[int, ...]):
+        super().__init__()
+        every = sum(channels)
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in channels)
+        self.norm = ChannelNorm(every)
+        self.queries = nn.ModuleList(
+            nn.Sequential(_bare_conv(width, width, 1), _bare_conv(width, width, 3, groups=width // 2))
+            for width in channels
+        )
+        self.key, self.value = (
+            nn.Sequential(_bare_conv(every, every, 1), _bare_conv(every, every, 3, groups=every)) for _ in range(2)
+        )
+        self.map_norm = nn.InstanceNorm2d(1)
+        self.outputs = nn.ModuleList(_bare_conv(width, width, 1) for width in channels)
+        self.unused = nn.ParameterList(nn.Parameter(torch.tensor(0.2), requires_grad=False) for _ in range(16))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """One (B, c, h, w) a level, all of one h and w -> the same."""
+        joint = self.norm(torch.cat(levels, dim=1))
+        key = F.normalize(self.key(joint).flatten(2), dim=-1)
+        value = self.value(joint).flatten(2)
+        results = []
+        for x, norm, query, output in zip(levels, self.norms, self.queries, self.outputs, strict=True):
+            likeness = F.normalize(query(norm(x)).flatten(2), dim=-1) @ key.transpose(1, 2) / math.sqrt(key.shape[1])
+            attention = self.map_norm(likeness[:, None])[:, 0].softmax(dim=-1)
+            results.append(x + output((attention @ value).view_as(x)))
+        return results
+
+
+class FeedForward(nn.Module):
+    """Depthwise convolutions of two sizes between two conv1, then a gate of channels by their neighbours; residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = int(2.66 * channels)
+        self.norm = ChannelNorm(channels)
+        self.first = _bare_conv(channels, 2 * inner, 1)
+        self.depthwise = nn.ModuleList(_bare_conv(inner, inner, kernel, groups=inner) for kernel in (3, 5))
+        self.last = _bare_conv(2 * inner, channels, 1)
+        self.neighbours = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, h, w) -> (B, c, h, w)."""
+        halves = self.first(self.norm(x)).chunk(2, dim=1)
+        y = torch.cat([conv(half).relu() for conv, half in zip(self.depthwise, halves, strict=True)], dim=1)
+        y = self.last(y)
+        gate = self.neighbours(y.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
+        return x + y * gate
+
+
+class ChannelTransformer(nn.Module):
+    """Four layers of cross attention and feed-forward over patches of four levels, brought back to their sizes."""
+
+    def __init__(self, channels: tuple[int, ...], depth: int = 4):
+        super().__init__()
+        self.embeddings = nn.ModuleList(PatchEmbedding(*pair) for pair in zip(channels, PATCHES, strict=True))
+        self.attentions = nn.ModuleList(CrossAttention(channels) for _ in range(depth))
+        self.feeds = nn.ModuleList(nn.ModuleList(FeedForward(c) for c in channels) for _ in range(depth))
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in channels)
+        self.rebuild = nn.ModuleList(nn.Sequential(*conv_norm_relu(width, width, 1)) for width in channels)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """One (B, c, H / 2**l, W / 2**l) a level -> the same: what is rebuilt plus twice the feature."""
+        levels = [embed(x) for embed, x in zip(self.embeddings, features, strict=True)]
+        for attention, feeds in zip(self.attentions, self.feeds, strict=True):
+            levels = [feed(x) for feed, x in zip(feeds, attention(levels), strict=True)]
+        skips = []
+        for x, norm, rebuild, feature, patch in zip(levels, self.norms, self.rebuild, features, PATCHES, strict=True):
+            enlarged = F.interpolate(norm(x), scale_factor=patch, mode="bilinear", align_corners=False)
+            skips.append(rebuild(enlarged) + 2 * feature)
+        return skips
+
+
+class GatedUp(nn.Module):
+    """U(in, out): the deep map, enlarged, gates the channels of the skip and joins it.
+
+    Args:
+        inputs: channels of both together.
+        outputs: of the result.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        width = inputs // 2
+        self.of_skip, self.of_deep = nn.Linear(width, width), nn.Linear(width, width)
+        self.convs = nn.Sequential(*conv_norm_relu(inputs, outputs, 3), *conv_norm_relu(outputs, outputs, 3))
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """(B, in / 2, H/2, W/2) and (B, in / 2, H, W) -> (B, out, H, W)."""
+        deep = F.interpolate(deep, scale_factor=2, mode="nearest")
+        gate = torch.sigmoid((self.of_skip(skip.mean((2, 3))) + self.of_deep(deep.mean((2, 3)))) / 2)
+        skip = torch.relu(skip * gate[..., None, None])
+        return self.convs(torch.cat([skip, deep], dim=1))
+
+
+@NETWORK_REGISTRY.register()
+class SCTransNet(Network):
+    """SCTransNet, 11,326,579 parameters with three input channels, of which 122,944 take no part.
+
+    In training its maps are the output, the map joined from all scales, then those of strides 2, 4, 8 and 16, all at
+    full size; in eval mode the output alone.
+    """
+
+    stage_channels = (32, 64, 128, 256, 256)
+    strides = (1, 2, 4, 8, 16)
+    multiple = 16
+    modulation_scale = 0.12  # not published; ALCLNet's, which has as many stages
+
+    def __init__(self, *, in_channels: int = 3):
+        super().__init__()
+        widths = self.stage_channels
+        self.stage = nn.ModuleList(
+            LeakyResidual(before, width) for before, width in zip((in_channels, *widths), widths, strict=False)
+        )
+        self.transformer = ChannelTransformer(widths[:-1])
+        decoded = (128, 64, 32, 32)
+        self.decoder = nn.ModuleList(
+            GatedUp(2 * width, output) for width, output in zip(widths[-2::-1], decoded, strict=True)
+        )
+        self.output = same_conv(decoded[-1], 1, 1)
+        self.sides = nn.ModuleList(same_conv(width, 1, 1) for width in (widths[-1], *decoded[:-1]))
+        self.join = same_conv(len(self.sides) + 1, 1, 1)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        return pooled_stages(self.stage, x)
+
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        *levels, deep = features
+        maps = [deep]
+        for decoder, skip in zip(self.decoder, self.transformer(levels)[::-1], strict=True):
+            maps.append(decoder(maps[-1], skip))
+        output = self.output(maps[-1])
+        if not self.training:
+            return [output]
+        sides = [
+            F.interpolate(side(x), scale_factor=patch, mode="bilinear", align_corners=True)
+            for side, x, patch in zip(self.sides, maps[:-1], PATCHES, strict=True)
+        ][::-1]
+        return [output, self.join(torch.cat([*sides, output], dim=1)), *sides]
+
+    def output_layer(self) -> nn.Conv2d:
+        return self.output
+
+    def side_layers(self) -> list[nn.Conv2d]:
+        return [self.join, *self.sides]
