@@ -16,6 +16,7 @@ from segment_anything.modeling import Sam
 
 from d2kit.benchmark import NOT_SLOWER, Case, Comparison, Goal, Scenario
 from d2kit.rng import seeded
+from s4m import benchmarks_ap
 from s4m.config import add_s4m_config
 from s4m.data.images import read_image
 from s4m.data.shapes import ShapesRecipe, draw_scene
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="default: 128 128 or 480 640")
     group.add_argument("--queries", type=int, default=128, help="structural_distillation: queries (default: 128)")
     group.add_argument("--chunk", type=int, help="structural_distillation: queries a chunk (default: S4M.SD.CHUNK)")
+    benchmarks_ap.add_arguments(group)
 
 
 def make_segmenter(options: argparse.Namespace) -> tuple[PromptableSegmenter, str]:
@@ -275,4 +277,5 @@ SCENARIOS = [
         "SAM's similarity maps of an image, all decoder features held, against chunks; without the embedding",
         _distillation_cases,
     ),
+    benchmarks_ap.SCENARIO,
 ]

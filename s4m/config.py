@@ -7,6 +7,8 @@ def add_s4m_config(cfg: CN) -> None:
     """Add the keys of S4M to a Detectron2 configuration, in place. Published values are the defaults where they fit."""
     cfg.DATASETS.UNLABELED = ()  # registered names whose images train without labels; empty: supervised training
 
+    _add_mask2former_config(cfg)
+
     cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
     cfg.INPUT.LSJ.ENABLED = False
     cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
@@ -23,7 +25,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.EVALUATE = "student"  # which network answers in eval mode and exports: student or teacher
     cfg.S4M.UNLABELED_BATCH = 8  # unlabelled images an iteration, over all processes
     cfg.S4M.UNSUP_WEIGHT = 2.0  # weight of the losses on pseudo-labels
-    cfg.S4M.PIXEL_FEATURE = "p2"  # backbone output that structural distillation compares
+    cfg.S4M.PIXEL_FEATURE = "p2"  # backbone output of S4MRCNN that structural distillation compares
 
     cfg.S4M.TEACHER = CN()
     cfg.S4M.TEACHER.WEIGHTS = ""  # checkpoint of the first stage (a TeacherStudent or a plain student)
@@ -68,6 +70,31 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.STRONG.BLUR_SIGMA = (0.1, 2.0)  # pixels
     cfg.S4M.STRONG.BLUR_PROB = 0.5
 
+    cfg.S4M.COCO_EVAL = CN()  # COCO-style AP of DATASETS.TEST
+    cfg.S4M.COCO_EVAL.FAST = True  # by faster-coco-eval where it is installed: the same numbers
+    cfg.S4M.COCO_EVAL.MAX_DETS = 0  # that count, of a class in an image; 0: 100 or TEST.DETECTIONS_PER_IMAGE if more
+    cfg.S4M.COCO_EVAL.BOUNDARY = False  # boundary AP beside mask and box AP; needs faster-coco-eval
+    cfg.S4M.COCO_EVAL.BOUNDARY_RATIO = 0.02  # width of the boundary, as a fraction of the image's diagonal
+
     cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
     cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
     cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best
+
+
+def _add_mask2former_config(cfg: CN) -> None:
+    """Keys of S4MMask2Former; classes, pixel statistics and detections are Detectron2's own keys."""
+    cfg.MODEL.MASK2FORMER = CN()
+    cfg.MODEL.MASK2FORMER.PRETRAINED = ""  # folder of a checkpoint in the hub's layout, whose config.json gives sizes
+    cfg.MODEL.MASK2FORMER.IN_FEATURES = ["res2", "res3", "res4", "res5"]  # backbone outputs of strides 4, 8, 16, 32
+    cfg.MODEL.MASK2FORMER.QUERIES = 100
+    cfg.MODEL.MASK2FORMER.HIDDEN = 256  # channels everywhere, a multiple of 32
+    cfg.MODEL.MASK2FORMER.HEADS = 8
+    cfg.MODEL.MASK2FORMER.ENCODER_LAYERS = 6  # of the pixel decoder
+    cfg.MODEL.MASK2FORMER.ENCODER_FEEDFORWARD = 1024
+    cfg.MODEL.MASK2FORMER.DECODER_LAYERS = 9
+    cfg.MODEL.MASK2FORMER.FEEDFORWARD = 2048
+    cfg.MODEL.MASK2FORMER.POINTS = 12544  # at which masks are matched and learned, an instance
+    cfg.MODEL.MASK2FORMER.CLASS_WEIGHT = 2.0  # of the losses, and of the costs in matching
+    cfg.MODEL.MASK2FORMER.MASK_WEIGHT = 5.0
+    cfg.MODEL.MASK2FORMER.DICE_WEIGHT = 5.0
+    cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT = 0.1  # of queries without an instance in the classification loss

@@ -9,8 +9,10 @@ import torch
 
 import istd.benchmarks
 import s4m.benchmarks
+import s4m.benchmarks_ap
 from d2kit import benchmark
 from d2kit.benchmark import Case, Comparison, Goal, ResultsDiffer
+from s4m.benchmarks_ap import make_evaluator
 from s4m.pseudo_labels import refinement
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
@@ -142,7 +144,7 @@ def test_the_list_names_every_scenario(tool, capsys):
     tool.main(["--list"])
     names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == list(tool.SCENARIOS)
-    assert {"sam_refinement", "structural_distillation", "ir_metrics", "label_evolution"} <= set(names)
+    assert {"sam_refinement", "structural_distillation", "coco_ap", "ir_metrics", "label_evolution"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,8 @@ def test_the_list_names_every_scenario(tool, capsys):
         (["structural_distillation", "--queries", "0"], "--queries"),
         (["sam_refinement", "--instances", "0"], "an instance"),
         (["sam_refinement", "--checkpoint", "absent.pth"], "absent.pth"),
+        (["coco_ap", "--annotations", "absent.json"], "absent.json"),
+        (["coco_ap", "--detections", "0"], "--detections"),
     ],
 )
 def test_bad_options_are_one_sentence(tool, argv, message, capsys):
@@ -208,6 +212,18 @@ def test_sam_refinement(run):
     assert all(way["peak_mib"] > 0.5 for way in record["ways"].values())
 
 
+def test_coco_ap(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(s4m.benchmarks_ap, "_IMAGES", 2)
+    (drawn,) = run("coco_ap", "--detections", "150")
+    assert drawn["settings"]["limit"] == 150 and drawn["settings"]["instances"] == 2 * s4m.benchmarks_ap._INSTANCES
+    assert [goal["at_least"] for goal in drawn["comparisons"][0]["goals"]] == [3.0]
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(s4m.benchmarks_ap.draw_annotations(1, 5)))
+    (record,) = run("coco_ap", "--annotations", str(path))
+    assert record["settings"]["annotations"] == "some.json" and record["settings"]["limit"] == 100
+    assert record["comparisons"][0]["difference"]["AP in percent"] < 1e-6
+
+
 def test_a_warm_cache_reads_no_image_and_asks_no_encoder(tmp_path, tool):
     options = tool.parse(["sam_refinement"])
     segmenter, _ = s4m.benchmarks.make_segmenter(options)
@@ -233,6 +249,10 @@ def spoiled_refine(*args, **kwargs):
     return refined
 
 
+def spoiled_detections(fast, data, found, *args):
+    return make_evaluator(fast, data, found if fast else {image: items[1:] for image, items in found.items()}, *args)
+
+
 @pytest.mark.parametrize(
     ("package", "name", "spoiled", "argv"),
     [
@@ -243,6 +263,7 @@ def spoiled_refine(*args, **kwargs):
             lambda tokens, cells: torch.zeros(len(tokens), tokens[0, 0].numel()),
             ["structural_distillation", "--queries", "4"],
         ),
+        (s4m.benchmarks_ap, "make_evaluator", spoiled_detections, ["coco_ap", "--detections", "5"]),
         (istd.benchmarks, "evolve_mask", lambda mask, probability: mask, ["label_evolution"]),
         (istd.benchmarks, "_match_plainly", lambda target, predicted: (2, 1, 0), ["ir_metrics", "--regions", "2"]),
     ],
