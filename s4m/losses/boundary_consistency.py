@@ -7,9 +7,11 @@ autocast says.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from detectron2.config import CfgNode
 from torch.nn import functional as F
 
 _DICE_FLOOR = 1.0  # cells; two empty boundaries are equal, and a tiny one has no huge gradient
@@ -133,3 +135,48 @@ def _edge_loss(
     overlap = (certainty * own * band).flatten(1).sum(dim=1)
     total = (certainty * (own.square() + band.square())).flatten(1).sum(dim=1)
     return 1 - (2 * overlap + _DICE_FLOOR) / (total + _DICE_FLOOR)
+
+
+@dataclass(frozen=True)
+class BoundaryConsistency:
+    """`boundary_consistency` with its settings, as a loss of each object.
+
+    Attributes:
+        weight, edge_weight: of its two terms.
+        width, gain, teacher_share: as there.
+    """
+
+    weight: float = 1.0
+    edge_weight: float = 1.0
+    width: float = 0.08
+    gain: float = 4.0
+    teacher_share: float = 0.25
+
+    @classmethod
+    def read(cls, cfg: CfgNode) -> "BoundaryConsistency | None":
+        """What cfg.S4M.BOUNDARY says; None where it is off or a configuration has no S4M."""
+        if "S4M" not in cfg or not cfg.S4M.BOUNDARY.ENABLED:
+            return None
+        node = cfg.S4M.BOUNDARY
+        return cls(node.WEIGHT, node.EDGE_WEIGHT, node.WIDTH, node.GAIN, node.TEACHER)
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        teacher: torch.Tensor,
+        sam: torch.Tensor,
+        refined: torch.Tensor,
+    ) -> torch.Tensor:
+        """(N,) weighted sum of both terms; arguments as of `boundary_consistency`."""
+        terms = boundary_consistency(
+            logits,
+            targets,
+            teacher,
+            sam,
+            refined,
+            width=self.width,
+            gain=self.gain,
+            teacher_share=self.teacher_share,
+        )
+        return self.weight * terms.consistency + self.edge_weight * terms.edge

@@ -1,8 +1,9 @@
 """Mask R-CNN parts that learn from pseudo-labels: weights per instance, ignored regions, soft masks.
 
 Ground truth and pseudo-labels are `Instances` in the frame of the network's input image with `gt_boxes`, `gt_classes`
-(-1 marks an ignored region) and `gt_masks`; `gt_weights` (N,) and `gt_soft_masks` (N, H, W) in [0, 1] are optional.
-Without the optional fields all losses equal Detectron2's own.
+(-1 marks an ignored region) and `gt_masks`; `gt_weights` (N,) and `gt_soft_masks` (N, H, W) in [0, 1] are optional, and
+so are `gt_teacher_masks` and `gt_sam_masks` (N, H, W) in [0, 1] with `gt_refined` (N,) bool, which the boundary-aware
+consistency needs (`s4m.losses.boundary_consistency`). Without the optional fields all losses equal Detectron2's own.
 """
 
 import torch
@@ -18,6 +19,9 @@ from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks, pai
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, smooth_l1_loss
 
+from s4m.losses.boundary_consistency import BoundaryConsistency
+
+_MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")  # too large to go along with every proposal
 IGNORED_OVERLAP = 0.5  # a background box with more of its area than this inside an ignored region is not background
 
 
@@ -131,9 +135,21 @@ def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Te
     if not soft and isinstance(labels.gt_masks, PolygonMasks):
         return labels.gt_masks[index].crop_and_resize(boxes, side).float()
     source = labels.gt_soft_masks if soft else labels.gt_masks.tensor
-    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
-    aligned = ROIAlign((side, side), 1.0, 0, aligned=True)(source[:, None].to(boxes), rois)[:, 0]
+    aligned = _align(source[:, None], proposals, side)[:, 0]
     return aligned if soft else (aligned >= 0.5).float()
+
+
+def _align(maps: torch.Tensor, proposals: Instances, side: int) -> torch.Tensor:
+    """Maps (N, C, H, W) of an image's instances -> (R, C, side, side) float in the boxes of its proposals."""
+    boxes, index = proposals.proposal_boxes.tensor, proposals.gt_index
+    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
+    return ROIAlign((side, side), 1.0, 0, aligned=True)(maps.to(boxes), rois)
+
+
+def _boundary_maps(proposals: Instances, labels: Instances, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's and SAM's soft masks (R, 2, side, side) in the proposals' boxes, and `gt_refined` (R,)."""
+    maps = torch.stack([labels.gt_teacher_masks, labels.gt_sam_masks], dim=1)
+    return _align(maps, proposals, side), labels.gt_refined[proposals.gt_index]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -141,9 +157,19 @@ class PseudoLabelROIHeads(StandardROIHeads):
     """StandardROIHeads for pseudo-labels; parameters have Detectron2's names and load there."""
 
     @configurable
-    def __init__(self, **kwargs):
-        """Takes StandardROIHeads' arguments."""
+    def __init__(self, *, boundary: BoundaryConsistency | None = None, **kwargs):
+        """
+        Args:
+            boundary: a loss of the mask head on targets that have its fields; None: there is none.
+            kwargs: StandardROIHeads' arguments.
+        """
         super().__init__(**kwargs)
+        self.boundary = boundary
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """StandardROIHeads' arguments and `S4M.BOUNDARY`."""
+        return {**super().from_config(cfg, input_shape), "boundary": BoundaryConsistency.read(cfg)}
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -169,7 +195,7 @@ class PseudoLabelROIHeads(StandardROIHeads):
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._forward_box(features, proposals)
         if self.mask_on:
-            losses["loss_mask"] = self._mask_loss(features, proposals, targets)
+            losses.update(self._mask_losses(features, proposals, targets))
         losses.update(self._forward_keypoint(features, proposals))
         return proposals, losses
 
@@ -178,7 +204,7 @@ class PseudoLabelROIHeads(StandardROIHeads):
         """As Detectron2's, but masks are named by `gt_index`, and background inside ignored regions gets class -1."""
         slim = []
         for image in targets:
-            fields = {k: v for k, v in image.get_fields().items() if k not in ("gt_masks", "gt_soft_masks")}
+            fields = {k: v for k, v in image.get_fields().items() if k not in _MAPS}
             index = torch.arange(len(image), device=image.gt_classes.device)
             slim.append(split_ignored(Instances(image.image_size, **fields, gt_index=index))[0])
         sampled = super().label_and_sample_proposals(proposals, slim)
@@ -187,21 +213,29 @@ class PseudoLabelROIHeads(StandardROIHeads):
             p.gt_classes[background & inside_ignored(p.proposal_boxes, split_ignored(image)[1])] = -1
         return sampled
 
-    def _mask_loss(
+    def _mask_losses(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances]
-    ) -> torch.Tensor:
-        """Binary cross entropy, the mean over an instance's cells, weighted, over the count of all processes."""
+    ) -> dict[str, torch.Tensor]:
+        """Binary cross entropy, the mean over an instance's cells, weighted, over the count of all processes.
+
+        `loss_boundary` stands beside it where it is wanted and the targets have its fields.
+        """
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         levels = [features[name] for name in self.mask_in_features]
         logits = self.mask_head.layers(self.mask_pooler(levels, [p.proposal_boxes for p in foreground]))
+        with_boundary = self.boundary is not None and all(labels.has("gt_teacher_masks") for labels in targets)
         count = global_count(len(logits), logits.device)
         if len(logits) == 0:
-            return logits.sum() * 0
+            return dict.fromkeys(["loss_mask"] + ["loss_boundary"] * with_boundary, logits.sum() * 0)
         pairs = [(p, labels) for p, labels in zip(foreground, targets, strict=True) if len(p)]
         wanted = cat([mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs], dim=0)
         classes = cat([p.gt_classes for p, _ in pairs], dim=0)
         weights = _instance_weights([p for p, _ in pairs], self.num_classes, logits.device)
         column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
         chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
-        each = F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none").mean(dim=(1, 2))
-        return (weights * each).sum() / count * self.mask_head.loss_weight
+        each = {"loss_mask": F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none").mean(dim=(1, 2))}
+        if with_boundary:
+            found = [_boundary_maps(p, labels, logits.shape[-1]) for p, labels in pairs]
+            maps, refined = (cat(list(parts), dim=0) for parts in zip(*found, strict=True))
+            each["loss_boundary"] = self.boundary(chosen, wanted, maps[:, 0], maps[:, 1], refined)
+        return {key: (weights * loss).sum() / count * self.mask_head.loss_weight for key, loss in each.items()}
