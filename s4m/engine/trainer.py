@@ -19,7 +19,7 @@ from s4m.data.test_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import MeanTeacher
-from s4m.engine.optimizer import build_optimizer
+from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
@@ -70,6 +70,11 @@ class S4MTrainer(ResumableTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         """What `SOLVER.OPTIMIZER` names; see `s4m.engine.optimizer`."""
         return with_accumulation(build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """What `SOLVER.LR_SCHEDULER_NAME` names; see `s4m.engine.optimizer`."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

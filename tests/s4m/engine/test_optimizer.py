@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from s4m import add_s4m_config
-from s4m.engine.optimizer import build_optimizer
+from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 
 
 class Network(nn.Module):
@@ -58,3 +58,27 @@ def test_one_rate_by_default_and_clipping_on_request():
 def test_unknown_optimizer_names_the_key():
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER must be SGD or ADAMW, not 'LION'"):
         build(OPTIMIZER="LION")
+
+
+def rates(**options):
+    """The rate of each iteration, of a base rate of 0.5 and 10 iterations."""
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS = "WarmupPolyLR", 10, 0
+    cfg.merge_from_list([item for key, value in options.items() for item in (f"SOLVER.{key}", value)])
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.5)
+    scheduler, found = build_lr_scheduler(cfg, optimizer), []
+    for _ in range(10):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_polynomial_rate():
+    assert rates() == pytest.approx([0.5 * (1 - i / 10) ** 0.9 for i in range(10)])
+    assert rates(POLY_LR_POWER=2.0) == pytest.approx([0.5 * (1 - i / 10) ** 2 for i in range(10)])
+    warm = rates(WARMUP_ITERS=4, WARMUP_FACTOR=0.1)
+    assert warm[0] == pytest.approx(0.05) and warm[1] < warm[2] < warm[3]
+    assert warm[4:] == pytest.approx(rates()[4:])
+    assert rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(5,)) == pytest.approx([0.5] * 5 + [0.05] * 5)
