@@ -38,7 +38,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each cell; (B, c, H, W) -> (B, c, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def _bare_conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
