@@ -27,6 +27,7 @@ def _add_input(node: CN) -> None:
     node.INPUT.CROP = 256  # side of the square training crop, pixels
     node.INPUT.TARGET_CROP = 0.5  # share of the crops that surely hold a target, where the image has one
     node.INPUT.AUGMENT = True  # flips and quarter turns of the training crop
+    node.INPUT.VIEWS = 0  # crops an image has in all, so that features of the foundation model are kept; 0: no bound
 
 
 def _add_model(node: CN) -> None:
@@ -35,12 +36,13 @@ def _add_model(node: CN) -> None:
     node.NETWORK.NORM = ""  # GN or BN in the fusions of ACM and ALCNet; empty: the network's own
     node.NETWORK.MOMENTUM = -1.0  # BatchNorm momentum of ACM and ALCNet; negative: the network's own (published: 0.9)
     node.NETWORK.BLOCKS = 0  # residual blocks a stage of MLCLNet; 0: its own
-    node.NETWORK.OUTPUT_BIAS = 0.0  # first bias of the last convolution; 0: the network's own
+    node.NETWORK.OUTPUT_BIAS = 0.0  # first bias of the convolutions that give logits; 0: the network's own
     node.NETWORK.CHANNELS_LAST = True  # memory layout; 8 to 10 % faster on a CPU
 
     node.SCAM = CN()  # the teacher's modulation by a foundation model; without it teacher and student are one
     node.SCAM.ENABLED = False
     node.SCAM.SCALE = -1.0  # s; negative: the network's own (ALCLNet 0.12, MLCLNet 0.55)
+    node.SCAM.STAGES = ()  # stages that are modulated, 0 the finest; empty: all
     node.SCAM.HIDDEN_DIM = 128
 
     node.VFM = CN()

@@ -31,6 +31,7 @@ class ISTDMapper:
         is_train: crops with labels, or whole images.
         channels: the grey image is repeated so often.
         crop, target_share, augment: see `View.draw`.
+        views: crops an image has, the same in every epoch (`View.of_set`); 0: a new one each time.
         fill: grey value beyond the border.
         depth: see `read_infrared`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMaskStore.reader()`; a dict's own
@@ -48,6 +49,7 @@ class ISTDMapper:
         crop: int = 256,
         target_share: float = 0.5,
         augment: bool = True,
+        views: int = 0,
         fill: float = 0.0,
         depth: str = "range",
         pseudo_masks: Callable[[str], np.ndarray] | None = None,
@@ -60,6 +62,7 @@ class ISTDMapper:
             raise ValueError(f"ISTD.INPUT.CROP must be at least 1 pixel, not {crop}.")
         self.is_train, self.channels, self.depth = is_train, channels, depth
         self.crop, self.target_share, self.augment, self.fill = crop, target_share, augment, fill
+        self.views = views
         self.pseudo_masks, self.use_masks, self.clusters = pseudo_masks, use_masks, clusters
 
     @classmethod
@@ -72,6 +75,7 @@ class ISTDMapper:
             "crop": options.CROP,
             "target_share": options.TARGET_CROP,
             "augment": options.AUGMENT,
+            "views": options.VIEWS,
             "fill": options.MEAN,
             "depth": options.DEPTH,
             **lookups,
@@ -102,7 +106,11 @@ class ISTDMapper:
         label = self.label(dataset_dict)
         points = dataset_dict.get("points")
         targets = points if points else np.argwhere(label > 0.5)[:, ::-1]
-        view = View.draw(*image.shape, self.crop, targets=targets, target_share=self.target_share, augment=self.augment)
+        options = {"targets": targets, "target_share": self.target_share, "augment": self.augment}
+        if self.views:
+            view = View.of_set(dataset_dict["image_id"], self.views, *image.shape, self.crop, **options)
+        else:
+            view = View.draw(*image.shape, self.crop, **options)
         result = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width")}
         result["image"] = self._tensor(view.apply(image, self.fill))
         result["pseudo_mask"] = torch.from_numpy(view.apply(label))

@@ -1,9 +1,12 @@
 """The part of an image that a training sample shows: a square crop, flipped and turned."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from d2kit.rng import derive_seed, seeded
 
 
 @dataclass(frozen=True)
@@ -13,12 +16,24 @@ class View:
     box: x0, y0, x1, y1 in the image's pixels (x1, y1 exclusive), inside the image. It is smaller than the crop only
         where the image is; then the crop is filled up at its right and bottom.
     side: of the crop, pixels.
+    recurs: one of a finite set of views, so that what was computed for it is worth keeping.
     """
 
     box: tuple[int, int, int, int]
     side: int
     flip: bool = False
     turns: int = 0
+    recurs: bool = False
+
+    @classmethod
+    def of_set(cls, image_id: str, size: int, *args, **options) -> "View":
+        """Draw one of the `size` views that this image has, which are the same in every epoch and every run.
+
+        Which of them comes follows np.random's global generator; the rest is as in `draw`, whose arguments follow.
+        """
+        with seeded(derive_seed("view", image_id, int(np.random.randint(size)))):
+            view = cls.draw(*args, **options)
+        return dataclasses.replace(view, recurs=True)
 
     @classmethod
     def draw(

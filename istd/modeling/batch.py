@@ -25,9 +25,11 @@ class Batch:
 
 
 def batch_key(image: dict) -> str | None:
-    """Key of the feature cache for a dict of `ISTDMapper`: only crops that hold the whole image have one."""
+    """Key of the feature cache for a dict of `ISTDMapper`: crops that recur or hold the whole image have one."""
     view = image.get("view")
     if view is None or "file_name" not in image:
         return None
     variant = f"{view.side}|{view.flip}|{view.turns}"
+    if view.recurs:
+        return view_key(str(image["file_name"]), (image["height"], image["width"]), None, f"{view.box}|{variant}")
     return view_key(str(image["file_name"]), (image["height"], image["width"]), view.box, variant)

@@ -97,10 +97,10 @@ class FeatureCache:
 
     What it changes: kept features are rounded to float16 (relative error up to 2**-11), on a miss as on a hit, and
     each such view runs through the model alone; so results depend neither on what the cache holds nor on the batch.
-    It is exact only for views that come again pixel by pixel: the whole, un-augmented image, as in label updates,
-    evaluation and the crop policy that takes whole images. Random crops have no key, run as one batch and are not
-    rounded: a crop of cached features would not be the features of the crop, because the model's attention spans the
-    image.
+    It is exact only for views that come again pixel by pixel: the whole, un-augmented image, as in label updates and
+    evaluation, crops that hold the whole image, and the finite sets of crops of ISTD.INPUT.VIEWS. Other random crops
+    have no key, run as one batch and are not rounded: a crop of cached features would not be the features of the crop,
+    because the model's attention spans the image.
 
     Args:
         vfm: the model.

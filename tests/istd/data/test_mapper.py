@@ -78,6 +78,14 @@ def test_the_same_seed_gives_the_same_sample(tmp_path, cfg):
     assert torch.equal(samples[0]["image"], samples[1]["image"])
 
 
+def test_a_bounded_number_of_crops(tmp_path, cfg):
+    cfg.ISTD.INPUT.VIEWS = 3
+    mapper = ISTDMapper(cfg, is_train=True, use_masks=True)
+    dicts = record(tmp_path)
+    crops = {mapper(dicts)["image"].numpy().tobytes() for _ in range(40)}
+    assert len(crops) == 3
+
+
 def test_where_the_label_comes_from(tmp_path, cfg):
     given = record(tmp_path)
     full = ISTDMapper(cfg, True, use_masks=True)

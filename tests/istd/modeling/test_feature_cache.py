@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from istd.data.view import View
+from istd.modeling.batch import batch_key
 from istd.modeling.feature_cache import GIB, DiskStore, FeatureCache, MemoryStore, view_key
 
 
@@ -101,3 +103,14 @@ def test_key_only_for_whole_images():
     assert view_key("a.png", (96, 135), crop=(1, 0, 135, 96)) is None
     keys = {view_key("a.png", (96, 135)), view_key("b.png", (96, 135)), view_key("a.png", (96, 135), variant="flip")}
     assert len(keys) == 3
+
+
+def test_crops_that_recur_have_a_key_each():
+    def key(**options):
+        view = View(**{"box": (0, 0, 64, 64), "side": 64} | options)
+        return batch_key({"file_name": "a.png", "height": 96, "width": 135, "view": view})
+
+    assert key() is None
+    kinds = [{}, {"box": (1, 0, 65, 64)}, {"flip": True}, {"turns": 1}, {"side": 80}]
+    assert len({key(recurs=True, **kind) for kind in kinds}) == len(kinds)
+    assert key(recurs=True) == key(recurs=True) != key(box=(0, 0, 135, 96), side=135)
