@@ -96,7 +96,14 @@ class PointSupervisedISTD(nn.Module):
         if node.SCAM.ENABLED and scale > 0:
             vfm = build_vfm(node.VFM.NAME, node.VFM.CHECKPOINT, pretrained=node.VFM.PRETRAINED, layers=node.VFM.LAYERS)
             features = FeatureCache(vfm, node.VFM.CACHE_GIB, node.VFM.CACHE)
-            scam = SCAM(vfm.feature_dim, network.stage_channels, vfm.layers, node.SCAM.HIDDEN_DIM, scale)
+            scam = SCAM(
+                vfm.feature_dim,
+                network.stage_channels,
+                vfm.layers,
+                node.SCAM.HIDDEN_DIM,
+                scale,
+                node.SCAM.STAGES or None,
+            )
         return {
             "network": network,
             "scam": scam,

@@ -22,10 +22,14 @@ class SCAM(nn.Module):
 
     Args:
         feature_dim: channels of the token maps.
-        stage_channels: channels of each stage feature of the network.
+        stage_channels: channels of each stage feature of the network, finest first.
         num_layers: K, token maps that are mixed.
         hidden_dim: width of the MLP.
         scale: s; at or below 1e-6 features pass untouched and no tokens are needed.
+        stages: indices of the stages that are modulated, 0 the finest; the others pass untouched. None: all.
+
+    Raises:
+        ValueError: the network has no such stage, or one is named twice.
     """
 
     def __init__(
@@ -35,9 +39,15 @@ class SCAM(nn.Module):
         num_layers: int = 13,
         hidden_dim: int = 128,
         scale: float = 0.12,
+        stages: Sequence[int] | None = None,
     ):
         super().__init__()
-        self.stage_channels = tuple(stage_channels)
+        self.stages = tuple(range(len(stage_channels))) if stages is None else tuple(sorted(stages))
+        if len({*self.stages}) < len(self.stages) or not {*self.stages} <= {*range(len(stage_channels))}:
+            raise ValueError(
+                f"ISTD.SCAM.STAGES is {list(stages)}: give stages from 0 to {len(stage_channels) - 1}, each once."
+            )
+        self.stage_channels = tuple(stage_channels[stage] for stage in self.stages)
         self.scale = float(scale)
         channels = sum(self.stage_channels)
         self.layer_logits = nn.Parameter(torch.zeros(num_layers))
@@ -65,7 +75,7 @@ class SCAM(nn.Module):
         return (attention * fused).sum(dim=1)
 
     def affine(self, tokens: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Gamma and beta of each stage, (B, stage_channels[l], 1, 1) each."""
+        """Gamma and beta of each modulated stage, (B, its channels, 1, 1) each."""
         raw_gamma, beta = self.mlp(self.pool(tokens))[..., None, None].chunk(2, dim=1)
         gamma = 1 + torch.tanh(raw_gamma * self.gate[:, None, None])
         return list(gamma.split(self.stage_channels, dim=1)), list(beta.split(self.stage_channels, dim=1))
@@ -87,11 +97,10 @@ class SCAM(nn.Module):
         if not self.active:
             return list(features)
         gammas, betas = self.affine(tokens)
-        s = self.scale
-        return [
-            (1 + s * (gamma - 1)) * feature + s * beta
-            for gamma, beta, feature in zip(gammas, betas, features, strict=True)
-        ]
+        s, results = self.scale, list(features)
+        for stage, gamma, beta in zip(self.stages, gammas, betas, strict=True):
+            results[stage] = (1 + s * (gamma - 1)) * features[stage] + s * beta
+        return results
 
     def gate_penalty(self) -> Tensor:
         """mean |gate|, a scalar; the inner loss adds it with weight 0.005."""

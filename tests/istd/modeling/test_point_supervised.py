@@ -12,9 +12,9 @@ from istd.modeling.feature_cache import FeatureCache
 from istd.modeling.point_supervised import PointSupervisedISTD
 
 
-def make(*, scam: bool = True, **options) -> PointSupervisedISTD:
+def make(*, scam: bool = True, name: str = "ACM", **options) -> PointSupervisedISTD:
     torch.manual_seed(0)
-    network = build_network("ACM", momentum=0.1)
+    network = build_network(name, **({"momentum": 0.1} if name == "ACM" else {}))
     parts = {}
     if scam:
         vfm = build_vfm("test_vit", "random", layers=3)
@@ -44,6 +44,15 @@ def test_it_is_registered(istd_cfg):
     model = build_model(istd_cfg())
     assert isinstance(model, PointSupervisedISTD) and model.has_teacher
     assert build_model(istd_cfg("quick/istd_pal.yaml")).scam is None
+
+
+def test_the_configuration_names_modulated_stages_and_scale(istd_cfg):
+    default = build_model(istd_cfg()).scam
+    assert (default.stages, default.scale) == ((0, 1, 2), 0.55)
+    scam = build_model(istd_cfg(ISTD__SCAM__STAGES=(2, 0), ISTD__SCAM__SCALE=0.2)).scam
+    assert (scam.stages, scam.stage_channels, scam.scale) == ((0, 2), (16, 64), 0.2)
+    with pytest.raises(ValueError, match="ISTD.SCAM.STAGES .* from 0 to 2"):
+        build_model(istd_cfg(ISTD__SCAM__STAGES=(3,)))
 
 
 def test_without_scam_there_is_one_supervised_loss():
@@ -101,11 +110,12 @@ def counters(model) -> list[int]:
     return [int(value) for name, value in model.network.state_dict().items() if name.endswith("num_batches_tracked")]
 
 
-def test_statistics_are_recorded_once_a_step_and_never_in_the_outer_one():
-    model, images = make(), crops()
+@pytest.mark.parametrize("name", ["ACM", "GGLNet", "MSHNet", "RepISDNet", "DNANet", "SCTransNet"])
+def test_statistics_are_recorded_once_a_step_and_never_in_the_outer_one(name):
+    model, images = make(name=name), crops()
     model(images)
     assert set(counters(model)) == {1}
-    plain = make(scam=False)
+    plain = make(name=name, scam=False)
     plain(images)
     for (name, one), two in zip(model.network.state_dict().items(), plain.network.state_dict().values(), strict=True):
         if "running" in name:

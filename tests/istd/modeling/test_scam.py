@@ -81,6 +81,24 @@ def test_off_returns_the_features_without_tokens(scale):
     assert build(2e-6).active
 
 
+def test_chosen_stages_alone_are_modulated():
+    tokens, features = inputs()
+    torch.manual_seed(0)
+    scam = SCAM(4, CHANNELS, num_layers=3, hidden_dim=8, stages=[1]).double()
+    for parameter in scam.parameters():
+        torch.nn.init.normal_(parameter)
+    first, second = scam(tokens, features)
+    (gamma,), (beta,) = scam.affine(tokens)
+    assert first is features[0] and scam.gate.shape == (3,)
+    assert torch.allclose(second, (1 + 0.12 * (gamma - 1)) * features[1] + 0.12 * beta)
+
+
+@pytest.mark.parametrize("stages", [[2], [-1], [0, 0]])
+def test_stages_that_do_not_exist_are_refused(stages):
+    with pytest.raises(ValueError, match=r"ISTD.SCAM.STAGES is .*: give stages from 0 to 1"):
+        SCAM(4, CHANNELS, stages=stages)
+
+
 def test_gate_penalty():
     scam = build()
     scam.gate.data.copy_(torch.tensor([1.0, -2.0, 0.0, 3.0, -4.0]))
