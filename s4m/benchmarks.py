@@ -30,7 +30,7 @@ from s4m.losses.structural_distillation import (
 from s4m.pseudo_labels.masks import tight_boxes
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.pseudo_labels.refinement import Source, refine, replace_masks
-from s4m.sam import SEGMENTERS, Embedding, PromptableSegmenter, Prompts, build_segmenter
+from s4m.sam import SEGMENTERS, Embedding, PromptableSegmenter, Prompts, build_segmenter, mobile_sam
 from s4m.sam.embedding_cache import EmbeddingCache, ViewTransform
 from s4m.sam.segment_anything import SamSegmenter
 
@@ -55,10 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def make_segmenter(options: argparse.Namespace) -> tuple[PromptableSegmenter, str]:
     """The segmenter, and where its weights are from: "package", "checkpoint" or "random", as quick as trained ones."""
     name, device = options.segmenter, options.device
-    if options.checkpoint or name not in sam_model_registry:
+    builders = {**sam_model_registry, mobile_sam.NAME: mobile_sam.build_mobile_sam}
+    if options.checkpoint or name not in builders:
         return build_segmenter(name, options.checkpoint, device), "checkpoint" if options.checkpoint else "package"
     with seeded(0):
-        return SamSegmenter(name, sam_model_registry[name](), device), "random"
+        return SamSegmenter(name, builders[name](), device), "random"
 
 
 def _image_size(options: argparse.Namespace) -> tuple[int, int]:

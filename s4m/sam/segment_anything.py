@@ -72,13 +72,21 @@ def guess_model(state: dict) -> str | None:
     return None if patches is None else _WIDTHS.get(patches.shape[0])
 
 
-def load_sam(name: str, build: Callable[[], Sam], path: str, key: str, published_at: str) -> Sam:
+def load_sam(
+    name: str,
+    build: Callable[[], Sam],
+    path: str,
+    key: str,
+    published_at: str,
+    convert: Callable[[dict], dict] = dict,
+) -> Sam:
     """Build a model and load a checkpoint into it, strictly.
 
     Args:
         name: of the model asked for, for the message.
         build: makes it, with any weights.
         path: the checkpoint; key: what named it; published_at: where such files are published.
+        convert: from the names of the checkpoint to those of the model.
 
     Raises:
         FileNotFoundError: the file is absent.
@@ -91,8 +99,8 @@ def load_sam(name: str, build: Callable[[], Sam], path: str, key: str, published
         raise ValueError(f"{wrong}; it seems to be one of {seems}.")
     sam = build()
     try:
-        sam.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+        sam.load_state_dict(convert(state))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{wrong}: its weights have other names or shapes. See {published_at}.") from error
     return sam
 
