@@ -19,8 +19,11 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
     return loss.flatten(1).mean(1)
 
 
-def soft_iou(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 - (sum p t + smooth) / (sum (p + t - p t) + smooth), p = sigmoid(logits): (B, 1, H, W) twice -> (B,)."""
+def soft_iou(logits: Tensor, targets: Tensor, smooth: float | Tensor = 1.0) -> Tensor:
+    """1 - (sum p t + smooth) / (sum (p + t - p t) + smooth), p = sigmoid(logits): (B, 1, H, W) twice -> (B,).
+
+    `smooth`: a number, or one a sample, (B,).
+    """
     probability, targets = logits.float().sigmoid().flatten(1), targets.float().flatten(1)
     both = (probability * targets).sum(1)
     either = probability.sum(1) + targets.sum(1) - both
@@ -37,9 +40,11 @@ def bce_hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
     Soft-IoU against soft targets rewards a pixel with target t as soon as t > IoU / (1 + IoU): a network whose IoU is
     0.3 is drawn to 1 wherever t > 0.23. Label evolution averages that into the mask, and masks swell from update to
-    update. Against the binary region they do not. For binary targets this is `bce_soft_iou`.
+    update. Against the binary region they do not. Only samples without a region are smoothed: with smooth = 1 silence
+    is a better answer to a label of one pixel than any blob of three or more.
     """
-    return bce(logits, targets) + soft_iou(logits, (targets > 0.5).float())
+    region = (targets > 0.5).float()
+    return bce(logits, targets) + soft_iou(logits, region, (region.flatten(1).sum(1) == 0).float())
 
 
 SUPERVISION: dict[str, SampleLoss] = {

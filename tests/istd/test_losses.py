@@ -8,6 +8,7 @@ import torch
 from istd.losses import (
     SUPERVISION,
     bce,
+    bce_hard_iou,
     bce_soft_iou,
     distillation,
     inner_losses,
@@ -65,6 +66,30 @@ def test_soft_iou():
     nothing = torch.zeros(1, 1, 4, 4)
     assert soft_iou(nothing - 1e4, nothing).tolist() == [0]
     assert torch.equal(bce_soft_iou(LOGITS, TARGETS), bce(LOGITS, TARGETS) + soft_iou(LOGITS, TARGETS))
+
+
+def test_bce_hard_iou():
+    def by_hand(logits, targets):
+        p, hard = [sigmoid(x) for x in logits], [float(t > 0.5) for t in targets]
+        both, smooth = sum(a * t for a, t in zip(p, hard, strict=True)), float(not any(hard))
+        return bce_by_hand(logits, targets) + 1 - (both + smooth) / (sum(p) + sum(hard) - both + smooth)
+
+    targets = TARGETS.clone()
+    targets[1] *= 0.4  # no region
+    wanted = [by_hand(*r) for r in rows(LOGITS, targets)]
+    assert bce_hard_iou(LOGITS, targets).tolist() == pytest.approx(wanted, rel=1e-5)
+    hard = (targets > 0.5).float()
+    assert bce_hard_iou((hard * 2 - 1) * 1e4, hard).tolist() == [0, 0, 0]
+    logits = LOGITS.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: bce_hard_iou(x, targets), logits, eps=1e-3, atol=1e-3)
+
+
+def test_a_blob_around_a_point_is_better_than_silence():
+    point, blob = torch.zeros(1, 1, 9, 9), torch.full((1, 1, 9, 9), -20.0)
+    point[..., 4, 4] = 1
+    silence = bce_hard_iou(blob.clone(), point)
+    blob[..., 3:6, 3:6] = 20
+    assert bce_hard_iou(blob, point) - bce(blob, point) < silence - bce(torch.full_like(blob, -20.0), point)
 
 
 def test_distillation():
