@@ -54,7 +54,7 @@ def _add_model(node: CN) -> None:
     node.VFM.CACHE = ""  # its folder; empty: in memory
 
     node.LOSS = CN()
-    node.LOSS.MASK = "bce"  # bce, soft_iou, bce_soft_iou or bce_hard_iou (see istd.losses)
+    node.LOSS.MASK = "bce"  # of istd.losses.SUPERVISION: bce, soft_iou, bce_soft_iou, bce_hard_iou, balanced_bce
     node.LOSS.DISTILL = 0.1
     node.LOSS.GATE = 0.005
     node.LOSS.TEMPERATURE = 4.0

@@ -47,11 +47,24 @@ def bce_hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
     return bce(logits, targets) + soft_iou(logits, region, (region.flatten(1).sum(1) == 0).float())
 
 
+def balanced_bce(logits: Tensor, targets: Tensor, area: float = 32.0) -> Tensor:
+    """BCE whose target pixels weigh max(1, area / sum t): (B, 1, H, W) twice -> (B,).
+
+    For labels that begin as points. A pixel is predicted where the chance that it is the labelled one exceeds
+    1 / (1 + weight): with `area` about that of a target, the network draws the target and not its one labelled pixel,
+    and label evolution has something to follow. As labels grow to that area this becomes BCE.
+    """
+    weight = (area / targets.float().flatten(1).sum(1).clamp(min=1e-6)).clamp(min=1, max=area).view(-1, 1, 1, 1)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), pos_weight=weight, reduction="none")
+    return loss.flatten(1).mean(1)
+
+
 SUPERVISION: dict[str, SampleLoss] = {
     "bce": bce,
     "soft_iou": soft_iou,
     "bce_soft_iou": bce_soft_iou,
     "bce_hard_iou": bce_hard_iou,
+    "balanced_bce": balanced_bce,
 }
 
 

@@ -7,6 +7,7 @@ import torch
 
 from istd.losses import (
     SUPERVISION,
+    balanced_bce,
     bce,
     bce_hard_iou,
     bce_soft_iou,
@@ -82,6 +83,27 @@ def test_bce_hard_iou():
     assert bce_hard_iou((hard * 2 - 1) * 1e4, hard).tolist() == [0, 0, 0]
     logits = LOGITS.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: bce_hard_iou(x, targets), logits, eps=1e-3, atol=1e-3)
+
+
+def test_balanced_bce():
+    def by_hand(logits, targets, weight):
+        terms = zip(logits, targets, strict=True)
+        terms = [-(weight * t * math.log(sigmoid(x)) + (1 - t) * math.log(1 - sigmoid(x))) for x, t in terms]
+        return sum(terms) / len(terms)
+
+    targets = TARGETS.clone()
+    targets[1], targets[2] = 0, 0
+    targets[2, 0, 1, 1] = 1
+    areas = targets.flatten(1).sum(1).tolist()
+    assert areas[0] > 8
+    for area, weights in ((8.0, (1, 8, 8)), (areas[0] * 2, (2, areas[0] * 2, areas[0] * 2))):
+        wanted = [by_hand(*r, w) for r, w in zip(rows(LOGITS, targets), weights, strict=True)]
+        assert balanced_bce(LOGITS, targets, area).tolist() == pytest.approx(wanted, rel=1e-5)
+    assert torch.allclose(balanced_bce(LOGITS, TARGETS, 1.0), bce(LOGITS, TARGETS))
+    hard = (targets > 0.5).float()
+    assert balanced_bce((hard * 2 - 1) * 1e4, hard).tolist() == [0, 0, 0]
+    logits = LOGITS.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: balanced_bce(x, targets, 8.0), logits, eps=1e-3, atol=1e-3)
 
 
 def test_a_blob_around_a_point_is_better_than_silence():
