@@ -8,6 +8,9 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.DATASETS.UNLABELED = ()  # registered names whose images train without labels; empty: supervised training
 
     _add_mask2former_config(cfg)
+    _add_timm_config(cfg)
+
+    cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
 
     cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
     cfg.INPUT.LSJ.ENABLED = False
@@ -18,7 +21,8 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
     cfg.SOLVER.OPTIMIZER = "SGD"  # or ADAMW
     cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone's bottom-up network
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone without its pyramid
+    cfg.SOLVER.LAYER_DECAY = 1.0  # of the rate, from each block of a trained ViT to the one before it
     cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
 
     cfg.S4M = CN()
@@ -35,8 +39,8 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.STUDENT_INIT = "backbone"  # backbone: MODEL.WEIGHTS only (guided burn-in); teacher: the teacher's weights
 
     cfg.S4M.SAM = CN()
-    cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h; empty: no SAM
-    cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights; tiny carries its own
+    cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam2.1_hiera_large ...; empty: none
+    cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights, of SAM 2 a folder in the hub's layout; tiny carries its own
     cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
     cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
     cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder
@@ -54,6 +58,15 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.PR = CN()  # pseudo-label refinement by SAM
     cfg.S4M.PR.ENABLED = False
     cfg.S4M.PR.POINTS = 3  # positive points a mask
+
+    cfg.S4M.MATCHING = CN()  # SAM's candidates matched to the teacher's instances one to one, in place of the best one
+    cfg.S4M.MATCHING.ENABLED = False
+    cfg.S4M.MATCHING.BOX = True  # ask SAM by the teacher's box too
+    cfg.S4M.MATCHING.MIN_IOU = 0.5  # with the teacher's mask
+    cfg.S4M.MATCHING.PART = 0.6  # least share of the teacher's mask that is covered: less is a part of the object
+    cfg.S4M.MATCHING.LEAK = 0.6  # most pixels outside the teacher's mask, in units of its area
+    cfg.S4M.MATCHING.DUPLICATE = 0.8  # IoU above which two candidates are one mask, for one instance
+    cfg.S4M.MATCHING.MERGE = True  # where none fits, the union of candidates inside the teacher's mask
 
     cfg.S4M.ARP = CN()  # copy-paste with (refined) pseudo-labels
     cfg.S4M.ARP.ENABLED = False
@@ -118,3 +131,18 @@ def _add_mask2former_config(cfg: CN) -> None:
     cfg.MODEL.MASK2FORMER.MASK_WEIGHT = 5.0
     cfg.MODEL.MASK2FORMER.DICE_WEIGHT = 5.0
     cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT = 0.1  # of queries without an instance in the classification loss
+
+
+def _add_timm_config(cfg: CN) -> None:
+    """Keys of build_vit_backbone and build_timm_backbone."""
+    cfg.MODEL.VIT = CN()
+    cfg.MODEL.VIT.NAME = "vit_small_patch14_dinov2"  # any ViT of timm, DINOv3 too
+    cfg.MODEL.VIT.CHECKPOINT = ""  # file of its weights; random: untrained ones, for tests
+    cfg.MODEL.VIT.LAYER = -1  # block whose output feeds the pyramid, from 0, or from the end; later ones do not run
+    cfg.MODEL.VIT.STRIDE = 16  # pixels of the input that a token stands for, 8 or 16; the image is resized for it
+    cfg.MODEL.VIT.FROZEN = True  # it does not train and is in no checkpoint
+    cfg.MODEL.VIT.OUT_CHANNELS = 256  # of the pyramid
+
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "swin_tiny_patch4_window7_224"  # any network of timm with stages of strides 4 to 32
+    cfg.MODEL.TIMM.CHECKPOINT = ""  # file of its weights; empty: it starts untrained

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from s4m.data.test_loaders import build_annotated_loader
 from s4m.evaluation.pseudo_label_quality import draw_overlay, evaluate_pseudo_labels
+from s4m.evaluation.reliability import Reliability, draw_reliability, expected_calibration_error
 from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.record import ImageRecord
 
@@ -77,17 +78,36 @@ class PseudoLabelQualityHook(HookBase):
         name = self._cfg.DATASETS.TEST[0]
         loader = build_annotated_loader(self._cfg, name)  # loading the set fills its metadata
         class_names = MetadataCatalog.get(name).thing_classes
+        reliability = None if self._model.calibration is None else Reliability()
         figures, example = evaluate_pseudo_labels(
-            self._pairs(loader), self._model.labeler, self._model.segmenter, class_names, prefix="pseudo_label_quality/"
+            self._pairs(loader),
+            self._model.labeler,
+            self._model.segmenter,
+            class_names,
+            prefix="pseudo_label_quality/",
+            reliability=reliability,
         )
+        if reliability is not None:
+            figures.update(self._log_reliability(reliability))
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
         if example is not None and comm.is_main_process():
             picture = overlay(example, class_names, self._cfg.INPUT.FORMAT)
             self.trainer.storage.put_image("pseudo-labels of a test image (left teacher, right refined)", picture)
         return figures
 
+    def _log_reliability(self, reliability: Reliability) -> dict[str, float]:
+        """The ECE of score and confidence, and their diagram beside it in the event storage."""
+        sums = reliability.gather()
+        if comm.is_main_process():
+            picture = draw_reliability(sums).transpose(2, 0, 1)
+            self.trainer.storage.put_image("reliability of pseudo-labels of test images", picture)
+        return {
+            f"pseudo_label_quality/ece/{name.replace(' ', '_')}": expected_calibration_error(rows)
+            for name, rows in sums.items()
+        }
+
     def _pairs(self, loader: Iterable[list[dict]]) -> Iterator[tuple[dict, Instances]]:
         share = self._cfg.S4M.QUALITY_IMAGES // comm.get_world_size()
         for entry in islice((entry for batch in loader for entry in batch), max(share, 1)):
-            predictions = self._model.teacher.predict([entry], self._model.labeler.score)[0]
+            predictions = self._model.teacher.predict([entry], self._model.labeler.min_score)[0]
             yield entry, predictions

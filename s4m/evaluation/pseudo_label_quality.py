@@ -6,11 +6,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from d2kit.rng import derive_seed
-from s4m.pseudo_labels.masks import mask_iou
+from s4m.evaluation.reliability import Reliability
+from s4m.pseudo_labels.masks import class_iou
 
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 
@@ -45,14 +46,18 @@ class PseudoLabelQuality:
     an IoU of `threshold` or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
     it overlaps most, zero where there is none: over the same pseudo-labels before and after SAM, so comparable.
 
+    Those that calibration ignores count as if they were not there.
+
     Args:
         class_names: thing classes, by contiguous index.
         threshold: least IoU of a match.
+        reliability: compares the scores and confidences of all pseudo-labels with their IoU; None: nothing does.
     """
 
-    def __init__(self, class_names: Sequence[str], threshold: float = 0.5):
+    def __init__(self, class_names: Sequence[str], threshold: float = 0.5, reliability: Reliability | None = None):
         self.class_names = list(class_names)
         self.threshold = threshold
+        self.reliability = reliability
         self.reset()
 
     def reset(self) -> None:
@@ -72,22 +77,21 @@ class PseudoLabelQuality:
             self._images += 1
 
     def _add(self, record: Any, truth: Instances) -> None:
-        device = record.masks.device
-        real = truth.gt_classes >= 0
-        truth_classes = truth.gt_classes[real].to(device)
-        truth_masks = _truth_masks(truth)[real.to("cpu")].to(device)
-        same = record.classes[:, None] == truth_classes[None]
-        values = {"labels": torch.ones(len(record.classes)), "refined": record.accepted}
-        values["rejected"] = ~record.accepted if record.asked else torch.zeros_like(record.accepted)
+        used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
+        values = {"labels": used, "refined": record.accepted & used}
+        values["rejected"] = ~record.accepted & used & record.asked
         for name, masks in (("before", record.teacher_masks), ("after", record.masks)):
-            iou = mask_iou(masks, truth_masks) * same
-            values[f"hits_{name}"] = match_greedily(iou, record.scores, self.threshold) >= 0
-            values[f"iou_{name}"] = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+            iou = class_iou(masks, record.classes, truth)
+            best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+            values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores, self.threshold) >= 0
+            values[f"iou_{name}"] = best * used
+        if self.reliability is not None and record.confidence is not None:
+            self.reliability.update({"class score": record.scores, "calibrated confidence": record.confidence}, best)
         classes = record.classes.cpu()
         for name, value in values.items():
             self._totals[:, _COLUMNS.index(name)].index_add_(0, classes, value.detach().cpu().double())
-        ones = torch.ones(len(truth_classes), dtype=torch.float64)
-        self._totals[:, _COLUMNS.index("truths")].index_add_(0, truth_classes.cpu(), ones)
+        real = truth.gt_classes[truth.gt_classes >= 0].cpu()
+        self._totals[:, _COLUMNS.index("truths")].index_add_(0, real, torch.ones(len(real), dtype=torch.float64))
 
     def compute(self, prefix: str = "pseudo_labels/") -> dict[str, float]:
         """The figures of all images of all processes, which must all call this.
@@ -103,16 +107,6 @@ class PseudoLabelQuality:
             if row.any():
                 result.update(_figures(row, f"{prefix}{name}/", images))
         return result
-
-
-def _truth_masks(truth: Instances) -> torch.Tensor:
-    """(M, H, W) bool on the CPU."""
-    if not truth.has("gt_masks"):
-        return torch.zeros(0, *truth.image_size, dtype=torch.bool)
-    masks = truth.gt_masks
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
-    return masks.tensor.cpu()
 
 
 def _figures(row: torch.Tensor, prefix: str, images: int) -> dict[str, float]:
@@ -133,6 +127,7 @@ def evaluate_pseudo_labels(
     *,
     threshold: float = 0.5,
     prefix: str = "pseudo_labels/",
+    reliability: Reliability | None = None,
 ) -> tuple[dict[str, float], Any]:
     """Make pseudo-labels of annotated images and measure them.
 
@@ -144,12 +139,13 @@ def evaluate_pseudo_labels(
         labeler: a `s4m.pseudo_labels.pipeline.PseudoLabeler`.
         segmenter: a `s4m.sam.PromptableSegmenter`, or None.
         class_names: thing classes, by contiguous index.
+        reliability: filled with the images' pseudo-labels where their confidence is calibrated.
 
     Returns:
         the figures of `PseudoLabelQuality.compute`, and the record of the last image that had a pseudo-label (None if
         no image had one), for an overlay.
     """
-    quality, example = PseudoLabelQuality(class_names, threshold), None
+    quality, example = PseudoLabelQuality(class_names, threshold, reliability), None
     for position, (entry, predictions) in enumerate(pairs):
         weak = {name: value for name, value in entry.items() if name != "instances"}
         weak.setdefault("seed", derive_seed("pseudo-label quality", position))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
@@ -68,6 +69,7 @@ class TeacherStudent(nn.Module):
         self.student = student
         self.teacher = teacher
         self.labeler = labeler
+        self.calibration = None if labeler is None else labeler.calibration  # a part of this: its state is saved
         self.structure = structure
         self._make_segmenter = make_segmenter
         self._segmenter: PromptableSegmenter | None = None
@@ -140,6 +142,8 @@ class TeacherStudent(nn.Module):
         labeled, unlabeled = (batch, []) if isinstance(batch, list) else (batch["labeled"], batch["unlabeled"])
         losses = self._learn_from_labels(labeled) if labeled else {}
         if unlabeled and self.teacher is not None:
+            if self.calibration is not None and labeled and self.calibration.due():
+                self.calibrate(labeled)
             losses.update(self._learn_from_teacher(unlabeled))
         check_finite(losses, [*labeled, *unlabeled])
         return losses
@@ -159,6 +163,8 @@ class TeacherStudent(nn.Module):
         targets, self.last_record = self.pseudo_label(unlabeled)
         if has_event_storage():
             get_event_storage().put_scalars(**self.last_record.scalars())
+            if self.calibration is not None:
+                get_event_storage().put_scalars(**self.calibration.scalars())
         losses, _, _ = self.student.losses_and_features(targets)
         return {f"{key}_pseudo": self.unsup_weight * value for key, value in losses.items()}
 
@@ -172,9 +178,26 @@ class TeacherStudent(nn.Module):
         Returns:
             training dictionaries for the student, and what happened to the pseudo-labels.
         """
-        predictions = self.teacher.predict(weak, self.labeler.score)
-        source = None if self.sam_source is None else self.sam_source(weak)
+        predictions, source = self._ask_teacher(weak)
+        if self.training and self.calibration is not None:
+            self.calibration.observe(predictions)
         return self.labeler(weak, predictions, self.segmenter, source)
+
+    @torch.no_grad()
+    def calibrate(self, labeled: list[dict]) -> None:
+        """Fit the confidence of pseudo-labels to what those of labelled images are worth.
+
+        Args:
+            labeled: dictionaries of the labelled mapper.
+        """
+        weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in labeled]
+        predictions, source = self._ask_teacher(weak)
+        labels = self.labeler.refined(weak, predictions, self.segmenter, source)
+        self.calibration.learn(labels, [entry["instances"] for entry in labeled])
+
+    def _ask_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
+        predictions = self.teacher.predict(weak, self.labeler.min_score)
+        return predictions, None if self.sam_source is None else self.sam_source(weak)
 
     @staticmethod
     def _accept_plain_student(state: dict, prefix: str, *_) -> None:

@@ -1,6 +1,7 @@
 """Geometry of stacks of binary masks."""
 
 import torch
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 _CHUNK = 1 << 25  # mask pixels held in float32 at once
 
@@ -26,12 +27,17 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
     return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
-def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
+def intersections(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Pixels that each two of bool masks (N, H, W) and (M, H, W) share: (N, M) float32."""
     count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
     flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
     parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
-    overlap = torch.cat(parts) if parts else flat.new_zeros(0, len(others))
+    return torch.cat(parts) if parts else flat.new_zeros(0, len(others))
+
+
+def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
+    overlap = intersections(masks, others)
     area, other_area = masks.flatten(1).sum(1), others.flatten(1).sum(1)
     return overlap / (area[:, None] + other_area[None] - overlap).clamp(min=1)
 
@@ -40,3 +46,25 @@ def paired_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Intersection over union (N,) float32 of each of N bool masks (N, H, W) with its partner; of two empty ones 0."""
     overlap, union = (masks & others).flatten(1).sum(1), (masks | others).flatten(1).sum(1)
     return overlap / union.clamp(min=1)
+
+
+def truth_masks(truth: Instances) -> torch.Tensor:
+    """(M, H, W) bool of annotations with `gt_masks` of either kind; of those without the field none, on the CPU."""
+    if not truth.has("gt_masks"):
+        return torch.zeros(0, *truth.image_size, dtype=torch.bool)
+    masks = truth.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
+    return masks.tensor
+
+
+def class_iou(masks: torch.Tensor, classes: torch.Tensor, truth: Instances) -> torch.Tensor:
+    """IoU (N, M) float32 of masks with annotations, 0 where the classes differ.
+
+    Args:
+        masks: (N, H, W) bool; classes: (N,).
+        truth: M annotations besides ignored ones (class -1) in the same frame, with gt_classes and gt_masks.
+    """
+    real, others = truth.gt_classes >= 0, truth_masks(truth)
+    others = others[real.to(others.device)].to(masks.device)
+    return mask_iou(masks, others) * (classes[:, None] == truth.gt_classes[real].to(classes.device)[None])

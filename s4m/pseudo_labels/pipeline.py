@@ -1,6 +1,7 @@
 """From the teacher's predictions to what the student trains on: select, refine, mix, augment (S4M, stage 2)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 
 from d2kit.rng import derive_seed
+from s4m.pseudo_labels.calibration import ConfidenceCalibration
 from s4m.pseudo_labels.copy_paste import mix
+from s4m.pseudo_labels.matching import Guards
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
@@ -22,9 +25,13 @@ class PseudoLabeler:
     Args:
         score, min_pixels: of `select`.
         num_points: positive points a mask for SAM; 0: no refinement.
+        guards: of the matching of SAM's candidates; None: the most trusted one is taken.
         mixing: arguments of `mix` (fraction, min_area, dynamic, scale); None: no mixing.
         strong: arguments of `strong_augment`; None: the weak view stays.
         bgr: channel order of the images.
+        calibration: chooses the score of each class, weighs the pseudo-labels and tells which regions to ignore; None:
+            `score` and equal weights.
+        with_maps: the targets carry what the boundary-aware consistency needs.
     """
 
     @configurable
@@ -34,21 +41,34 @@ class PseudoLabeler:
         score: float = 0.7,
         min_pixels: float = 5.0,
         num_points: int = 0,
+        guards: Guards | None = None,
         mixing: dict[str, Any] | None = None,
         strong: dict[str, Any] | None = None,
         bgr: bool = True,
+        calibration: ConfidenceCalibration | None = None,
+        with_maps: bool = False,
     ):
         self.score = score
         self.min_pixels = min_pixels
         self.num_points = num_points
+        self.guards = guards
         self.mixing = mixing
         self.strong = strong
         self.bgr = bgr
+        self.calibration = calibration
+        self.with_maps = with_maps
+
+    @property
+    def min_score(self) -> float:
+        """Least score that the teacher has to answer with."""
+        return self.score if self.calibration is None else self.calibration.min_score
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read cfg.S4M.SELECTION, PR, ARP, STRONG and cfg.INPUT.FORMAT."""
+        """Read cfg.S4M.SELECTION, PR, MATCHING, ARP, STRONG, CALIBRATION, BOUNDARY and cfg.INPUT.FORMAT."""
         s4m = cfg.S4M
+        if s4m.MATCHING.ENABLED and not s4m.PR.ENABLED:
+            raise ValueError("S4M.MATCHING.ENABLED needs SAM's answers: set S4M.PR.ENABLED.")
         mixing = {
             "fraction": s4m.ARP.FRACTION,
             "min_area": s4m.ARP.MIN_AREA,
@@ -59,9 +79,12 @@ class PseudoLabeler:
             "score": s4m.SELECTION.SCORE,
             "min_pixels": s4m.SELECTION.MIN_PIXELS,
             "num_points": s4m.PR.POINTS if s4m.PR.ENABLED else 0,
+            "guards": _guards(s4m.MATCHING) if s4m.MATCHING.ENABLED else None,
             "mixing": mixing if s4m.ARP.ENABLED else None,
             "strong": strong_options(cfg) if s4m.STRONG.ENABLED else None,
             "bgr": cfg.INPUT.FORMAT == "BGR",
+            "calibration": ConfidenceCalibration(cfg) if s4m.CALIBRATION.ENABLED else None,
+            "with_maps": s4m.BOUNDARY.ENABLED,
         }
 
     def __call__(
@@ -82,8 +105,8 @@ class PseudoLabeler:
             source: see `refine`; None: SAM looks at the weak views.
 
         Returns:
-            new dicts with the student's `image`, on the predictions' device, and `instances` (gt_boxes, gt_classes,
-            gt_masks BitMasks, gt_weights), all other keys as they were; and the record of what was done.
+            new dicts with the student's `image`, on the predictions' device, and `instances` (of `to_targets`; class -1
+            marks an ignored region), all other keys as they were; and the record of what was done.
         """
         seeds = [_seed(entry) for entry in weak]
         targets, record = self._label(weak, predictions, segmenter, source, seeds)
@@ -98,7 +121,7 @@ class PseudoLabeler:
                 strong_augment(image, bgr=self.bgr, generator=generator, **self.strong)
                 for image, generator in zip(images, _generators(seeds, "strong"), strict=True)
             ]
-        record.targets = sum(len(some) for some in targets)
+        record.targets = _learned(targets)
         batch = [
             {**entry, "image": image, "instances": some}
             for entry, image, some in zip(weak, images, targets, strict=True)
@@ -115,6 +138,41 @@ class PseudoLabeler:
         """The pseudo-labels alone, in the weak views' frames: select and refine, no mixing and no augmentation."""
         return self._label(weak, predictions, segmenter, source, [_seed(entry) for entry in weak])
 
+    def refined(
+        self,
+        weak: Sequence[dict[str, Any]],
+        predictions: Sequence[Instances],
+        segmenter: PromptableSegmenter | None = None,
+        source: Source | tuple | None = None,
+    ) -> list[Instances]:
+        """The selected predictions with their refined masks, as `select` and `refine` give them."""
+        return self._refine(weak, predictions, segmenter, source, [_seed(entry) for entry in weak])
+
+    def _refine(
+        self,
+        weak: Sequence[dict[str, Any]],
+        predictions: Sequence[Instances],
+        segmenter: PromptableSegmenter | None,
+        source: Source | tuple | None,
+        seeds: Sequence[int],
+    ) -> list[Instances]:
+        labels = [select(found, score=self._score(found), min_pixels=self.min_pixels) for found in predictions]
+        if not self._asks(segmenter):
+            return labels
+        images = [_image(entry, found) for entry, found in zip(weak, predictions, strict=True)]
+        return refine(
+            labels,
+            [image.flip(0) if self.bgr else image for image in images],
+            segmenter,
+            num_points=self.num_points,
+            generators=_generators(seeds, "points"),
+            source=source,
+            guards=self.guards,
+        )
+
+    def _asks(self, segmenter: PromptableSegmenter | None) -> bool:
+        return self.num_points > 0 and segmenter is not None
+
     def _label(
         self,
         weak: Sequence[dict[str, Any]],
@@ -124,37 +182,66 @@ class PseudoLabeler:
         seeds: Sequence[int],
     ) -> tuple[list[Instances], PseudoLabelRecord]:
         images = [_image(entry, found) for entry, found in zip(weak, predictions, strict=True)]
-        labels = [select(found, score=self.score, min_pixels=self.min_pixels) for found in predictions]
-        asked = self.num_points > 0 and segmenter is not None
-        if asked:
-            labels = refine(
-                labels,
-                [image.flip(0) if self.bgr else image for image in images],
-                segmenter,
-                num_points=self.num_points,
-                generators=_generators(seeds, "points"),
-                source=source,
-            )
-        record = PseudoLabelRecord(
-            [
-                _image_record(entry, image, len(found), label, asked)
-                for entry, image, found, label in zip(weak, images, predictions, labels, strict=True)
-            ]
-        )
-        targets = [to_targets(label) for label in labels]
-        record.targets = sum(len(some) for some in targets)
+        labels = self._refine(weak, predictions, segmenter, source, seeds)
+        asked = self._asks(segmenter)
+        records = [
+            _image_record(entry, image, len(found), label, asked)
+            for entry, image, found, label in zip(weak, images, predictions, labels, strict=True)
+        ]
+        targets = [to_targets(label, self.with_maps) for label in labels]
+        if self.calibration is not None:
+            calibrated = [self._calibrated(*parts) for parts in zip(predictions, labels, targets, records, strict=True)]
+            targets, records = (list(some) for some in zip(*calibrated, strict=True))
+        record = PseudoLabelRecord(records)
+        record.targets = _learned(targets)
         return targets, record
 
+    def _score(self, predictions: Instances) -> float | torch.Tensor:
+        """Least score of a pseudo-label: one, or one for each prediction."""
+        return self.score if self.calibration is None else self.calibration.threshold_of(predictions)
 
-def to_targets(labels: Instances) -> Instances:
-    """Pseudo-labels as Detectron2's ground truth: gt_boxes, gt_classes, gt_masks (BitMasks), gt_weights of one."""
-    return Instances(
+    def _calibrated(
+        self, predictions: Instances, labels: Instances, targets: Instances, record: ImageRecord
+    ) -> tuple[Instances, ImageRecord]:
+        """Targets weighted by confidence, with what is too unsure as ignored regions; and the record that says so."""
+        confidence = self.calibration.confidence(labels)
+        ignored = confidence < self.calibration.floor
+        unsure = self.calibration.doubtful(predictions, labels, self.min_pixels)
+        targets.gt_weights = confidence
+        targets.gt_classes = torch.where(ignored, -1, targets.gt_classes)
+        targets = Instances.cat([targets, to_targets(unsure, self.with_maps)])
+        return targets, replace(record, confidence=confidence, ignored=ignored, doubtful=len(unsure))
+
+
+def to_targets(labels: Instances, with_maps: bool = False) -> Instances:
+    """Pseudo-labels as Detectron2's ground truth: gt_boxes, gt_classes, gt_masks (BitMasks), gt_weights of one.
+
+    With maps also `gt_teacher_masks` and `gt_sam_masks` (N, H, W) float16 in [0, 1] and `gt_refined` (N,) bool, whether
+    the mask is SAM's; where SAM was not asked its map is the teacher's.
+    """
+    targets = Instances(
         labels.image_size,
         gt_boxes=labels.pred_boxes,
         gt_classes=labels.pred_classes,
         gt_masks=BitMasks(labels.pred_masks),
         gt_weights=labels.scores.new_ones(len(labels), dtype=torch.float32),
     )
+    if with_maps:
+        asked = labels.has("sam_logits")
+        targets.gt_teacher_masks = labels.soft_masks.half()
+        targets.gt_sam_masks = labels.sam_logits.sigmoid().half() if asked else targets.gt_teacher_masks
+        targets.gt_refined = labels.sam_accepted if asked else torch.zeros_like(labels.scores, dtype=torch.bool)
+    return targets
+
+
+def _learned(targets: Sequence[Instances]) -> int:
+    """Instances that are no ignored regions."""
+    return sum(int((some.gt_classes >= 0).sum()) for some in targets)
+
+
+def _guards(matching: CfgNode) -> Guards:
+    """The keys of S4M.MATCHING as arguments."""
+    return Guards(**{key.lower(): value for key, value in matching.items() if key != "ENABLED"})
 
 
 def _seed(entry: dict[str, Any]) -> int:
@@ -193,4 +280,6 @@ def _image_record(
         quality=labels.sam_quality if asked else torch.zeros_like(scores),
         accepted=labels.sam_accepted if asked else torch.zeros_like(scores, dtype=torch.bool),
         asked=asked,
+        match_outcome=labels.get_fields().get("match_outcome"),
+        over_segmented=labels.get_fields().get("over_segmented"),
     )

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from s4m.pseudo_labels.matching import Outcome
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -17,6 +19,11 @@ class ImageRecord:
         scores: (N,) of the teacher; classes: (N,) int64.
         quality: (N,) SAM's predicted IoU; accepted: (N,) bool, whether SAM's mask replaced the teacher's.
         asked: whether SAM was asked about this image.
+        confidence: (N,) calibrated, None without calibration.
+        ignored: (N,) bool, whose confidence is too low to learn from; None without calibration.
+        doubtful: regions besides that are ignored, because their score is too low for a pseudo-label.
+        match_outcome: (N,) int64 of `s4m.pseudo_labels.matching.Outcome`; None without matching.
+        over_segmented: (N,) bool, whether SAM's most trusted answer was only a part; None without matching.
     """
 
     file_name: str
@@ -29,6 +36,11 @@ class ImageRecord:
     quality: torch.Tensor
     accepted: torch.Tensor
     asked: bool
+    confidence: torch.Tensor | None = None
+    ignored: torch.Tensor | None = None
+    doubtful: int = 0
+    match_outcome: torch.Tensor | None = None
+    over_segmented: torch.Tensor | None = None
 
     @property
     def selected(self) -> int:
@@ -52,7 +64,7 @@ class PseudoLabelRecord:
 
     Attributes:
         images: one record an image.
-        targets: instances the student is given in all, after mixing.
+        targets: instances the student learns from in all, after mixing.
     """
 
     images: list[ImageRecord] = field(default_factory=list)
@@ -64,4 +76,25 @@ class PseudoLabelRecord:
         names = ("candidates", "selected", "refined", "rejected")
         means = {prefix + name: sum(getattr(image, name) for image in self.images) / count for name in names}
         means[prefix + "targets"] = self.targets / count
-        return means
+        confidence = [image.confidence for image in self.images if image.confidence is not None]
+        if confidence:
+            ignored = sum(int(image.ignored.sum()) + image.doubtful for image in self.images)
+            means[prefix + "ignored"] = ignored / count
+            means[prefix + "confidence"] = float(torch.cat(confidence).sum()) / max(self.selected, 1)
+        return {**means, **self._matching(prefix)}
+
+    def _matching(self, prefix: str) -> dict[str, float]:
+        """Shares of the batch's pseudo-labels with each outcome of the matching; nothing where there is none."""
+        images = [image for image in self.images if image.match_outcome is not None and image.selected]
+        if not images:
+            return {}
+        outcome = torch.cat([image.match_outcome for image in images])
+        shares = torch.bincount(outcome, minlength=len(Outcome)) / len(outcome)
+        rates = {f"{prefix}match/{kind.name.lower()}": shares[kind].item() for kind in Outcome}
+        rates[prefix + "match/over_segmented"] = torch.cat([i.over_segmented for i in images]).float().mean().item()
+        return rates
+
+    @property
+    def selected(self) -> int:
+        """Predictions of the batch that became pseudo-labels."""
+        return sum(image.selected for image in self.images)
