@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from s4m.pseudo_labels.masks import intersections, mask_iou
 
 _LEAST_TRUST = 1e-3  # a predicted IoU may be negative, a profit not
-_INSIDE = 0.8  # share of a part's own pixels that lie in the teacher's mask
+_INSIDE = 0.75  # share of a part's own pixels that lie in the teacher's mask
 
 
 class Outcome(IntEnum):

@@ -59,6 +59,10 @@ class PromptableSegmenter(ABC):
         """How an image of (height, width) pixels is laid into the network's input."""
         return Frame.longest_side(image_size, self.side)
 
+    def token_shape(self, features: torch.Tensor) -> torch.Size:
+        """Shape (C, h, w) of a prompt's image tokens, from an embedding's features (B, C', h, w)."""
+        return features.shape[1:]
+
     @abstractmethod
     def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Images (3, h, w) float RGB in 0..255, already resized to their frames -> features (B, C, h, w)."""
@@ -75,12 +79,12 @@ class PromptableSegmenter(ABC):
             multimask: three masks a prompt, else one.
 
         Returns:
-            mask logits (N, M, s, s) of the whole input, quality (N, M), image tokens (N, C, h, w).
+            mask logits (N, M, s, s) of the whole input, quality (N, M), image tokens (N, *token_shape).
         """
 
     @abstractmethod
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """Only the image tokens (N, C, h, w) of `answer`."""
+        """Only the image tokens of `answer`."""
 
     @torch.no_grad()
     def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
@@ -111,6 +115,7 @@ class PromptableSegmenter(ABC):
         *,
         multimask: bool = True,
         best: bool = False,
+        enlarge: bool = True,
         with_tokens: bool = False,
     ) -> list[Answer]:
         """Answer the prompts of a batch: those of one kind in one decoder call, chunked where memory asks for it.
@@ -120,6 +125,8 @@ class PromptableSegmenter(ABC):
             prompts: one for each image; N = 0 is fine and costs no decoder call.
             multimask: three masks a prompt (part, whole, more), else one.
             best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
+            enlarge: False leaves masks as the decoder gives them, (N, M, s, s) of the whole input, for
+                `Frame.masks_to_image`: of many candidates only the chosen ones need the image's size.
             with_tokens: answer with the decoder's image tokens too.
 
         Returns:
@@ -136,8 +143,9 @@ class PromptableSegmenter(ABC):
                 masks = masks[torch.arange(len(masks)), index[:, 0]][:, None]
             for i in image.unique_consecutive().tolist():
                 rows = image == i
-                enlarged = embedding.frames[i].masks_to_image(masks[rows].float())
-                parts[i].append((enlarged, quality[rows].float(), tokens[rows].float() if with_tokens else None))
+                logits = masks[rows].float()
+                logits = embedding.frames[i].masks_to_image(logits) if enlarge else logits
+                parts[i].append((logits, quality[rows].float(), tokens[rows].float() if with_tokens else None))
         count = 3 if multimask and not best else 1
         return [self._assemble(parts[i], embedding[i], count, with_tokens) for i in range(len(embedding))]
 
@@ -170,7 +178,7 @@ class PromptableSegmenter(ABC):
 
     def _chunk(self, features: torch.Tensor) -> int:
         limit = _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
-        return self.chunk or max(1, limit // features[0].numel())
+        return self.chunk or max(1, limit // self.token_shape(features).numel())
 
     def _calls(
         self, embedding: Embedding, prompts: Sequence[Prompts]
@@ -191,11 +199,12 @@ class PromptableSegmenter(ABC):
                 yield images[rows], features.to(self.device).float(), joint[rows]
 
     def _assemble(self, parts: list[tuple], embedding: Embedding, count: int, with_tokens: bool) -> Answer:
-        masks = [torch.zeros(0, count, *embedding.image_sizes[0], device=self.device), *(part[0] for part in parts)]
-        quality = [torch.zeros(0, count, device=self.device), *(part[1] for part in parts)]
-        tokens = [torch.zeros(0, *embedding.features.shape[1:], device=self.device), *(part[2] for part in parts)]
+        if not parts:
+            sizes = (count, *embedding.image_sizes[0]), (count,), self.token_shape(embedding.features)
+            parts = [tuple(torch.zeros(0, *size, device=self.device) for size in sizes)]
+        masks, quality, tokens = zip(*parts, strict=True)
         return Answer(
-            masks[1] if len(masks) == 2 else torch.cat(masks),  # a copy less of what is large
+            masks[0] if len(masks) == 1 else torch.cat(masks),  # a copy less of what is large
             torch.cat(quality),
             torch.cat(tokens) if with_tokens else None,
             embedding.valid[0],
@@ -212,8 +221,9 @@ def build_segmenter(
     """The frozen segmenter of a name.
 
     Args:
-        name: vit_b, vit_l, vit_h (segment-anything) or tiny (carried by the package), or one that was registered.
-        checkpoint: file of its weights; tiny needs none.
+        name: vit_b, vit_l, vit_h (segment-anything), mobile_sam, sam2_hiera_* and sam2.1_hiera_* (tiny, small,
+            base_plus, large; through transformers), tiny (carried by the package), or one that was registered.
+        checkpoint: file of its weights, of SAM 2 a folder in the hub's layout; tiny needs none.
         device: where it runs.
         chunk: prompts a decoder call; 0: chosen by the device.
 

@@ -1,0 +1,307 @@
+"""Matching by hand-written references: the Hungarian method, its guards, and what refinement makes of it."""
+
+import itertools
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data.transforms import HFlipTransform, ResizeTransform, TransformList
+
+from s4m.config import add_s4m_config
+from s4m.pseudo_labels.masks import tight_boxes
+from s4m.pseudo_labels.matching import Guards, Outcome, assign, group_duplicates, match, overlaps
+from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.refinement import refine
+from s4m.pseudo_labels.selection import select
+from s4m.sam import Answer, Embedding, Prompts, build_segmenter
+from s4m.sam.embedding_cache import ViewTransform
+from s4m.sam.structures import Frame
+
+SIZE = (24, 40)
+
+
+def bar(start, stop, rows=(4, 8)):
+    """(H, W) bool, columns start to stop of some rows."""
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[rows[0] : rows[1], start:stop] = True
+    return mask
+
+
+def answers(*prompts):
+    """Candidates (N, K, H, W) and quality (N, K) of lists of (mask, predicted IoU)."""
+    masks = torch.stack([torch.stack([mask for mask, _ in prompt]) for prompt in prompts])
+    return masks, torch.tensor([[quality for _, quality in prompt] for prompt in prompts])
+
+
+def test_overlaps_against_counted_pixels():
+    teacher = torch.stack([bar(0, 10), bar(20, 30), bar(0, 0)])
+    candidates = torch.stack([bar(5, 25), bar(0, 5), bar(0, 0)])
+    lie = overlaps(teacher, candidates)
+    assert torch.equal(lie.covered, torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert torch.equal(lie.outside, torch.tensor([[1.5, 0.0, 0.0], [1.5, 0.5, 0.0], [80.0, 20.0, 0.0]]))
+    assert torch.equal(lie.inside, torch.tensor([[0.25, 1.0, 0.0], [0.25, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(lie.iou, torch.tensor([[0.2, 0.5, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_assignment_is_the_best_of_all(seed):
+    generator = torch.Generator().manual_seed(seed)
+    profit = torch.rand(4, 7, generator=generator) * (torch.rand(4, 7, generator=generator) > 0.4)
+    groups = torch.tensor([0, 1, 1, 2, 3, 0, 2])
+
+    def total(columns):
+        taken = [int(groups[c]) for c in columns if c >= 0]
+        return sum(float(profit[r, c]) for r, c in enumerate(columns) if c >= 0) if len({*taken}) == len(taken) else -1
+
+    best = max(total(columns) for columns in itertools.product(range(-1, 7), repeat=4))
+    found = assign(profit, groups).tolist()
+    assert total(found) == pytest.approx(best)
+    assert all(column < 0 or profit[row, column] > 0 for row, column in enumerate(found))
+
+
+def test_assignment_of_nothing():
+    assert assign(torch.zeros(3, 0), torch.zeros(0, dtype=torch.int64)).tolist() == [-1, -1, -1]
+    assert assign(torch.zeros(0, 2), torch.arange(2)).tolist() == []
+    assert assign(torch.zeros(2, 2), torch.arange(2)).tolist() == [-1, -1]
+
+
+def test_duplicates_gather_around_the_first():
+    iou = torch.tensor([[1.0, 0.9, 0.7, 0.0], [0.9, 1.0, 0.9, 0.0], [0.7, 0.9, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert group_duplicates(iou, torch.tensor([3.0, 2.0, 1.0, 0.0]), 0.8).tolist() == [0, 0, 1, 2]
+    assert group_duplicates(iou, torch.tensor([0.0, 3.0, 0.0, 0.0]), 0.8).tolist() == [0, 0, 0, 1]
+    assert group_duplicates(torch.zeros(0, 0), torch.zeros(0), 0.8).tolist() == []
+
+
+def test_the_nearest_candidate_and_of_near_ones_the_trusted():
+    teacher = bar(0, 10)[None]
+    candidates = answers([(bar(0, 7), 0.95), (bar(0, 11), 0.5), (bar(0, 9), 0.9)])
+    result = match(teacher, *candidates, Guards())
+    # IoU x quality: 0.7 x 0.95, 10/11 x 0.5, 0.9 x 0.9
+    assert result.parts == [[2]] and result.outcome.tolist() == [Outcome.MATCHED]
+    assert not result.over_segmented.any()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "over"),
+    [
+        (bar(0, 5), Outcome.PART, True),
+        (bar(0, 17), Outcome.LEAK, False),
+        (bar(0, 17, (4, 12)), Outcome.LEAK, False),
+        (bar(30, 33), Outcome.APART, False),
+        (bar(0, 0), Outcome.APART, False),
+        (bar(0, 6), Outcome.MATCHED, False),  # exactly the least share
+        (bar(0, 16), Outcome.MATCHED, False),  # exactly the most leak
+    ],
+)
+def test_guards(answer, outcome, over):
+    result = match(bar(0, 10)[None], *answers([(answer, 0.9), (bar(0, 0), 0.1)]), Guards())
+    assert result.outcome.tolist() == [outcome] and result.over_segmented.tolist() == [over]
+    assert result.parts == [[0] if outcome == Outcome.MATCHED else []]
+
+
+def test_parts_are_merged_where_nothing_fits():
+    teacher = torch.stack([bar(0, 10), bar(20, 30)])
+    candidates = answers([(bar(0, 5), 0.9), (bar(5, 10), 0.7)], [(bar(20, 30), 0.8), (bar(20, 24), 0.9)])
+    result = match(teacher, *candidates, Guards())
+    assert result.parts == [[0, 1], [2]]
+    assert result.outcome.tolist() == [Outcome.MATCHED] * 2 and result.over_segmented.tolist() == [True, True]
+    apart = match(teacher, *candidates, Guards(merge=False))
+    assert apart.parts == [[], [2]] and apart.outcome.tolist() == [Outcome.PART, Outcome.MATCHED]
+
+
+def test_a_union_of_parts_that_is_still_a_part_is_rejected():
+    result = match(bar(0, 20)[None], *answers([(bar(0, 5), 0.9), (bar(4, 8), 0.7)]), Guards())
+    assert result.parts == [[]] and result.outcome.tolist() == [Outcome.PART]
+
+
+def test_two_instances_do_not_share_a_mask():
+    teacher = torch.stack([bar(0, 10), bar(1, 12)])
+    collapsed = answers([(bar(0, 10), 0.9), (bar(0, 3), 0.8)], [(bar(0, 10), 0.9), (bar(30, 33), 0.8)])
+    result = match(teacher, *collapsed, Guards())
+    assert result.parts == [[0], []] and result.outcome.tolist() == [Outcome.MATCHED, Outcome.DUPLICATE]
+    other = answers([(bar(0, 10), 0.9), (bar(0, 3), 0.8)], [(bar(0, 10), 0.9), (bar(4, 14), 0.4)])
+    assert match(teacher, *other, Guards()).parts == [[0], [3]]  # another mask of its own is found
+
+
+def test_a_candidate_may_serve_another_instance():
+    teacher = torch.stack([bar(0, 10), bar(20, 30)])
+    swapped = answers([(bar(20, 30), 0.9)], [(bar(0, 10), 0.9)])
+    assert match(teacher, *swapped, Guards()).parts == [[1], [0]]
+
+
+def test_no_instance_and_one():
+    empty = match(
+        torch.zeros(0, *SIZE, dtype=torch.bool), torch.zeros(0, 6, *SIZE, dtype=torch.bool), torch.zeros(0, 6), Guards()
+    )
+    assert empty.parts == [] and empty.outcome.shape == empty.over_segmented.shape == (0,)
+    one = match(bar(0, 10)[None], *answers([(bar(0, 10), 0.2)]), Guards())
+    assert one.parts == [[0]]
+
+
+def test_300_instances_side_by_side():
+    index = torch.arange(300)
+    rows, columns = torch.meshgrid(torch.arange(80), torch.arange(120), indexing="ij")
+    owner = rows // 5 * 20 + columns // 6
+    teacher = (owner == index[:, None, None]) & (columns % 6 > 0)
+    candidates = torch.stack([owner == index[:, None, None], owner // 2 == index[:, None, None] // 2], dim=1)
+    result = match(teacher, candidates, torch.full((300, 2), 0.7), Guards())
+    assert result.parts == [[2 * i] for i in range(300)]
+
+
+def test_300_duplicates_of_one_object():
+    teacher = bar(0, 10)[None].expand(300, -1, -1)
+    candidates = bar(0, 10).expand(300, 6, -1, -1)
+    result = match(teacher, candidates, torch.full((300, 6), 0.5), Guards())
+    assert sum(len(parts) for parts in result.parts) == 1
+    assert torch.bincount(result.outcome).tolist() == [1, 0, 0, 299]
+
+
+class Painter:
+    """A segmenter whose image is its embedding: three answers (nothing, the colour under the point, half of it)."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, quality=(0.1, 0.8, 0.9)):
+        self.quality, self.calls = torch.tensor(quality), []
+
+    def encode(self, images):
+        frames = [Frame.longest_side(tuple(image.shape[1:]), max(image.shape[1:])) for image in images]
+        side = max(max(image.shape[1:]) for image in images)
+        padded = [
+            torch.nn.functional.pad(i[0], (0, side - i.shape[2], 0, side - i.shape[1]), value=255) for i in images
+        ]
+        return Embedding(torch.stack(padded), frames)
+
+    def decode(self, embedding, prompts, *, multimask, enlarge):
+        assert multimask and not enlarge
+        self.calls.append([some.kind[:2] for some in prompts])
+        return [
+            self.answer(red, some, f)
+            for red, some, f in zip(embedding.features, prompts, embedding.frames, strict=True)
+        ]
+
+    def answer(self, red, prompts, frame):
+        centre = prompts.points[:, 0] if prompts.boxes is None else (prompts.boxes[:, :2] + prompts.boxes[:, 2:]) / 2
+        x, y = centre.long().unbind(1)
+        red = red[: frame.side, : frame.side]
+        same = red[None] == red[y, x][:, None, None]
+        half = same & (torch.arange(frame.side) >= tight_boxes(same)[:, 0, None] + 4)[:, None]
+        masks = torch.stack([torch.zeros_like(same), same, half], dim=1)
+        return Answer(torch.where(masks, 5.0, -5.0), self.quality.expand(len(x), 3).clone())
+
+
+def scene(make_predictions, make_squares, count, size=(40, 64), side=8):
+    """An RGB image, true squares, and a teacher that misses the left column of each."""
+    red, masks = make_squares(count, *size, side)
+    soft = masks.float() * 0.9
+    soft[..., 1:] *= masks[..., :-1].float()
+    return red.expand(3, -1, -1).contiguous(), masks, select(make_predictions(soft), score=0.5, min_pixels=1.0)
+
+
+def refined(labels, images, segmenter, guards):
+    generators = [torch.Generator().manual_seed(i) for i in range(len(images))]
+    return refine(labels, images, segmenter, num_points=3, generators=generators, guards=guards)
+
+
+@pytest.mark.parametrize("box", [True, False])
+def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, box):
+    scenes = [scene(make_predictions, make_squares, count) for count in (3, 0, 5)]
+    segmenter = Painter()
+    found = refined([s[2] for s in scenes], [s[0] for s in scenes], segmenter, Guards(box=box))
+    assert segmenter.calls == [[(3, False)] * 2 + [(0, True)] * 2 * box]
+    for result, (_, masks, labels) in zip(found, scenes, strict=True):
+        assert torch.equal(result.pred_masks, masks)
+        assert torch.equal(result.pred_boxes.tensor, tight_boxes(masks))
+        assert torch.equal(result.teacher_masks, labels.pred_masks)
+        assert result.sam_accepted.all() and result.over_segmented.all()
+        torch.testing.assert_close(result.sam_quality, torch.full((len(masks),), 0.8))
+    assert {*found[1].get_fields()} == {*found[0].get_fields()}
+
+
+def test_masks_merged_of_parts(make_predictions, make_squares):
+    image, _, labels = scene(make_predictions, make_squares, 3)
+
+    class Halves(Painter):
+        def answer(self, red, prompts, frame):
+            answer = super().answer(red, prompts, frame)
+            whole, right = answer.masks[:, 1], answer.masks[:, 2]
+            left = torch.where((whole > 0) & (right < 0), 5.0, -5.0)
+            return Answer(torch.stack([answer.masks[:, 0], left, right], dim=1), answer.quality)
+
+    (found,) = refined([labels], [image], Halves(), Guards(box=False))
+    truth = image[0][None] == torch.arange(1, 4)[:, None, None]
+    assert torch.equal(found.pred_masks, truth) and found.sam_accepted.all()
+    torch.testing.assert_close(found.sam_quality, torch.full((3,), 0.85))  # the mean of 0.8 and 0.9
+
+
+def test_rejected_instances_keep_the_teachers_mask(make_predictions, make_squares):
+    image, _, labels = scene(make_predictions, make_squares, 4)
+    (found,) = refined([labels], [image], Painter(), Guards(part=1.1, merge=False))
+    assert torch.equal(found.pred_masks, labels.pred_masks)
+    assert torch.equal(found.pred_boxes.tensor, labels.pred_boxes.tensor)
+    assert not found.sam_accepted.any() and (found.match_outcome == Outcome.PART).all()
+    torch.testing.assert_close(found.sam_quality, torch.full((4,), 0.9))  # of the answer that was not taken
+
+
+def test_without_instances_sam_is_not_asked(make_predictions):
+    segmenter = Painter()
+    empty = select(make_predictions(torch.zeros(2, 9, 12)), score=0.5, min_pixels=1.0)
+    (found,) = refined([empty], [torch.zeros(3, 9, 12, dtype=torch.uint8)], segmenter, Guards())
+    assert len(found) == 0 and found.match_outcome.shape == (0,) and segmenter.calls == []
+
+
+def test_views_of_the_unaugmented_image(make_predictions, make_squares):
+    red, masks = make_squares(4, 40, 64, 8)
+    view = ViewTransform(TransformList([HFlipTransform(64), ResizeTransform(40, 64, 80, 128)]), (40, 64), (80, 128))
+    labels = select(make_predictions(view.masks_to_view(masks).float()), score=0.5, min_pixels=1.0)
+    segmenter = Painter((0.1, 0.9, 0.8))
+    embedding = segmenter.encode([red.expand(3, -1, -1)])
+    generators = [torch.Generator().manual_seed(0)]
+    source = (embedding, [view])
+    images = [torch.zeros(3, 80, 128, dtype=torch.uint8)]
+    (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, guards=Guards())
+    assert found.sam_accepted.all()
+    assert torch.equal(found.pred_masks, view.masks_to_view(masks))
+
+
+@pytest.fixture
+def make_labeler():
+    def make(**keys):
+        cfg = get_cfg()
+        add_s4m_config(cfg)
+        cfg.merge_from_list(["S4M.PR.ENABLED", True, "S4M.MATCHING.ENABLED", True, "S4M.STRONG.ENABLED", False])
+        cfg.merge_from_list([item for pair in keys.items() for item in pair])
+        return PseudoLabeler(cfg)
+
+    return make
+
+
+def test_configuration_and_statistics(make_labeler, make_predictions, make_squares):
+    image, masks, labels = scene(make_predictions, make_squares, 4)
+    predictions = make_predictions(labels.soft_masks)
+    weak = [{"image": image, "seed": 1}] * 2
+    _, record = make_labeler()(weak, [predictions, predictions[:0]], Painter())
+    scalars = record.scalars("")
+    assert (scalars["match/matched"], scalars["match/over_segmented"], scalars["match/leak"]) == (1.0, 1.0, 0.0)
+    assert scalars["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
+    _, strict = make_labeler(**{"S4M.MATCHING.PART": 1.1, "S4M.MATCHING.MERGE": False})(
+        weak[:1], [predictions], Painter()
+    )
+    assert (strict.scalars("")["match/part"], strict.scalars("")["rejected"]) == (1.0, 4.0)
+    _, empty = make_labeler()(weak[:1], [predictions[:0]], Painter())
+    assert not any(key.startswith("match/") for key in empty.scalars(""))
+
+
+def test_matching_needs_refinement(make_labeler):
+    with pytest.raises(ValueError, match=r"S4M\.MATCHING\.ENABLED needs .* S4M\.PR\.ENABLED"):
+        make_labeler(**{"S4M.PR.ENABLED": False})
+
+
+def test_tiny_sam_answers_as_its_decoder_gives_them():
+    segmenter = build_segmenter("tiny")
+    image = torch.randint(0, 255, (3, 50, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    embedding = segmenter.encode([image, image])
+    prompts = [Prompts(torch.full((n, 1, 2), 20.0), torch.ones(n, 1)) for n in (2, 0)]
+    plain, raw = (segmenter.decode(embedding, prompts, enlarge=enlarge) for enlarge in (True, False))
+    torch.testing.assert_close(embedding.frames[0].masks_to_image(raw[0].masks), plain[0].masks)
+    assert torch.equal(raw[0].quality, plain[0].quality) and len(raw[1].masks) == 0
