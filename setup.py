@@ -27,5 +27,11 @@ setup(
         "tifffile",
         "segment-anything",
     ],
-    extras_require={"eval": ["faster-coco-eval"], "dev": ["pytest", "ruff"]},
+    extras_require={
+        "transformers": ["transformers>=5"],
+        "onnx": ["onnx", "onnxruntime"],
+        "eval": ["faster-coco-eval"],
+        "cityscapes": ["cityscapesscripts", "shapely"],
+        "dev": ["pytest", "ruff"],
+    },
 )

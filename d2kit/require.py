@@ -1,6 +1,8 @@
-"""One clear sentence when Detectron2 is missing or too old."""
+"""One clear sentence when Detectron2 or an optional library is missing, or Detectron2 is too old."""
 
+import importlib
 import re
+from types import ModuleType
 
 MINIMUM = (0, 6)
 
@@ -22,3 +24,21 @@ def require_detectron2(package: str) -> None:
     numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
     if numbers < MINIMUM:
         raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {found} is installed.")
+
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import an optional library.
+
+    Args:
+        module: name to import.
+        extra: of this project's extras, the one that brings it.
+
+    Raises:
+        ImportError: one sentence when it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} is not installed: `pip install {module}`, or install this project with the extra [{extra}]."
+        ) from error

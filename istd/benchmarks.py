@@ -8,6 +8,7 @@ import numpy as np
 from skimage import measure
 
 from d2kit.benchmark import Case, Comparison, Goal, Scenario
+from istd.deploy import benchmarks as networks
 from istd.engine import benchmarks as steps
 from istd.evaluation.ir_metrics import IRMetrics
 from istd.pseudo_masks._plain import evolve_mask_plain
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--regions", type=int, nargs="+", default=list(_SPEED_GOALS), help="ir_metrics: regions of an image"
     )
     steps.add_arguments(group)
+    networks.add_arguments(group)
 
 
 def draw_targets(regions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -157,4 +159,5 @@ SCENARIOS = [
         _evolution_cases,
     ),
     *steps.SCENARIOS,
+    *networks.SCENARIOS,
 ]

@@ -15,6 +15,7 @@ import istd.benchmarks
 import s4m.benchmarks
 from d2kit.benchmark import ResultsDiffer, run_scenarios
 from d2kit.files import atomic_write
+from istd.deploy.benchmarks import network_table
 
 PACKAGES = (s4m.benchmarks, istd.benchmarks)
 SCENARIOS = {scenario.name: scenario for package in PACKAGES for scenario in package.SCENARIOS}
@@ -27,6 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     parser.add_argument("--output", help="json file to write")
+    parser.add_argument("--table", help="Markdown file to write, with the table of the scenario istd_networks")
     for package in PACKAGES:
         package.add_arguments(parser)
     options = parser.parse_args(argv)
@@ -54,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.output:
             with atomic_write(options.output, "w") as file:
                 file.write(document + "\n")
+        if options.table:
+            with atomic_write(options.table, "w") as file:
+                file.write(network_table(records))
     except (OSError, ValueError, ResultsDiffer) as error:
         sys.exit(f"benchmark: {error}")
     print(document)

@@ -10,12 +10,12 @@ takes published and converted files alike, at the images' own size, with the pub
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from istd.checkpoints import Recipe, load_network, predict, save_network
 from istd.data.datasets import load_sirst
-from istd.data.images import read_infrared, read_mask
-from istd.evaluation import IRMetrics
+from istd.deploy.score import score_images
 from istd.modeling import Network
 
 
@@ -26,14 +26,7 @@ def converted_name(path: Path) -> str:
 
 def score(network: Network, recipe: Recipe, records: Sequence[dict]) -> dict:
     """Metrics of a network over the images of `load_sirst`."""
-    metrics = IRMetrics()
-    for record in records:
-        probability = predict(network, recipe, read_infrared(record["file_name"]))
-        try:
-            metrics.update(probability, read_mask(record["mask_file"]))
-        except ValueError as error:
-            raise ValueError(f"{record['file_name']}: {error}") from error
-    return metrics.compute()
+    return score_images(partial(predict, network, recipe), records, recipe.depth, recipe.threshold)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

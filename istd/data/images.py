@@ -94,6 +94,12 @@ def find_image(folder: str | os.PathLike, name: str) -> Path | None:
     return None
 
 
+def stretch(grey: np.ndarray) -> np.ndarray:
+    """Grey values for a picture: the 1st to the 99.9th percentile becomes 0..255; (H, W) float of any range."""
+    low, high = np.percentile(grey, (1, 99.9))
+    return np.clip((grey - low) / max(high - low, 1e-6) * 255, 0, 255)
+
+
 @contextlib.contextmanager
 def _naming(path: str | os.PathLike):
     """Turn what the libraries raise into one sentence that names the file."""

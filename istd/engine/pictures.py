@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from d2kit.files import atomic_write
-from istd.data.images import read_infrared, read_mask
+from istd.data.images import read_infrared, read_mask, stretch
 from istd.pseudo_masks.snapshot import Snapshot, read_pointer, read_snapshot
 
 HEADER = 22  # pixels above the rows
@@ -72,18 +72,13 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
 def _row(record: dict, snapshots: Sequence[Snapshot], side: int, zoom: int) -> np.ndarray:
     grey = read_infrared(record["file_name"])
     truth = read_mask(record["mask_file"]) * 255.0 if "mask_file" in record else np.zeros_like(grey)
-    panels = [_window(_stretch(grey), record["points"][0], side, zoom), _window(truth, record["points"][0], side, zoom)]
+    panels = [_window(stretch(grey), record["points"][0], side, zoom), _window(truth, record["points"][0], side, zoom)]
     for snapshot in snapshots:
         panel = _window(snapshot.masks[record["image_id"]] * 255, record["points"][0], side, zoom)
         if record["image_id"] not in snapshot.pool:
             cv2.rectangle(panel, (3, 3), (side * zoom - 5, side * zoom - 5), 160, 2)
         panels.append(panel)
     return np.concatenate(panels, axis=1)
-
-
-def _stretch(grey: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(grey, (1, 99.9))
-    return np.clip((grey - low) / max(high - low, 1e-6) * 255, 0, 255)
 
 
 def _window(image: np.ndarray, centre: Sequence[int], side: int, zoom: int) -> np.ndarray:

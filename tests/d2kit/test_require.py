@@ -6,6 +6,7 @@ import types
 import pytest
 
 from d2kit import require_detectron2
+from d2kit.require import require_extra
 
 
 def test_present():
@@ -28,3 +29,9 @@ def test_old(monkeypatch, version, old):
             require_detectron2("istd")
     else:
         require_detectron2("istd")
+
+
+def test_an_optional_library():
+    assert require_extra("json", "none").dumps([1]) == "[1]"
+    with pytest.raises(ImportError, match=r"no_such_library is not installed: .*extra \[onnx\]"):
+        require_extra("no_such_library", "onnx")

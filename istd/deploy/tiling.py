@@ -1,0 +1,74 @@
+"""Overlapping tiles: images of any size in pieces that fit, blended where they meet."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of the tiles along one side, evenly spread: the first begins at 0, the last ends at `length`.
+
+    Args:
+        length: of the side, 1 or more.
+        tile: length of a tile; a side that is no longer has one tile, of the side's length.
+        overlap: least overlap of neighbours, below `tile`.
+    """
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return np.linspace(0, length - tile, count).round().astype(int).tolist()
+
+
+def tile_weights(starts: list[int], tile: int, length: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pixels of each tile along one side and their weights, which sum to 1 at every pixel.
+
+    A weight rises linearly over the overlap with the tile before, and falls over the one with the tile after.
+    """
+    size = min(tile, length)
+    ramps = []
+    for number, start in enumerate(starts):
+        pixel = np.arange(start, start + size)
+        weight = np.ones(size)
+        if number:
+            overlap = starts[number - 1] + size - start
+            weight = np.minimum(weight, (pixel - start + 1) / (overlap + 1))
+        if number + 1 < len(starts):
+            overlap = start + size - starts[number + 1]
+            weight = np.minimum(weight, (start + size - pixel) / (overlap + 1))
+        ramps.append((slice(start, start + size), weight))
+    total = np.zeros(length)
+    for place, weight in ramps:
+        total[place] += weight
+    for place, weight in ramps:
+        yield place, weight / total[place]
+
+
+def predict_tiled(
+    predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tile: int, overlap: int
+) -> np.ndarray:
+    """Predict an image of any size in overlapping tiles.
+
+    Args:
+        predict: (h, w) grey values, h and w at most `tile` -> (h, w) probability.
+        image: (H, W).
+        tile: side of a tile, pixels; 0 predicts the image in one piece.
+        overlap: least overlap of neighbouring tiles, pixels; 0 leaves seams.
+
+    Returns:
+        (H, W) float32; every pixel is predicted. An image that fits into one tile is predicted in one piece.
+
+    Raises:
+        ValueError: `overlap` does not go with `tile`.
+    """
+    if tile < 0 or (tile and not 0 <= overlap < tile):
+        raise ValueError(f"tiles of {tile} pixels cannot overlap by {overlap}: 0 <= overlap < tile is needed.")
+    height, width = image.shape
+    if not tile or max(height, width) <= tile:
+        return predict(image)
+    blended = np.zeros((height, width), np.float64)
+    columns = list(tile_weights(tile_starts(width, tile, overlap), tile, width))
+    for rows, row_weight in tile_weights(tile_starts(height, tile, overlap), tile, height):
+        for place, column_weight in columns:
+            piece = predict(np.ascontiguousarray(image[rows, place]))
+            blended[rows, place] += piece * row_weight[:, None] * column_weight
+    return blended.clip(0, 1).astype(np.float32)

@@ -1,0 +1,72 @@
+"""ROC curves of the evaluator's json files, as a picture."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from d2kit.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A ROC curve of pixels.
+
+    Attributes:
+        fpr, tpr: false and true positive rates in [0, 1], from (1, 1) down to (0, 0).
+        auc: area below it, in [0, 1].
+    """
+
+    fpr: list[float]
+    tpr: list[float]
+    auc: float
+
+
+def read_curve(path: str | os.PathLike, split: str = "all") -> Curve:
+    """The curve in a file that `ISTDEvaluator` wrote (OUTPUT_DIR/test/istd.json, OUTPUT_DIR/validation/istd.json).
+
+    Args:
+        path: the file.
+        split: "all", or a target characteristic.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names the file.
+    """
+    try:
+        metrics = json.loads(Path(path).read_text(encoding="utf-8"))["metrics"]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{path}' does not exist.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is no result of the evaluator.") from error
+    found = metrics.get(split, {}).get("ROC")
+    if found is None or metrics[split]["AUC"] is None:
+        raise ValueError(f"'{path}' has no ROC of '{split}'; it knows {', '.join(metrics)}.")
+    return Curve(found["fpr"], found["tpr"], metrics[split]["AUC"])
+
+
+def draw_roc(curves: Mapping[str, Curve], floor: float = 1e-6) -> Figure:
+    """A figure with a curve for each name; false alarms are rare, so the axis of the rate is logarithmic.
+
+    Args:
+        curves: name -> curve.
+        floor: least false positive rate that is shown; smaller ones stand at it.
+    """
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in curves.items():
+        shown = [max(rate, floor) for rate in curve.fpr]
+        axes.plot(shown, curve.tpr, label=f"{name} (AUC {curve.auc:.4f})", drawstyle="steps-post")
+    axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.01), xlabel="false positive rate", ylabel="true positive rate")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def save_roc(path: str | os.PathLike, curves: Mapping[str, Curve]) -> None:
+    """Write `draw_roc` atomically, in the format that the file's extension names (.png, .pdf, .svg)."""
+    suffix = Path(path).suffix[1:] or "png"
+    with atomic_write(path) as file:
+        draw_roc(curves).savefig(file, format=suffix, dpi=150)

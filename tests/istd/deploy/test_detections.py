@@ -1,0 +1,44 @@
+"""Detections as numbers, as a table, as a picture."""
+
+import numpy as np
+import pytest
+
+from istd.deploy.detections import BOX_COLOUR, MASK_COLOUR, Detection, detection_table, draw_overlay, find_detections
+
+
+@pytest.fixture
+def probability():
+    image = np.zeros((40, 50), np.float32)
+    image[10:13, 20:24] = 0.6
+    image[11, 21] = 0.9
+    image[30, 5] = image[31, 6] = 0.75  # 8-connected
+    image[0, 0] = 0.5  # not above the threshold
+    return image
+
+
+def test_numbers(probability):
+    first, second = find_detections(probability, 0.5)
+    assert first == Detection((21.5, 11.0), (20, 10, 24, 13), 12, pytest.approx(0.9))
+    assert second == Detection((5.5, 30.5), (5, 30, 7, 32), 2, 0.75)
+    assert len(find_detections(probability, 0.8)) == 1 and find_detections(probability, 0.95) == []
+
+
+def test_table(probability):
+    found = find_detections(probability, 0.5)
+    lines = detection_table([("a.png", None, found), ("b.mp4", 7, found[1:]), ("c.png", None, [])]).splitlines()
+    assert lines == [
+        "file,frame,x,y,x0,y0,x1,y1,area,score",
+        "a.png,,21.5,11.0,20,10,24,13,12,0.9",
+        "a.png,,5.5,30.5,5,30,7,32,2,0.75",
+        "b.mp4,7,5.5,30.5,5,30,7,32,2,0.75",
+    ]
+
+
+def test_overlay(probability):
+    grey = np.full((40, 50), 7.0, np.float32)
+    found = find_detections(probability, 0.5)
+    picture = draw_overlay(grey, probability > 0.5, found)
+    assert picture.shape == (40, 50, 3) and picture.dtype == np.uint8
+    assert tuple(picture[10, 20]) == MASK_COLOUR, "the mask's outline"
+    assert tuple(picture[6, 20]) == BOX_COLOUR, "the box stands off the target"
+    assert not draw_overlay(grey, probability > 2, []).any()

@@ -1,0 +1,60 @@
+"""The predictor: from a configuration, from a file, on grey and colour images, tiled."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from istd.deploy import ISTDPredictor, export_student
+from istd.modeling import build_network
+
+
+@pytest.fixture(scope="module")
+def trained(istd_cfg, tmp_path_factory):
+    """A model, and the configuration whose MODEL.WEIGHTS are its checkpoint."""
+    path = tmp_path_factory.mktemp("predictor") / "model.pth"
+    cfg = istd_cfg("istd/alcnet_full.yaml", MODEL__WEIGHTS=str(path), ISTD__TEST__THRESHOLD=0.02)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    torch.save({"model": model.state_dict()}, path)
+    return model, cfg
+
+
+def test_it_is_the_model_in_eval_mode(trained):
+    model, cfg = trained
+    grey = np.random.default_rng(0).uniform(0, 255, (50, 71)).astype(np.float32)
+    (expected,) = model([{"image": torch.from_numpy(grey).expand(3, -1, -1), "file_name": "x.png"}])
+    predictor = ISTDPredictor(cfg)
+    found = predictor(grey)
+    np.testing.assert_allclose(found["probability"], expected["probability"].numpy(), atol=1e-6)
+    assert predictor.threshold == 0.02
+    mask = found["probability"] > 0.02
+    assert sum(one.area for one in found["detections"]) == mask.sum()
+    assert ISTDPredictor(cfg, threshold=1.0)(grey)["detections"] == []
+
+
+def test_a_file_predicts_like_the_checkpoint(trained, tmp_path):
+    _, cfg = trained
+    predictor = ISTDPredictor(cfg, tile=48, overlap=16)
+    export_student(build_network("ALCNet"), predictor.runner.recipe, tmp_path / "other.onnx")
+    other = ISTDPredictor.from_file(tmp_path / "other.onnx", tile=48, overlap=16)
+    assert other.runner.recipe == predictor.runner.recipe and other.threshold == 0.02
+    grey = np.random.default_rng(0).uniform(0, 255, (50, 100)).astype(np.float32)
+    assert other.probability(grey).shape == predictor.probability(grey).shape == (50, 100)
+
+
+def test_colour_is_opencv_s(bright):
+    colour = np.zeros((6, 5, 3), np.uint8)
+    colour[..., 2] = 200  # red
+    np.testing.assert_allclose(bright().probability(colour), round(0.299 * 200) / 255, atol=1e-6)
+
+
+def test_every_pixel_of_a_large_image_is_predicted(bright):
+    grey = np.random.default_rng(0).uniform(1, 255, (1080, 1918)).astype(np.float32)
+    found = bright(tile=512, overlap=64).probability(grey)
+    np.testing.assert_allclose(found, grey / 255, atol=1e-6)
+
+
+def test_a_dark_image_has_no_detection(bright):
+    found = bright()(np.zeros((9, 9), np.float32))
+    assert found["detections"] == [] and not found["probability"].any()

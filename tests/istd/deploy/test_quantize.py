@@ -1,0 +1,45 @@
+"""The int8 form: smaller, close to the network that it comes from, fed alike."""
+
+import numpy as np
+import onnx
+import pytest
+
+from istd.checkpoints import Recipe
+from istd.deploy import export_student, open_model
+from istd.deploy.benchmarks import build_settled
+from istd.deploy.quantize import first_and_last, quantise
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("quantise") / "student.onnx"
+    export_student(build_settled("ALCNet"), Recipe("ALCNet", threshold=0.4), path)
+    return path
+
+
+def test_int8(exported, tmp_path):
+    images = np.random.default_rng(0).uniform(0, 255, (3, 64, 80)).astype(np.float32)
+    quantise(exported, tmp_path / "out" / "int8.onnx", images)
+    plain, small = open_model(exported), open_model(tmp_path / "out" / "int8.onnx")
+    assert small.recipe == plain.recipe and small.multiple == plain.multiple
+    assert (tmp_path / "out" / "int8.onnx").stat().st_size < 0.5 * exported.stat().st_size
+    grey = np.random.default_rng(1).uniform(0, 255, (50, 90)).astype(np.float32)
+    difference = np.abs(small(grey) - plain(grey))
+    assert 0 < difference.max() < 0.25 and difference.mean() < 0.05
+
+
+def test_the_first_and_the_last_convolution_stay_in_float(exported, tmp_path):
+    proto = onnx.load(exported)
+    excluded = first_and_last(proto)
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    assert excluded[-1] == convolutions[-1].name and len(excluded) <= 2
+    quantise(exported, tmp_path / "int8.onnx", np.zeros((1, 32, 32), np.float32) + 50)
+    made = {output: node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node for output in node.output}
+    last = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type == "Conv"][-1]
+    assert made.get(last.input[1]) != "DequantizeLinear" and "DequantizeLinear" in made.values()
+
+
+def test_calibration_needs_an_image(exported, tmp_path):
+    with pytest.raises(ValueError, match="int8.onnx': there is no image to calibrate by"):
+        quantise(exported, tmp_path / "int8.onnx", [])
+    assert not (tmp_path / "int8.onnx").exists()

@@ -1,0 +1,47 @@
+"""Files, folders and what is neither."""
+
+from pathlib import Path
+
+import pytest
+
+from istd.data.images import BadImageError
+from istd.deploy.sources import Video, find_sources
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("b.png", "a.TIF", "a.png", "notes.txt", "below/a.png", "below/c.MP4"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "in"
+
+
+def test_a_folder_in_order_with_unique_names(folder):
+    sources, refused = find_sources([folder, folder / "b.png"])
+    assert refused == {}
+    assert [(source.path.relative_to(folder).as_posix(), source.name, source.video) for source in sources] == [
+        ("a.TIF", "a", False),
+        ("a.png", "a_2", False),
+        ("b.png", "b", False),
+        ("below/a.png", "below/a", False),
+        ("below/c.MP4", "below/c", True),
+        ("b.png", "b_2", False),
+    ]
+
+
+def test_what_gives_nothing_is_named(folder):
+    (folder / "empty").mkdir()
+    inputs = [folder / "empty", folder / "notes.txt", folder / "absent.png"]
+    sources, refused = find_sources(inputs)
+    assert sources == [] and list(refused) == [str(path) for path in inputs]
+    assert [reason.split(" ", 1)[1] for reason in refused.values()][1:] == [
+        "is neither an image nor a video.",
+        "does not exist.",
+    ]
+    assert "holds no image and no video" in refused[str(folder / "empty")]
+
+
+def test_a_video_that_is_none(folder):
+    with pytest.raises(BadImageError, match="c.MP4 cannot be read as a video"):
+        Video(folder / "below" / "c.MP4")

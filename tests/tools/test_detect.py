@@ -1,0 +1,133 @@
+"""tools/detect.py on images, folders, 16-bit files, videos and broken ones."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from istd.checkpoints import Recipe, save_network
+from istd.deploy import ISTDPredictor, Runner
+from istd.modeling import build_network
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "detect.py"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """The tool, with a predictor that gives grey / 255 as probability."""
+    spec = importlib.util.spec_from_file_location("detect_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
+
+    def build(options):
+        runner = Runner(lambda images: images.clamp(0, 1), recipe, 1)
+        return ISTDPredictor(runner=runner, tile=options.tile, overlap=options.overlap)
+
+    monkeypatch.setattr(module, "build_predictor", build)
+    return module
+
+
+def scene(size=(60, 80), at=(20, 30)) -> np.ndarray:
+    image = np.full(size, 20, np.uint8)
+    image[at[0] : at[0] + 3, at[1] : at[1] + 4] = 255
+    return image
+
+
+def run(tool, *arguments):
+    """Exit status, and what the json file holds."""
+    output = Path(arguments[-1])
+    status = tool.main([*map(str, arguments[:-1]), "--model", "x", "--output", str(output)])
+    return status, json.loads((output / "detections.json").read_text())
+
+
+def test_images_of_any_kind(tool, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(scene()).save(folder / "eight.png")
+    tifffile.imwrite(folder / "sixteen.tif", scene().astype(np.uint16) * 50 + 3000)
+    Image.fromarray(np.full((5, 7), 10, np.uint8)).save(folder / "empty.png")
+    Image.fromarray(scene((300, 420), (280, 400))).save(folder / "large.png")
+    status, document = run(tool, folder, "--tile", "128", "--overlap", "32", tmp_path / "out")
+    assert status == 0 and document["failed"] == {} and document["threshold"] == 0.5
+    found = {Path(record["file"]).name: record for record in document["images"]}
+    assert list(found) == ["eight.png", "empty.png", "large.png", "sixteen.tif"]
+    expected = {"centroid": [31.5, 21.0], "box": [30, 20, 34, 23], "area": 12, "score": 1.0}
+    assert found["eight.png"]["detections"] == found["sixteen.tif"]["detections"] == [expected]
+    assert found["empty.png"]["detections"] == [] and found["empty.png"]["frame"] is None
+    assert found["large.png"]["detections"][0]["box"] == [400, 280, 404, 283]
+    for name, record in found.items():
+        mask = np.asarray(Image.open(tmp_path / "out" / record["mask"]))
+        assert mask.shape == (record["height"], record["width"]) and set(np.unique(mask)) <= {0, 255}
+        assert np.count_nonzero(mask) == sum(one["area"] for one in record["detections"]), name
+        assert cv2.imread(str(tmp_path / "out" / record["overlay"])).shape[:2] == mask.shape
+    with open(tmp_path / "out" / "detections.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["eight.png", "large.png", "sixteen.tif"]
+    assert "3 detections in 4 images and frames" in capsys.readouterr().out
+
+
+def test_a_video(tool, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
+    for number in range(5):
+        writer.write(cv2.cvtColor(scene(at=(20, 30 + 4 * number)), cv2.COLOR_GRAY2BGR))
+    writer.release()
+    status, document = run(tool, tmp_path / "clip.avi", tmp_path / "out")
+    assert status == 0
+    assert [record["frame"] for record in document["images"]] == [0, 1, 2, 3, 4]
+    for number, record in enumerate(document["images"]):
+        (found,) = record["detections"]
+        assert found["centroid"] == pytest.approx([31.5 + 4 * number, 21], abs=0.6)
+        assert (tmp_path / "out" / record["mask"]).is_file() and record["overlay"] == "overlays/clip.mp4"
+    overlay = cv2.VideoCapture(str(tmp_path / "out" / "overlays" / "clip.mp4"))
+    assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and overlay.read()[1].shape == (60, 80, 3)
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["clip.mp4"]
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(tool, tmp_path, capsys):
+    folder, empty = tmp_path / "in", tmp_path / "empty"
+    folder.mkdir()
+    empty.mkdir()
+    (folder / "a.png").write_bytes(b"no image")
+    Image.fromarray(scene()).save(folder / "b.png")
+    (folder / "c.mp4").write_bytes(b"no video")
+    status, document = run(tool, empty, folder, tmp_path / "out")
+    assert status == 1 and len(document["images"]) == 1 and len(document["images"][0]["detections"]) == 1
+    assert list(document["failed"]) == [str(empty), str(folder / "a.png"), str(folder / "c.mp4")]
+    errors = capsys.readouterr().err
+    assert all(f"left out {name}: " in errors for name in document["failed"])
+
+
+def test_an_empty_folder_alone(tool, tmp_path):
+    status, document = run(tool, tmp_path, tmp_path / "out")
+    assert status == 1 and document["images"] == [] and list(document["failed"]) == [str(tmp_path)]
+    assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 1
+
+
+def test_the_predictor_follows_the_options(tmp_path):
+    spec = importlib.util.spec_from_file_location("detect_tool_real", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM", threshold=0.3))
+    common = ["x.png", "--output", "out", "--tile", "96", "--overlap", "8"]
+    predictor = module.build_predictor(module.parse_arguments([*common, "--model", str(tmp_path / "acm.pth")]))
+    assert (predictor.threshold, predictor.tile, predictor.overlap) == (0.3, 96, 8)
+    assert predictor.probability(np.zeros((20, 130), np.float32)).shape == (20, 130)
+    config = Path(__file__).parents[2] / "configs" / "istd" / "acm_full.yaml"
+    trained = ["--config-file", str(config), "--weights", str(tmp_path / "acm.pth"), "--threshold", "0.7"]
+    assert module.build_predictor(module.parse_arguments([*common, *trained])).threshold == 0.7
+    with pytest.raises(SystemExit, match="detect: .*absent.onnx"):
+        module.main([*common, "--model", "absent.onnx"])
+
+
+@pytest.mark.parametrize("options", [[], ["--model", "x", "--config-file", "y"], ["--model", "x", "--tile", "8"]])
+def test_options_that_do_not_go_together(tool, options):
+    with pytest.raises(SystemExit) as error:
+        tool.main(["x.png", "--output", "out", *options])
+    assert error.value.code == 2
