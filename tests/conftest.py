@@ -1,5 +1,6 @@
 """Fixtures that every test folder shares."""
 
+import json
 import os
 import subprocess
 import sys
@@ -124,6 +125,48 @@ def voc_tree(tmp_path_factory) -> SimpleNamespace:
     ):
         path.write_text("\n".join(names) + "\n")
     return SimpleNamespace(voc=voc, sbd=sbd)
+
+
+def _write_cityscapes_image(root: Path, split: str, city: str, number: int, objects: list[tuple[str, list]]) -> None:
+    """An image of 64 x 128 with its polygons, instanceIds and labelIds, drawn by cityscapesscripts itself."""
+    from cityscapesscripts.helpers.annotation import Annotation
+    from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+    from cityscapesscripts.preparation.json2labelImg import createLabelImage
+
+    name = f"{city}_{number:06d}_000019"
+    for folder in ("leftImg8bit", "gtFine"):
+        (root / folder / split / city).mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+    truth = root / "gtFine" / split / city / f"{name}_gtFine_polygons.json"
+    polygons = [{"label": label, "polygon": corners} for label, corners in objects]
+    truth.write_text(json.dumps({"imgHeight": 64, "imgWidth": 128, "objects": polygons}))
+    annotation = Annotation()
+    annotation.fromJsonFile(str(truth))
+    instances = np.asarray(createInstanceImage(annotation, "ids")).astype(np.uint16)
+    Image.fromarray(instances).save(truth.with_name(f"{name}_gtFine_instanceIds.png"))
+    createLabelImage(annotation, "ids").save(truth.with_name(f"{name}_gtFine_labelIds.png"))
+
+
+@pytest.fixture(scope="session")
+def cityscapes_tree(tmp_path_factory) -> Path:
+    """Folder that holds `cityscapes` in the real layout: ten training images of two cities, two for validation.
+
+    Each has two cars, one of them partly behind a person, a group of cars, road and the void "ego vehicle", but the
+    second image of val has no instance.
+    """
+    root = tmp_path_factory.mktemp("cityscapes_tree")
+
+    def box(left, top, right, bottom):
+        return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+    scene = [("road", box(0, 0, 127, 63)), ("car", box(5, 10, 40, 30)), ("car", box(60, 10, 90, 40))]
+    scene += [("person", box(80, 5, 95, 45)), ("cargroup", box(100, 10, 120, 30)), ("ego vehicle", box(0, 56, 127, 63))]
+    for number in range(10):
+        _write_cityscapes_image(root / "cityscapes", "train", ("aachen", "bochum")[number % 2], number, scene)
+    _write_cityscapes_image(root / "cityscapes", "val", "munster", 20, scene)
+    _write_cityscapes_image(root / "cityscapes", "val", "munster", 21, scene[:1])
+    return root
 
 
 @pytest.fixture(scope="session")

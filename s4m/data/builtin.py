@@ -61,3 +61,18 @@ def register_voc_2012(root: str | None = None) -> None:
         _register(f"voc_2012_instances_{split}", json_file, images, voc_metadata(json_file, images))
     metadata = voc_metadata(jsons["train_aug"], images)
     _register_splits("voc_2012_instances_train_aug", jsons["train_aug"], images, metadata)
+
+
+def register_cityscapes(root: str | None = None) -> None:
+    """Register the fractions `cityscapes_fine_instance_seg_train_{percent}_fold{k}` with `..._unlabeled`, which
+    `tools/prepare_cityscapes.py` writes to `cityscapes/coco/splits`. Names that are taken stay.
+
+    The whole sets, `cityscapes_fine_instance_seg_{train,val}`, are Detectron2's.
+
+    Args:
+        root: folder that holds `cityscapes/`; by default as for COCO.
+    """
+    cityscapes = os.path.join(_root(root), "cityscapes")
+    train, images = os.path.join(cityscapes, "coco", "instances_train.json"), os.path.join(cityscapes, "leftImg8bit")
+    metadata = {"thing_classes": _get_builtin_metadata("cityscapes")["thing_classes"]}
+    _register_splits("cityscapes_fine_instance_seg_train", train, os.path.join(images, "train"), metadata)

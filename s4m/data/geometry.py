@@ -52,7 +52,8 @@ def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
     """Augmentations of the weak view: flip, resize and crop as INPUT.* says, no change of colour.
 
     With INPUT.LSJ.ENABLED: flip, large-scale jitter, a padded square crop (INPUT.CROP and INPUT.MIN_SIZE_TRAIN take no
-    part). Otherwise Detectron2's order: crop if INPUT.CROP.ENABLED, resize of the shortest edge, flip.
+    part). Otherwise Detectron2's order: crop if INPUT.CROP.ENABLED, resize of the shortest edge, flip; with
+    INPUT.CROP.AFTER_RESIZE the crop is of the resized image.
     """
     standard = build_augmentation(cfg, is_train=True)
     if cfg.INPUT.LSJ.ENABLED:
@@ -63,7 +64,8 @@ def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
             CropAndPad(jitter.SIZE),
         ]
     if cfg.INPUT.CROP.ENABLED:
-        standard.insert(0, InvertibleRandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        crop = InvertibleRandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        standard.insert(1 if cfg.INPUT.CROP.AFTER_RESIZE else 0, crop)
     return standard
 
 

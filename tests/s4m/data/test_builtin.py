@@ -4,7 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from s4m.data import builtin
-from s4m.data.builtin import FOLDS, PERCENTS, register_coco_2017, register_voc_2012
+from s4m.data.builtin import FOLDS, PERCENTS, register_cityscapes, register_coco_2017, register_voc_2012
+from s4m.data.cityscapes import prepare_cityscapes
 from s4m.data.coco import register_coco_json
 from s4m.data.shapes import write_shapes
 from s4m.data.splits import write_splits
@@ -83,3 +84,17 @@ def test_names_find_what_prepare_voc_writes(tmp_path, voc_tree, catalog):
     metadata = MetadataCatalog.get("voc_2012_instances_val")
     assert metadata.evaluator_type == "voc_instances" and len(metadata.thing_classes) == 20
     assert metadata.dirname == str(tmp_path / "VOC2012")
+
+
+def test_names_find_what_prepare_cityscapes_writes(tmp_path, cityscapes_tree, catalog):
+    shutil.copytree(cityscapes_tree / "cityscapes", tmp_path / "cityscapes")
+    write_splits(prepare_cityscapes(tmp_path / "cityscapes"), [20], 1, 0)
+    register_cityscapes(str(tmp_path))
+    register_cityscapes(str(tmp_path))
+    labeled = DatasetCatalog.get("cityscapes_fine_instance_seg_train_20_fold0")
+    assert len(labeled) == 2 and {a["category_id"] for d in labeled for a in d["annotations"]} == {0, 2}
+    assert len(DatasetCatalog.get("cityscapes_fine_instance_seg_train_20_fold0_unlabeled")) == 8
+    names = [name for name in DatasetCatalog.list() if name.startswith("cityscapes_fine_instance_seg_train_")]
+    assert len(names) == len(PERCENTS) * FOLDS * 2
+    metadata = MetadataCatalog.get("cityscapes_fine_instance_seg_train_30_fold4")
+    assert len(metadata.thing_classes) == 8 and metadata.evaluator_type == "coco"

@@ -41,6 +41,17 @@ def lsj(size=64, low=0.5, high=1.5):
     )
 
 
+def crop_after_resize():
+    return config(
+        INPUT__CROP__ENABLED=True,
+        INPUT__CROP__AFTER_RESIZE=True,
+        INPUT__CROP__TYPE="absolute",
+        INPUT__CROP__SIZE=[30, 50],
+        INPUT__MIN_SIZE_TRAIN=(60, 90),
+        INPUT__RANDOM_FLIP="horizontal",
+    )
+
+
 def box_mask():
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 1
@@ -188,7 +199,26 @@ def test_unlabeled_view_is_the_labeled_one_without_labels(record, make):
     assert set(labeled) - set(weak) == {"instances"} and "annotations" not in weak
 
 
-@pytest.mark.parametrize("make", [lsj, lambda: config(INPUT__CROP__ENABLED=True, INPUT__RANDOM_FLIP="horizontal")])
+def test_crop_after_the_resize_has_its_size_whatever_the_scale(record):
+    objects = set()
+    for seed in range(8):
+        with seeded(seed):
+            d = LabeledMapper(crop_after_resize())(record(annotation(polygon())))
+        assert d["image"].shape == (3, 30, 50) and d["valid_size"] == (30, 50)
+        objects.add(int(d["instances"].gt_masks.tensor.sum()))
+        assert (d["instances"].gt_masks.tensor.any(0) == (d["image"][0] > 120)).float().mean() > 0.95
+    assert len(objects) > 2  # the object is seen at two scales and in parts
+
+
+def test_crop_larger_than_the_resized_image_is_the_whole(record):
+    cfg = crop_after_resize()
+    cfg.INPUT.CROP.SIZE = [500, 500]
+    assert UnlabeledMapper(cfg)(record())["image"].shape in ((3, 60, 90), (3, 90, 135))
+
+
+@pytest.mark.parametrize(
+    "make", [lsj, lambda: config(INPUT__CROP__ENABLED=True, INPUT__RANDOM_FLIP="horizontal"), crop_after_resize]
+)
 def test_transforms_go_to_the_view_and_back(record, make):
     for seed in range(5):
         with seeded(seed):

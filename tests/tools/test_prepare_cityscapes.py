@@ -1,0 +1,34 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "prepare_cityscapes.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("prepare_cityscapes_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def images(path):
+    return {image["file_name"] for image in json.loads(Path(path).read_text())["images"]}
+
+
+def test_writes_the_json_and_nested_fractions(tool, cityscapes_tree, tmp_path, capsys):
+    root = ["--root", str(cityscapes_tree / "cityscapes"), "--output", str(tmp_path)]
+    tool.main([*root, "--percent", "20", "50", "--folds", "2"])
+    printed = capsys.readouterr().out.split()
+    assert sorted(printed) == sorted(str(path) for path in tmp_path.rglob("*.json")) and len(printed) == 1 + 8
+    small, large = (images(tmp_path / "splits" / f"instances_train_{p}_fold1.json") for p in (20, 50))
+    rest = images(tmp_path / "splits" / "instances_train_50_fold1_unlabeled.json")
+    assert small < large and (len(small), len(large), len(rest)) == (2, 5, 5) and not large & rest
+
+
+def test_absent_folder_ends_with_one_sentence(tool, tmp_path):
+    with pytest.raises(SystemExit, match="prepare_cityscapes: '.*leftImg8bit/train' holds no image"):
+        tool.main(["--root", str(tmp_path)])
