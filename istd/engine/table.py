@@ -110,8 +110,9 @@ class Table:
         return self.failed
 
     def results(self) -> list[RunResult]:
-        """The finished runs."""
+        """The finished runs, in the order of the published table, whatever order they are trained in."""
         done = [run for run in self.runs if self._is_done(run)]
+        done.sort(key=lambda run: (NETWORKS.index(run.network), SCHEMES.index(run.scheme)))
         return [
             read_run(
                 self.output / run.name,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from istd.engine.trainer import ISTDTrainer
+from istd.modeling import NETWORK_REGISTRY
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 NAMES = sorted(
@@ -14,6 +15,10 @@ NAMES = sorted(
     for path in [*CONFIGS.glob("istd/*_*.yaml"), *CONFIGS.glob("quick/istd_*.yaml")]
     if not path.name.startswith("Base")
 )
+
+
+# There are many configurations: as little work as shows a whole training and a resumed half of it.
+TINY = {"ISTD__INPUT__CROP": 16, "ISTD__SCHEDULE__EVAL": 2, "ISTD__OUTER__STEPS": 1}
 
 
 def train(cfg, resume: bool) -> ISTDTrainer:
@@ -25,13 +30,14 @@ def train(cfg, resume: bool) -> ISTDTrainer:
 
 def test_there_is_a_file_for_every_network_and_scheme():
     schemes = ("full", "lesps", "pal", "semantic_prior")
-    wanted = {f"istd/{net}_{scheme}.yaml" for net in ("acm", "alcnet", "alclnet", "mlclnet") for scheme in schemes}
-    assert wanted <= set(NAMES)
+    networks = {name.lower() for name, _ in NETWORK_REGISTRY}
+    assert {f"istd/{network}_{scheme}.yaml" for network in networks for scheme in schemes} <= set(NAMES)
+    assert len(networks) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_trains_and_resumes_exactly(name, istd_cfg, tmp_path):
-    cfg = istd_cfg(name, OUTPUT_DIR=str(tmp_path))
+    cfg = istd_cfg(name, OUTPUT_DIR=str(tmp_path), **TINY)
     whole = train(cfg, resume=False)
     expected = torch.load(tmp_path / "model_final.pth", weights_only=True)
     scores = json.loads((tmp_path / "test" / "results.json").read_text())

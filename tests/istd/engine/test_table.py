@@ -58,12 +58,12 @@ def test_every_configuration_of_the_table_exists():
 
 
 def test_one_failure_is_named_and_the_rest_goes_on(stand_in, capsys):
-    runs = plan(["acm", "mshnet"], ["full"], [1, 13, 4])
+    runs = plan(["mshnet", "acm"], ["full"], [1, 13, 4])
     failed = Table(stand_in, runs, ["ISTD.X", "1"]).run(jobs=2)
     assert set(failed) == {"acm_full/seed13", "mshnet_full/seed13"} and "seed13.out" in failed["acm_full/seed13"]
     assert "no luck" in (stand_in / "acm_full" / "seed13.out").read_text()
     document = json.loads((stand_in / "table.json").read_text())
-    assert [row["seeds"] for row in document["rows"]] == [[1, 4], [1, 4]]
+    assert [(row["network"], row["seeds"]) for row in document["rows"]] == [("mshnet", [1, 4]), ("acm", [1, 4])]
     assert document["rows"][0]["figures"]["all"]["IoU"]["mean"] == 2.5 and document["failed"] == failed
     text = (stand_in / "table.md").read_text()
     assert "4 of 6 trainings are done. Options: `ISTD.X 1`." in text and "acm_full/seed13" in text
