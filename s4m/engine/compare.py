@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from s4m.data.splits import split_name, write_splits
 from s4m.evaluation.report import final_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULT = "result.json"  # in the folder of a finished training: its figures
 # A network of minutes does not learn to tell outlines, so colour tells most of them apart; masks stay the difficulty.
 SHAPES = {"classes": ("circle", "square", "triangle"), "tinted": 0.9}
 
@@ -31,12 +32,14 @@ class Run:
         config: end of the configuration's name, behind the data set's prefix.
         start: the run whose final weights it starts from, "" for none.
         semi: whether it sees the unlabelled images.
+        options: KEY VALUE pairs of its own.
     """
 
     title: str
     config: str
     start: str = ""
     semi: bool = False
+    options: tuple[str, ...] = ()
 
 
 RUNS = {
@@ -83,9 +86,17 @@ def shapes_data(folder: Path, percent: float, seed: int) -> Data:
     return split_data(train, folder / "train" / "images", name, percent, seed, folder / "splits")
 
 
-def command_of(run: str, prefix: str, data: Data, output: Path, seed: int, options: Sequence[str]) -> list[str]:
-    """The arguments for the Python interpreter that make one training."""
-    spec = RUNS[run]
+def command_of(
+    run: str,
+    prefix: str,
+    data: Data,
+    output: Path,
+    seed: int,
+    options: Sequence[str],
+    runs: Mapping[str, Run] = RUNS,
+) -> list[str]:
+    """The arguments for the Python interpreter that make one training of `runs`."""
+    spec = runs[run]
     pairs = ["OUTPUT_DIR", str(output / run), "SEED", str(seed)]
     pairs += ["DATASETS.TRAIN", f"('{data.labeled}',)", "DATASETS.TEST", f"('{data.test}',)"]
     if spec.semi:
@@ -94,13 +105,26 @@ def command_of(run: str, prefix: str, data: Data, output: Path, seed: int, optio
         key = "S4M.TEACHER.WEIGHTS" if spec.semi else "MODEL.WEIGHTS"
         pairs += [key, str(output / spec.start / "model_final.pth")]
     config = f"configs/quick/{prefix}_{spec.config}.yaml"
-    return ["tools/train_net.py", "--resume", "--config-file", config, *pairs, *options]
+    return ["tools/train_net.py", "--resume", "--config-file", config, *pairs, *spec.options, *options]
 
 
-def _train(command: list[str], folder: Path, threads: int, before: Future | None) -> dict[str, float]:
-    result = folder / "result.json"
-    if before is not None:
-        before.result()
+def train(command: list[str], folder: Path, threads: int, seconds: float | None = None) -> dict[str, float]:
+    """Make one training in a process of its own, unless it is finished already.
+
+    Args:
+        command: as of `command_of`.
+        folder: of the training; the process writes to the file `FOLDER.out` beside it.
+        threads: of the process.
+        seconds: after them the process is killed; None: it has all time.
+
+    Returns:
+        `final_metrics` and `seconds` (of the last sitting), which `result.json` in the folder keeps.
+
+    Raises:
+        RuntimeError: the training failed; its log is named.
+        subprocess.TimeoutExpired: the time was up; the next call goes on from the last checkpoint.
+    """
+    result = folder / RESULT
     if result.is_file():
         return json.loads(result.read_text(encoding="utf-8"))
     print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
@@ -108,17 +132,22 @@ def _train(command: list[str], folder: Path, threads: int, before: Future | None
     log = folder.with_suffix(".out")
     with open(log, "a", encoding="utf-8") as file:
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        own = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT, "env": environment, "timeout": seconds}
+        done = subprocess.run([sys.executable, *command], **own)
     if done.returncode:
         raise RuntimeError(f"The training in '{folder}' failed: the end of '{log}' says why.")
-    seconds = time.monotonic() - began
-    print(f"[{folder.name}] {seconds:.0f} s", flush=True)
-    figures = {**final_metrics(folder), "seconds": seconds}
+    took = time.monotonic() - began
+    print(f"[{folder.name}] {took:.0f} s", flush=True)
+    figures = {**final_metrics(folder), "seconds": took}
     with atomic_write(result, "w") as file:
         json.dump(figures, file)
     return figures
+
+
+def _train_after(before: Future | None, *arguments) -> dict[str, float]:
+    if before is not None:
+        before.result()
+    return train(*arguments)
 
 
 def compare(
@@ -147,7 +176,7 @@ def compare(
         for run, spec in RUNS.items():
             command = command_of(run, prefix, data, output, seed, options)
             before = futures.get(spec.start)
-            futures[run] = pool.submit(_train, command, output / run, max(1, threads // jobs), before)
+            futures[run] = pool.submit(_train_after, before, command, output / run, max(1, threads // jobs))
     return {RUNS[run].title: future.result() for run, future in futures.items()}
 
 

@@ -16,6 +16,9 @@ from d2kit.files import atomic_write
 from s4m.data.image_folder import resolve_datasets
 
 METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
+QUALITY = tuple(
+    f"pseudo_label_quality/{when}/{what}" for when in ("before", "after") for what in ("precision", "recall", "iou")
+)
 
 
 def final_metrics(folder: str | Path) -> dict[str, float]:
@@ -25,7 +28,8 @@ def final_metrics(folder: str | Path) -> dict[str, float]:
         folder: OUTPUT_DIR of the training.
 
     Returns:
-        `student/segm/AP` and the like, in percent, for the networks that were evaluated, and `iteration`.
+        `student/segm/AP` and the like, in percent, for the networks that were evaluated, what was measured of `QUALITY`
+        (fractions), and `iteration`.
 
     Raises:
         ValueError: the training was never evaluated.
@@ -35,8 +39,11 @@ def final_metrics(folder: str | Path) -> dict[str, float]:
     evaluated = [line for line in lines if "student/segm/AP" in line]
     if not evaluated:
         raise ValueError(f"'{path}' holds no evaluation.")
-    last = evaluated[-1]
+    # the quality of pseudo-labels is measured before the last evaluation, in a line of its own
+    measured = [line for line in lines if QUALITY[0] in line]
+    last = {**(measured[-1] if measured else {}), **evaluated[-1]}
     wanted = [f"{network}/{metric}" for network in ("student", "teacher") for metric in METRICS]
+    wanted += QUALITY
     return {"iteration": last["iteration"], **{key: last[key] for key in wanted if key in last}}
 
 

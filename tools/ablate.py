@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Ablation of S4M: supervised, mean teacher, each part alone, all, and each one left out, over seeds.
+
+python tools/ablate.py --output output/ablation_shapes_5 --seeds 1 2 3 --jobs 2        # synthetic shapes, 5 % labels
+python tools/ablate.py --prefix dsb2018 --percent 5 --output output/ablation_dsb2018 --device cuda --jobs 14 \\
+    --train JSON IMAGES --test JSON IMAGES [--rows ROW ...] [--minutes M] [--opts KEY VALUE ...]
+An ablation that was cut off goes on where it was; ablation.md, .json and .png tell all rows at any time.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from d2kit.files import atomic_write
+from s4m.engine.ablation import Ablation, check_settings, grid
+from s4m.engine.compare import Data, shapes_data, split_data
+from s4m.evaluation.ablation_report import ablation_plot, ablation_table
+
+
+def parse() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--prefix", default="shapes", help="of the configurations under configs/quick")
+    parser.add_argument("--train", nargs=2, metavar=("JSON", "IMAGES"), help="default: synthetic shapes")
+    parser.add_argument("--test", nargs=2, metavar=("JSON", "IMAGES"))
+    parser.add_argument("--percent", type=float, default=5, help="labelled share of the training images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, the split and the trainings")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help=f"of {', '.join(grid())}; default: all")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for all trainings")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each of one thread")
+    parser.add_argument("--minutes", type=float, help="stop after them; the next call goes on")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every training, last")
+    args = parser.parse_args()
+    if bool(args.train) != bool(args.test):
+        parser.error("--train and --test go together")
+    unknown = [name for name in args.rows if name not in grid()]
+    if unknown:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(grid())}")
+    return args
+
+
+def data_of(args: argparse.Namespace, seed: int) -> Data:
+    """The sets of a seed, written where they are not there."""
+    output = args.output / f"seed{seed}"
+    if not args.train:
+        return shapes_data(output / "data", args.percent, seed)
+    train_json, train_images, *test = (Path(part).resolve() for part in (*args.train, *args.test))
+    return split_data(train_json, train_images, ":".join(["coco", *map(str, test)]), args.percent, seed, output)
+
+
+def main() -> None:
+    """Run what is missing and write the table, the figures and the plot."""
+    args = parse()
+    args.output = args.output.resolve()
+    settings = {
+        "configurations": f"configs/quick/{args.prefix}_*.yaml",
+        "training data": args.train[0] if args.train else "synthetic shapes",
+        "labelled percent": args.percent,
+        "options": " ".join(args.opts),
+    }
+    check_settings(args.output, settings)
+    data = {seed: data_of(args, seed) for seed in args.seeds}
+    options = ["MODEL.DEVICE", args.device, *args.opts]
+    rows = Ablation(args.prefix, data, args.output, options).run(args.rows, args.jobs, args.minutes)
+    told = {
+        **settings,
+        "seeds": ", ".join(map(str, args.seeds)),
+        "device": args.device,
+        "trainings at a time": args.jobs,
+    }
+    with atomic_write(args.output / "ablation.json", "w") as file:
+        json.dump({"settings": told, "rows": rows}, file, indent=1)
+    table = ablation_table(rows, told)
+    with atomic_write(args.output / "ablation.md", "w") as file:
+        file.write(table)
+    ablation_plot(rows, args.output / "ablation.png", f"{args.prefix}, {args.percent:g} % labels")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
