@@ -50,7 +50,7 @@ class Guards:
     leak: float = 0.6
     duplicate: float = 0.8
     merge: bool = True
-    box: bool = True
+    box: bool = False
 
 
 class Overlaps(NamedTuple):
@@ -172,13 +172,27 @@ def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor
         masks, parts, permitted = torch.cat([masks, unions]), parts + merged, lie.permitted(guards)
     columns = permitted.any(dim=0).nonzero()[:, 0]
     profit = (lie.iou * trust.clamp(min=_LEAST_TRUST) * permitted)[:, columns]
-    some = masks[columns.to(masks.device)]
-    found = assign(profit, group_duplicates(mask_iou(some, some), profit.sum(dim=0), guards.duplicate))
+    found = assign(profit, _groups(masks, columns, lie.iou[:, columns], profit.sum(dim=0), guards))
     outcome = _reasons(of_own, permitted, guards)
     outcome[found >= 0] = Outcome.MATCHED
     chosen = [parts[columns[column]] if column >= 0 else [] for column in found.tolist()]
     over_segmented = (of_own.covered < guards.part) & (of_own.inside >= _INSIDE)
     return Match(chosen, outcome.to(teacher.device), over_segmented.to(teacher.device))
+
+
+def _groups(
+    masks: torch.Tensor, columns: torch.Tensor, iou: torch.Tensor, priority: torch.Tensor, guards: Guards
+) -> torch.Tensor:
+    """Groups of duplicates among the columns (C,) of the masks, whose IoU with the teacher's masks is (N, C).
+
+    1 - IoU is a metric: a mask permitted for one instance and a duplicate of it permitted for another both overlap both
+    instances by more than min_iou + duplicate - 1. Only such masks have to be compared.
+    """
+    groups = torch.arange(len(columns))
+    contested = ((iou > guards.min_iou + guards.duplicate - 1).sum(dim=0) > 1).nonzero()[:, 0]
+    some = masks[columns[contested].to(masks.device)]
+    groups[contested] = len(groups) + group_duplicates(mask_iou(some, some), priority[contested], guards.duplicate)
+    return groups.unique(return_inverse=True)[1]
 
 
 def _merge(inside: torch.Tensor, wanting: torch.Tensor) -> list[list[int]]:

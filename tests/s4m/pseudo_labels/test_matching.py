@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data.transforms import HFlipTransform, ResizeTransform, TransformList
 
 from s4m.config import add_s4m_config
-from s4m.pseudo_labels.masks import tight_boxes
+from s4m.pseudo_labels.masks import mask_iou, tight_boxes
 from s4m.pseudo_labels.matching import Guards, Outcome, assign, group_duplicates, match, overlaps
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.refinement import refine
@@ -127,6 +127,25 @@ def test_a_candidate_may_serve_another_instance():
     teacher = torch.stack([bar(0, 10), bar(20, 30)])
     swapped = answers([(bar(20, 30), 0.9)], [(bar(0, 10), 0.9)])
     assert match(teacher, *swapped, Guards()).parts == [[1], [0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_only_contested_masks_need_comparing(seed):
+    """The same as if all were grouped, on masks that crowd each other."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, 24, (60,), generator=generator).tolist()
+    masks = torch.stack([bar(start, start + 10 + start % 3) for start in starts])
+    teacher, candidates = masks[:12], masks.view(12, 5, *SIZE)
+    quality = torch.rand(12, 5, generator=generator)
+    guards = Guards(merge=False)
+    lie = overlaps(teacher, masks)
+    profit = lie.iou * quality.flatten() * lie.permitted(guards)
+    every = group_duplicates(mask_iou(masks, masks), profit.sum(dim=0), guards.duplicate)
+    expected = assign(profit, every)
+    found = match(teacher, candidates, quality, guards).parts
+    value = sum(float(profit[row, part]) for row, (part,) in ((r, p) for r, p in enumerate(found) if p))
+    assert value == pytest.approx(float(profit[torch.arange(12), expected][expected >= 0].sum()))
+    assert len({int(every[part]) for (part,) in filter(None, found)}) == sum(map(bool, found))
 
 
 def test_no_instance_and_one():
@@ -259,7 +278,8 @@ def test_views_of_the_unaugmented_image(make_predictions, make_squares):
     generators = [torch.Generator().manual_seed(0)]
     source = (embedding, [view])
     images = [torch.zeros(3, 80, 128, dtype=torch.uint8)]
-    (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, guards=Guards())
+    guards = Guards(box=True)
+    (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, guards=guards)
     assert found.sam_accepted.all()
     assert torch.equal(found.pred_masks, view.masks_to_view(masks))
 
@@ -280,7 +300,9 @@ def test_configuration_and_statistics(make_labeler, make_predictions, make_squar
     image, masks, labels = scene(make_predictions, make_squares, 4)
     predictions = make_predictions(labels.soft_masks)
     weak = [{"image": image, "seed": 1}] * 2
-    _, record = make_labeler()(weak, [predictions, predictions[:0]], Painter())
+    segmenter = Painter()
+    _, record = make_labeler(**{"S4M.MATCHING.BOX": True})(weak, [predictions, predictions[:0]], segmenter)
+    assert segmenter.calls == [[(3, False), (0, True)]]
     scalars = record.scalars("")
     assert (scalars["match/matched"], scalars["match/over_segmented"], scalars["match/leak"]) == (1.0, 1.0, 0.0)
     assert scalars["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
