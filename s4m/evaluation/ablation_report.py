@@ -91,7 +91,7 @@ def ablation_table(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
 
 
 def ablation_plot(rows: Sequence[Row], path: str | Path, title: str = "") -> Path:
-    """Student mask AP of each row (bar: mean, dots: seeds), beside the pseudo-labels' precision and recall after SAM.
+    """Student mask AP of each row (diamond: mean, dots: seeds), beside the pseudo-labels' precision and recall after SAM.
 
     Args:
         rows: as `s4m.engine.ablation.Ablation.run` returns them.
@@ -103,13 +103,14 @@ def ablation_plot(rows: Sequence[Row], path: str | Path, title: str = "") -> Pat
     for y, row in enumerate(rows):
         scores = _over_seeds(row, lambda figures: figures[AP])
         if not scores:
-            left.text(0, y, " no figure", va="center", color="firebrick")
+            left.text(0.01, y, "no figure", va="center", color="firebrick", transform=left.get_yaxis_transform())
             continue
-        left.barh(y, mean(scores), color="tab:blue" if row["against"] else "tab:grey", alpha=0.55)
+        left.plot([min(scores), max(scores)], [y, y], color="tab:blue", alpha=0.5)
         left.plot(scores, [y] * len(scores), "k.", markersize=5)
+        left.plot(mean(scores), y, "D", color="tab:blue", markersize=7, zorder=1)
         change = differences(row, rows)
         note = f"{mean(scores):.1f}" + (f" ({mean(change):+.1f})" if change else "")
-        left.annotate(note, (max(scores), y), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        left.annotate(note, (max(scores), y), (8, 0), textcoords="offset points", va="center", fontsize=8)
         for what, marker, color in (("precision", "o", "tab:green"), ("recall", "s", "tab:orange")):
             for when, face in (("before", "none"), ("after", color)):
                 key = f"pseudo_label_quality/{when}/{what}"
@@ -117,8 +118,9 @@ def ablation_plot(rows: Sequence[Row], path: str | Path, title: str = "") -> Pat
                 if found:
                     right.plot(mean(found), y, marker, color=color, markerfacecolor=face)
     left.set(yticks=range(len(rows)), yticklabels=[row["title"] for row in rows], xlabel="student mask AP (change)")
-    left.margins(x=0.18)
-    left.invert_yaxis()
+    left.margins(x=0.3)
+    left.grid(axis="x", alpha=0.3)
+    left.set_ylim(len(rows) - 0.5, -0.5)
     right.set(xlabel="pseudo-labels, hollow before SAM, full after", xlim=(0, 1))
     for what, marker, color in (("precision", "o", "tab:green"), ("recall", "s", "tab:orange")):
         right.plot([], [], marker, color=color, label=what)
