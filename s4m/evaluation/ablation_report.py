@@ -91,7 +91,7 @@ def ablation_table(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
 
 
 def ablation_plot(rows: Sequence[Row], path: str | Path, title: str = "") -> Path:
-    """Student mask AP of each row (diamond: mean, dots: seeds), beside the pseudo-labels' precision and recall after SAM.
+    """Student mask AP of each row (diamond: mean, dots: seeds), beside precision and recall of the pseudo-labels.
 
     Args:
         rows: as `s4m.engine.ablation.Ablation.run` returns them.
