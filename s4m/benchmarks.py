@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 
 from d2kit.benchmark import NOT_SLOWER, Case, Comparison, Goal, Scenario
 from d2kit.rng import seeded
-from s4m import benchmarks_ap
+from s4m import benchmarks_ap, benchmarks_guards
 from s4m.config import add_s4m_config
 from s4m.data.images import read_image
 from s4m.data.shapes import ShapesRecipe, draw_scene
@@ -279,4 +279,5 @@ SCENARIOS = [
         _distillation_cases,
     ),
     benchmarks_ap.SCENARIO,
+    benchmarks_guards.SCENARIO,
 ]

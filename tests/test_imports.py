@@ -19,8 +19,9 @@ ALLOWED = {
     "evaluation": {"data", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "__init__": {"config", "modeling", "data"},
-    "benchmarks": {"config", "sam", "losses", "pseudo_labels", "data", "benchmarks_ap"},
+    "benchmarks": {"config", "sam", "losses", "pseudo_labels", "data", "benchmarks_ap", "benchmarks_guards"},
     "benchmarks_ap": {"config", "data", "evaluation"},
+    "benchmarks_guards": {"config", "data", "modeling"},
 }
 OURS = {"s4m", "istd", "d2kit", "tools"}
 

@@ -1,0 +1,75 @@
+"""The boundary-aware consistency for whole-image masks: each object in a frame of its own, as a mask head sees it."""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.layers import ROIAlign
+from detectron2.structures import Boxes, Instances
+
+from s4m.losses.boundary_consistency import BoundaryConsistency
+
+_SIDE = 28  # cells of an object's frame
+_MARGIN = 0.25  # of the box's sides, added on each side: what lies just outside an object tells of its boundary
+
+
+def object_crops(maps: torch.Tensor, boxes: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """Each object's maps (N, C, H, W) in its own frame: (N, C, 28, 28) float32, differentiable.
+
+    Args:
+        boxes: (N, 4) xyxy, of the frames in pixels.
+        scale: cells of the maps a pixel.
+    """
+    index = torch.arange(len(maps), device=maps.device, dtype=torch.float32)[:, None]
+    rois = torch.cat([index, boxes.to(index)], dim=1)
+    return ROIAlign((_SIDE, _SIDE), scale, 0, aligned=True)(maps.float(), rois)
+
+
+@dataclass(frozen=True)
+class BoundaryTargets:
+    """What the boundary-aware consistency holds the masks of one image's N objects to.
+
+    Attributes:
+        boxes: (N, 4) xyxy of the objects' frames in pixels of the network input.
+        maps: (N, 3, 28, 28) pseudo-mask, teacher's soft mask and SAM's in those frames.
+        refined: (N,) bool, whether the pseudo-mask is SAM's.
+    """
+
+    boxes: torch.Tensor
+    maps: torch.Tensor
+    refined: torch.Tensor
+
+    @classmethod
+    def of(cls, instances: Instances) -> "BoundaryTargets | None":
+        """From the fields that `s4m.pseudo_labels.pipeline.to_targets` gives; None without them.
+
+        Args:
+            instances: of one image, none of them ignored.
+        """
+        if not instances.has("gt_teacher_masks"):
+            return None
+        boxes = instances.gt_boxes.tensor
+        margin = _MARGIN * (boxes[:, 2:] - boxes[:, :2])
+        frames = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
+        frames.clip(instances.image_size)  # beyond the image there is no logit
+        maps = [instances.gt_masks.tensor, instances.gt_teacher_masks, instances.gt_sam_masks]
+        maps = torch.stack([some.float() for some in maps], dim=1)
+        return cls(frames.tensor, object_crops(maps, frames.tensor), instances.gt_refined)
+
+
+def boundary_losses(
+    consistency: BoundaryConsistency, logits: torch.Tensor, targets: BoundaryTargets, rows: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The loss of each matched object of one image.
+
+    Args:
+        consistency: the loss.
+        logits: (n, h, w) of the matched queries, covering the network input.
+        targets: of the image's N objects.
+        rows: (n,) which of them each query stands for.
+        scale: cells of the logits a pixel of the network input.
+
+    Returns:
+        (n,) float32.
+    """
+    crops = object_crops(logits[:, None], targets.boxes[rows], scale)[:, 0]
+    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows])

@@ -1,0 +1,87 @@
+"""Boundary consistency, calibration and matching in a whole step: each alone and together; the state is saved."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
+
+from s4m.data.shapes import ShapesRecipe, draw_scene
+
+SUPERVISED = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+SWITCHES = ("BOUNDARY", "CALIBRATION", "MATCHING")
+
+
+def scene(seed):
+    """One labelled image as the mapper gives it."""
+    recipe = ShapesRecipe(image_size=(64, 64), objects=(2, 3))
+    image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
+    masks = BitMasks(torch.stack([torch.from_numpy(owner == i + 1) for i in range(len(names))]))
+    classes = torch.tensor([recipe.classes.index(name) for name in names])
+    instances = Instances((64, 64), gt_boxes=masks.get_bounding_boxes(), gt_classes=classes, gt_masks=masks)
+    image = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return {"image": image, "instances": instances, "seed": seed, "file_name": f"scene{seed}.png"}
+
+
+def build(small_cfg, switches, **options):
+    torch.manual_seed(0)
+    switched = {f"S4M__{name}__ENABLED": name in switches for name in SWITCHES}
+    options = {"S4M__ARP__MIN_AREA": 0.0, "S4M__CALIBRATION__FLOOR": 0.0, **switched, **options}  # it knows nothing yet
+    model = build_model(small_cfg(**options)).train()
+    assert model.segmenter is not None or not options.get("S4M__PR__ENABLED", True)  # built now: it draws numbers
+    return model
+
+
+def step(model, first=0):
+    weak = [{k: v for k, v in scene(i).items() if k != "instances"} for i in range(first + 2, first + 4)]
+    model.zero_grad()
+    torch.manual_seed(0)
+    with EventStorage() as storage:
+        losses = model({"labeled": [scene(first), scene(first + 1)], "unlabeled": weak})
+        sum(losses.values()).backward()
+    return losses, storage.latest()
+
+
+@pytest.mark.parametrize("switches", [*[(name,) for name in SWITCHES], SWITCHES], ids="+".join)
+def test_each_switch_works_alone_and_with_the_others(small_cfg, switches):
+    model = build(small_cfg, switches)
+    losses, logged = step(model)
+    extra = {"loss_boundary_pseudo"} if "BOUNDARY" in switches else set()
+    assert losses.keys() == SUPERVISED | {f"{key}_pseudo" for key in SUPERVISED} | extra
+    assert all(torch.isfinite(value) and value > 0 for key, value in losses.items() if key != "loss_box_reg_pseudo")
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad)
+    calibrated = "CALIBRATION" in switches
+    assert ("calibration/threshold_mean" in logged) == ("pseudo_labels/confidence" in logged) == calibrated
+    assert any(key.startswith("calibration.") for key in model.state_dict()) == calibrated
+    assert ("pseudo_labels/match/matched" in logged) == ("MATCHING" in switches)
+
+
+def test_without_sam_calibration_and_boundary_rest_on_the_teacher_alone(small_cfg):
+    model = build(small_cfg, SWITCHES[:2], S4M__PR__ENABLED=False)
+    assert model.segmenter is None
+    losses, _ = step(model)
+    assert losses["loss_boundary_pseudo"] > 0 and model.calibration.drawn > 0
+
+
+def test_calibration_learns_in_training_every_period_and_its_state_continues(small_cfg):
+    first, second = (build(small_cfg, ["CALIBRATION"], S4M__CALIBRATION__PERIOD=2) for _ in range(2))
+    drawn = []
+    for turn in range(2):
+        step(first, 4 * turn)
+        drawn.append(int(first.calibration.drawn))
+    assert drawn[0] == drawn[1] > 0 and first.calibration.steps == 2 and first.calibration.seen.sum() > 0
+    second.load_state_dict(first.state_dict())
+    expected, found = step(first, 8)[0], step(second, 8)[0]
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+    assert int(first.calibration.drawn) > drawn[1]
+    assert torch.equal(first.calibration.weights, second.calibration.weights)
+
+
+def test_labelling_outside_training_changes_no_state(small_cfg):
+    model = build(small_cfg, ["CALIBRATION"]).eval()
+    before = {key: value.clone() for key, value in model.calibration.state_dict().items()}
+    model.pseudo_label([{k: v for k, v in scene(0).items() if k != "instances"}])
+    assert all(torch.equal(before[key], value) for key, value in model.calibration.state_dict().items())

@@ -1,0 +1,78 @@
+"""Objects in frames of their own: whole-image masks get the loss that a mask head would."""
+
+import pytest
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses, object_crops
+
+SIZE = (96, 128)
+
+
+def labels(boxes, scale=1):
+    """Objects that fill the left half of their boxes."""
+    masks = torch.zeros(len(boxes), *(scale * side for side in SIZE), dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[scale * y0 : scale * y1, scale * x0 : scale * (x0 + x1) // 2] = True
+    found = Instances(tuple(masks.shape[1:]), gt_masks=BitMasks(masks))
+    found.gt_boxes = Boxes(scale * torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    found.gt_teacher_masks, found.gt_sam_masks = masks.half(), masks.half()
+    found.gt_refined = torch.ones(len(boxes), dtype=torch.bool)
+    return found
+
+
+def test_a_crop_is_the_frames_content():
+    ramp = torch.arange(SIZE[1]).expand(2, 1, *SIZE)
+    crops = object_crops(ramp, torch.tensor([[10.0, 20, 38, 48], [0, 0, 56, 28]]))
+    torch.testing.assert_close(crops[0, 0, 5], 10.0 + torch.arange(28))
+    torch.testing.assert_close(crops[1, 0, 5], 0.5 + 2.0 * torch.arange(28))
+    coarse = object_crops(ramp[..., ::4, ::4], torch.tensor([[16.0, 16, 72, 72]] * 2), scale=0.25)
+    assert coarse.shape == (2, 1, 28, 28) and (coarse[0, 0, 0].diff() > 0).all()
+
+
+def test_frames_hold_the_object_with_a_margin_within_the_image():
+    targets = BoundaryTargets.of(labels([(40, 40, 60, 80), (0, 0, 16, 16)]))
+    assert targets.boxes.tolist() == [[35, 30, 65, 90], [0, 0, 20, 20]]
+    assert targets.maps.shape == (2, 3, 28, 28)
+    assert 0.2 < targets.maps[0, 0].mean() < 0.25 and targets.maps[0, 0, :, 20:].sum() == 0
+
+
+def test_the_size_of_the_object_does_not_change_the_loss():
+    box, consistency = [(16, 24, 48, 56)], BoundaryConsistency()
+    found = []
+    for scale in (1, 2):
+        target = labels(box, scale)
+        logits = 8 * target.gt_masks.tensor.roll(4 * scale, dims=2).float() - 4
+        rows = torch.tensor([0])
+        found.append(boundary_losses(consistency, logits, BoundaryTargets.of(target), rows, 1.0))
+    torch.testing.assert_close(*found, rtol=0.1, atol=0)
+    assert found[0] > 0.3
+
+
+def test_the_pseudo_mask_itself_costs_little_and_gradients_stay_in_the_frame():
+    target = labels([(16, 24, 48, 56), (70, 10, 100, 50)])
+    logits = (8.0 * target.gt_masks.tensor - 4)[[1, 0]].requires_grad_()
+    rows, targets = torch.tensor([1, 0]), BoundaryTargets.of(target)
+    exact = boundary_losses(BoundaryConsistency(), logits, targets, rows, 1.0)
+    swapped = boundary_losses(BoundaryConsistency(), logits, targets, rows.flip(0), 1.0)
+    assert (exact < 0.2).all() and (swapped > 5 * exact).all()  # crops blend pixels at the outline
+    (gradient,) = torch.autograd.grad(exact[1], logits)
+    assert gradient[1, 24:56, 16:48].abs().sum() > 0 and gradient[0].abs().sum() == 0
+    assert gradient[1, :, 60:].abs().sum() == gradient[1, 70:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("count", [0, 300])
+def test_none_and_many(count):
+    target = labels([(16, 24, 48, 56)] * count)
+    logits = torch.zeros(count, 24, 32, requires_grad=True)
+    rows = torch.arange(count)
+    losses = boundary_losses(BoundaryConsistency(), logits, BoundaryTargets.of(target), rows, 0.25)
+    losses.sum().backward()
+    assert losses.shape == (count,) and logits.grad.isfinite().all()
+
+
+def test_true_labels_have_no_targets():
+    target = labels([(16, 24, 48, 56)])
+    target.remove("gt_teacher_masks")
+    assert BoundaryTargets.of(target) is None
