@@ -18,6 +18,11 @@ FILES = [path for path in YAMLS if not path.name.startswith(("Base-", "istd_"))]
 RUN = {
     "MODEL.DEVICE": "cpu",
     "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.MASK2FORMER.POINTS": 64,
+    "MODEL.MASK2FORMER.QUERIES": 10,
+    "MODEL.VIT.NAME": "test_vit",
+    "MODEL.VIT.CHECKPOINT": "random",
+    "MODEL.VIT.LAYER": -1,
     "MODEL.WEIGHTS": "",
     "S4M.TEACHER.WEIGHTS": "",
     "S4M.SAM.NAME": "tiny",
@@ -27,6 +32,9 @@ RUN = {
     "S4M.SD.POINTS": 4,
     "S4M.TEACHER.BURN_IN": 0,
     "INPUT.MIN_SIZE_TRAIN": (64,),
+    "INPUT.MAX_SIZE_TRAIN": 128,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MAX_SIZE_TEST": 128,
     "INPUT.LSJ.SIZE": 64,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.REFERENCE_BATCH": 0,
@@ -73,6 +81,11 @@ def distinct():
     return [pytest.param(paths[0], id="+".join(path.stem for path in paths)) for paths in groups.values()]
 
 
+def classifier(student) -> torch.nn.Linear:
+    """The layer that names classes, of either student."""
+    return student.roi_heads.box_predictor.cls_score if hasattr(student, "roi_heads") else student.head.class_predictor
+
+
 @pytest.mark.parametrize("path", distinct())
 def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
     cfg = shrunk(path)
@@ -82,9 +95,9 @@ def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
     trainer.resume_or_load(resume=False)
     assert (trainer.network.teacher is not None) == semi
     assert (trainer.network.segmenter is not None) == (cfg.S4M.SD.ENABLED or cfg.S4M.PR.ENABLED)
-    first = trainer.network.student.roi_heads.box_predictor.cls_score.weight.clone()
+    first = classifier(trainer.network.student).weight.clone()
     trainer.train()
-    assert not torch.equal(first, trainer.network.student.roi_heads.box_predictor.cls_score.weight)
+    assert not torch.equal(first, classifier(trainer.network.student).weight)
 
     cfg.SOLVER.MAX_ITER = 3
     resumed = S4MTrainer(cfg)
@@ -107,7 +120,9 @@ def test_names_what_exists(path):
         stage1 = read(str(path).replace("_student", "_teacher"))
         assert f"{stage1.OUTPUT_DIR}/model_final.pth" == cfg.S4M.TEACHER.WEIGHTS
         assert stage1.DATASETS.TRAIN == cfg.DATASETS.TRAIN
-        assert stage1.MODEL.ROI_HEADS == cfg.MODEL.ROI_HEADS and stage1.MODEL.FPN == cfg.MODEL.FPN
+        assert stage1.S4M.STUDENT == cfg.S4M.STUDENT and stage1.INPUT.FORMAT == cfg.INPUT.FORMAT
+        for part in ("ROI_HEADS", "FPN", "BACKBONE", "RESNETS", "MASK2FORMER", "VIT", "PIXEL_MEAN", "PIXEL_STD"):
+            assert stage1.MODEL[part] == cfg.MODEL[part], part
     assert not set(cfg.DATASETS.TRAIN) & set(cfg.DATASETS.TEST)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from d2kit.files import load_weights
 from d2kit.rng import seeded
+from d2kit.vit import build_timm_vit, load_strictly
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -202,28 +202,14 @@ def build_vfm(
     if sam and not checkpoint:
         raise ValueError(f"{name} is fetched from nowhere: {key} has to name its segment-anything file.")
     with seeded(0):
-        model = _build_sam_encoder(name) if sam else _build_timm(name, pretrained and not checkpoint)
+        model = _build_sam_encoder(name) if sam else build_timm_vit(name, pretrained and not checkpoint)
     if checkpoint and checkpoint != RANDOM:
-        _load(model, load_weights(checkpoint, key), name, checkpoint)
+        load_strictly(model, load_weights(checkpoint, key), name, checkpoint, "image_encoder." if sam else "")
     return (
         SegmentAnythingVFM(name, model, layers=layers)
         if sam
         else TimmVFM(name, model, layers=layers, antialias=antialias)
     )
-
-
-def _build_timm(name: str, pretrained: bool) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model '{name}'.")
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
-    except TypeError as error:
-        raise ValueError(f"timm's {name} is no ViT with images of any size.") from error
-    if not all(hasattr(model, part) for part in ("blocks", "patch_embed", "forward_intermediates", "set_input_size")):
-        raise ValueError(f"timm's {name} is no ViT with images of any size.")
-    return model
 
 
 def _build_sam_encoder(name: str) -> nn.Module:
@@ -234,23 +220,3 @@ def _build_sam_encoder(name: str) -> nn.Module:
         known = ", ".join(SAM_PREFIX + known for known in sam_model_registry if known != "default")
         raise ValueError(f"segment-anything has no model '{name}': choose one of {known}.")
     return sam_model_registry[size]().image_encoder
-
-
-def _load(model: nn.Module, state: dict, name: str, path: str) -> None:
-    """Strictly load a timm, Meta or segment-anything state dict; ValueError with one sentence when it does not fit."""
-    for wrapper in ("model", "state_dict", "teacher"):
-        state = state.get(wrapper, state) if isinstance(state, dict) else {}
-    if name.startswith(SAM_PREFIX):
-        prefix = "image_encoder."
-        state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)} or state
-    elif "mask_token" in state or "storage_tokens" in state:
-        state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
-    wanted = model.state_dict()
-    missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
-    reshaped = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
-    if missing or unexpected or reshaped:
-        raise ValueError(
-            f"'{path}' does not hold the weights of {name}: {len(missing)} tensors are missing, {len(unexpected)} are "
-            f"unknown, {len(reshaped)} have another shape."
-        )
-    model.load_state_dict(state)

@@ -55,6 +55,31 @@ def test_one_rate_by_default_and_clipping_on_request():
     torch.testing.assert_close(network.backbone["lateral"].weight.detach(), decayed - 0.5 * 0.125)
 
 
+def test_norm_of_all_gradients_together_is_clipped():
+    options = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "full_model", "MOMENTUM": 0.0}
+    network, optimizer = build(**{**options, "CLIP_GRADIENTS.CLIP_VALUE": 0.5, "WEIGHT_DECAY": 0.0})
+    learned = [p for p in network.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in learned]
+    for index, parameter in enumerate(learned):
+        parameter.grad = torch.full_like(parameter, float(index))
+    whole = torch.cat([p.grad.flatten() for p in learned]).norm()
+    gradients = [p.grad * 0.5 / whole for p in learned]
+    optimizer.step()
+    for parameter, old, gradient in zip(learned, before, gradients, strict=True):
+        torch.testing.assert_close(parameter.detach(), old - 0.5 * gradient)
+
+
+def test_backbone_without_a_pyramid_has_the_rate_as_a_whole():
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.WEIGHT_DECAY_NORM = 1.0, 0.1, 0.0
+    network = nn.ModuleDict({"backbone": nn.ModuleDict({"res2": nn.Linear(1, 1)}), "head": nn.Linear(1, 1)})
+    found = settings(network, build_optimizer(cfg, network))
+    assert {name: rate for name, (rate, _) in found.items()} == {
+        "backbone.res2.weight": 0.1, "backbone.res2.bias": 0.1, "head.weight": 1.0, "head.bias": 1.0,
+    }  # fmt: skip
+
+
 def test_unknown_optimizer_names_the_key():
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER must be SGD or ADAMW, not 'LION'"):
         build(OPTIMIZER="LION")

@@ -1,0 +1,176 @@
+"""transformers' Mask2Former behind any Detectron2 backbone, from a configuration or from a checkpoint of the hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import nn
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerPreTrainedModel,
+    Mask2FormerTransformerModule,
+)
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Mask2FormerOutput:
+    """What the head says of a batch; lists have one entry a decoder layer, the learned queries' own one first.
+
+    Attributes:
+        class_logits: (B, Q, K+1) each, the last class being "no object".
+        mask_logits: (B, Q, h, w) each, at a quarter of the padded input.
+        pixel_features: (B, C, h, w) float32, the pixel decoder's mask features.
+    """
+
+    class_logits: list[torch.Tensor]
+    mask_logits: list[torch.Tensor]
+    pixel_features: torch.Tensor
+
+
+class Mask2FormerHead(Mask2FormerPreTrainedModel):
+    """Pixel decoder, transformer decoder and class predictor of transformers' Mask2Former, initialised as there."""
+
+    def __init__(self, config: Mask2FormerConfig, channels: list[int]):
+        """
+        Args:
+            config: transformers' configuration; its backbone takes no part.
+            channels: of the four feature maps, finest first.
+        """
+        super().__init__(config)
+        self.pixel_decoder = Mask2FormerPixelDecoder(config, feature_channels=channels)
+        self.transformer_module = Mask2FormerTransformerModule(in_features=config.feature_size, config=config)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        self.post_init()
+
+    def forward(self, features: list[torch.Tensor]) -> Mask2FormerOutput:
+        """
+        Args:
+            features: four (B, C_i, h_i, w_i) maps of strides 4, 8, 16 and 32.
+        """
+        # deformable attention samples at positions that half precision cannot tell apart
+        with torch.autocast(features[0].device.type, enabled=False):
+            pixels = self.pixel_decoder([feature.float() for feature in features], return_dict=True)
+        decoded = self.transformer_module(
+            multi_scale_features=pixels.multi_scale_features, mask_features=pixels.mask_features
+        )
+        class_logits = [self.class_predictor(states.transpose(0, 1)) for states in decoded.intermediate_hidden_states]
+        return Mask2FormerOutput(class_logits, list(decoded.masks_queries_logits), pixels.mask_features)
+
+
+class TransformersBackbone(Backbone):
+    """A backbone of transformers (a Swin of the hub's checkpoints) with Detectron2's interface: res2 to res5."""
+
+    def __init__(self, network: nn.Module):
+        """
+        Args:
+            network: called with (B, 3, H, W), gives `feature_maps`; `channels` says theirs.
+        """
+        super().__init__()
+        self.bottom_up = network
+        names = [f"res{level}" for level in range(2, 6)]
+        self._out_features = names
+        self._out_feature_channels = dict(zip(names, network.channels, strict=True))
+        self._out_feature_strides = dict(zip(names, STRIDES, strict=True))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) to {name: (B, C, H / stride, W / stride)}."""
+        return dict(zip(self._out_features, self.bottom_up(x).feature_maps, strict=True))
+
+
+def head_config(cfg: CfgNode) -> Mask2FormerConfig:
+    """transformers' configuration of what MODEL.MASK2FORMER and MODEL.ROI_HEADS.NUM_CLASSES say."""
+    node = cfg.MODEL.MASK2FORMER
+    if node.HIDDEN % 32 or node.HIDDEN % node.HEADS:
+        raise ValueError(f"MODEL.MASK2FORMER.HIDDEN is {node.HIDDEN}, but must be a multiple of 32 and of HEADS.")
+    return Mask2FormerConfig(
+        num_labels=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        feature_size=node.HIDDEN,
+        mask_feature_size=node.HIDDEN,
+        hidden_dim=node.HIDDEN,
+        num_queries=node.QUERIES,
+        encoder_layers=node.ENCODER_LAYERS,
+        decoder_layers=node.DECODER_LAYERS + 1,  # transformers counts the queries' own prediction
+        num_attention_heads=node.HEADS,
+        encoder_feedforward_dim=node.ENCODER_FEEDFORWARD,
+        dim_feedforward=node.FEEDFORWARD,
+        **_loss_options(cfg),
+    )
+
+
+def _loss_options(cfg: CfgNode) -> dict:
+    node = cfg.MODEL.MASK2FORMER
+    return {
+        "class_weight": node.CLASS_WEIGHT,
+        "mask_weight": node.MASK_WEIGHT,
+        "dice_weight": node.DICE_WEIGHT,
+        "no_object_weight": node.NO_OBJECT_WEIGHT,
+        "train_num_points": node.POINTS,
+    }
+
+
+def build_head(cfg: CfgNode, shape: dict[str, ShapeSpec]) -> Mask2FormerHead:
+    """A new head on the backbone outputs that MODEL.MASK2FORMER.IN_FEATURES names.
+
+    Raises:
+        ValueError: the outputs are missing or do not have the strides 4, 8, 16, 32.
+    """
+    names = cfg.MODEL.MASK2FORMER.IN_FEATURES
+    strides = [shape[name].stride if name in shape else None for name in names]
+    if strides != list(STRIDES):
+        known = {name: spec.stride for name, spec in shape.items()}
+        raise ValueError(
+            f"MODEL.MASK2FORMER.IN_FEATURES {list(names)} must have the strides {STRIDES}; the backbone gives {known}."
+        )
+    return Mask2FormerHead(head_config(cfg), [shape[name].channels for name in names])
+
+
+def _check_folder(folder: str) -> None:
+    config = Path(folder, "config.json")
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"MODEL.MASK2FORMER.PRETRAINED names '{folder}', which is no folder with a config.json and weights; such "
+            "checkpoints are published at https://huggingface.co/models?search=mask2former."
+        )
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if kind != "mask2former":
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' describes a {kind}, not a mask2former.")
+
+
+def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead]:
+    """Backbone and head of a checkpoint in the hub's layout, from the folder MODEL.MASK2FORMER.PRETRAINED.
+
+    Sizes come from the folder's config.json. With another number of classes the class predictor starts anew.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no Mask2Former whose weights load.
+    """
+    folder = cfg.MODEL.MASK2FORMER.PRETRAINED
+    _check_folder(folder)
+    try:
+        whole, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+            folder,
+            local_files_only=True,
+            num_labels=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **_loss_options(cfg),
+        )
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' does not load: {reason}") from error
+    missing = [key for key in report["missing_keys"] if not key.startswith("criterion.")]
+    if missing:
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
+    level = whole.model.pixel_level_module
+    head = Mask2FormerHead(whole.config, level.encoder.channels)
+    head.pixel_decoder, head.transformer_module = level.decoder, whole.model.transformer_module
+    head.class_predictor = whole.class_predictor
+    return TransformersBackbone(level.encoder), head

@@ -1,0 +1,167 @@
+"""transformers' Mask2Former criterion for pseudo-labels: weights per instance, ignored regions, soft masks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import BitMasks, Instances
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss, sample_point
+
+from s4m.modeling.roi_heads import IGNORED_OVERLAP, global_count
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """Ground truth of one image in the frame of the padded network input.
+
+    Attributes:
+        classes: (N,) int64, none of them ignored.
+        masks: (N, H, W), bool, or float probabilities in [0, 1].
+        weights: (N,) float.
+        ignored: (H, W) bool, any ignored region; None: there is none.
+    """
+
+    classes: torch.Tensor
+    masks: torch.Tensor
+    weights: torch.Tensor
+    ignored: torch.Tensor | None
+
+
+def bitmaps(instances: Instances) -> torch.Tensor:
+    """(N, H, W) bool masks of `gt_masks`, whether BitMasks or polygons, at the image's size."""
+    masks = instances.gt_masks
+    if not isinstance(masks, BitMasks):
+        masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+    return masks.tensor.to(instances.gt_classes.device)
+
+
+def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskTargets:
+    """Targets of one image.
+
+    Args:
+        instances: with `gt_classes` (N,), -1 for an ignored region; `gt_masks`; optional `gt_weights` (N,) and
+            `gt_soft_masks` (N, H, W) in [0, 1], which then are the masks that are learned.
+        padded_size: height, width of the network input; the padding is background.
+    """
+    height, width = instances.image_size
+    padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
+    classes = instances.gt_classes
+    weights = instances.gt_weights.float() if instances.has("gt_weights") else torch.ones_like(classes).float()
+    labelled = classes >= 0
+    binary = None if labelled.all() and instances.has("gt_soft_masks") else bitmaps(instances)
+    masks = instances.gt_soft_masks.float() if instances.has("gt_soft_masks") else binary
+    ignored = None if labelled.all() else F.pad(binary[~labelled].any(dim=0), padding)
+    return MaskTargets(classes[labelled], F.pad(masks[labelled], padding), weights[labelled], ignored)
+
+
+def inside_ignored(mask_logits: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+    """Which predicted masks lie mostly inside ignored regions.
+
+    Args:
+        mask_logits: (Q, h, w).
+        ignored: (H, W) bool in the same frame at any resolution.
+
+    Returns:
+        (Q,) bool; an empty mask does not.
+    """
+    masks = (mask_logits > 0).float().flatten(1)
+    share = F.interpolate(ignored[None, None].float(), mask_logits.shape[-2:], mode="area").flatten()
+    return masks @ share > IGNORED_OVERLAP * masks.sum(dim=1)
+
+
+class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
+    """Classification, mask and dice losses after bipartite matching, summed over the decoder's layers.
+
+    Without weights, ignored regions and soft masks they equal those of transformers (for the same random numbers),
+    but counts are over all processes.
+    """
+
+    def __init__(self, config: Mask2FormerConfig):
+        """
+        Args:
+            config: sizes of the loss and its weights are read.
+        """
+        weights = {
+            "loss_class": config.class_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        super().__init__(config, weights)
+
+    def forward(
+        self, class_logits: list[torch.Tensor], mask_logits: list[torch.Tensor], targets: list[MaskTargets]
+    ) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            class_logits: of each layer (B, Q, K+1), the last class being "no object".
+            mask_logits: of each layer (B, Q, h, w), covering the padded input.
+            targets: of each image.
+
+        Returns:
+            weighted `loss_class`, `loss_mask` and `loss_dice`, scalars.
+        """
+        device = class_logits[0].device
+        count = global_count(sum(len(t.classes) for t in targets), device)
+        total = dict.fromkeys(self.weight_dict, torch.zeros((), device=device))
+        with torch.autocast(device.type, enabled=False):
+            for classes, masks in [
+                (class_logits[-1], mask_logits[-1]),
+                *zip(class_logits[:-1], mask_logits[:-1], strict=True),
+            ]:
+                for name, loss in self._layer(classes.float(), masks, targets, count).items():
+                    total[name] = total[name] + self.weight_dict[name] * loss
+        return total
+
+    def _layer(
+        self, classes: torch.Tensor, masks: torch.Tensor, targets: list[MaskTargets], count: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            pairs = self.matcher(masks.float(), classes, [t.masks for t in targets], [t.classes for t in targets])
+        pairs = [(queries.to(masks.device), labels.to(masks.device)) for queries, labels in pairs]
+        mask, dice = self._mask_losses(masks, targets, pairs)
+        return {
+            "loss_mask": mask / count,
+            "loss_dice": dice / count,
+            "loss_class": self._class_loss(classes, masks, targets, pairs),
+        }
+
+    def _class_loss(
+        self, logits: torch.Tensor, masks: torch.Tensor, targets: list[MaskTargets], pairs: list[tuple]
+    ) -> torch.Tensor:
+        """Cross entropy of every query; unmatched ones inside ignored regions take no part."""
+        wanted = torch.full(logits.shape[:2], self.num_labels, dtype=torch.int64, device=logits.device)
+        weights = torch.full(logits.shape[:2], self.eos_coef, device=logits.device)
+        for i, (target, (queries, labels)) in enumerate(zip(targets, pairs, strict=True)):
+            if target.ignored is not None:
+                weights[i, inside_ignored(masks[i].detach(), target.ignored)] = 0
+            wanted[i, queries], weights[i, queries] = target.classes[labels], 1.0
+        count = global_count(weights.sum(), logits.device)
+        for i, (target, (queries, labels)) in enumerate(zip(targets, pairs, strict=True)):
+            weights[i, queries] = target.weights[labels]
+        return (weights * F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")).sum() / count
+
+    def _mask_losses(
+        self, masks: torch.Tensor, targets: list[MaskTargets], pairs: list[tuple]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted sums over the matched instances of binary cross entropy and dice at sampled points."""
+        logits = torch.cat([masks[i, queries] for i, (queries, _) in enumerate(pairs)])[:, None].float()
+        if len(logits) == 0:
+            return logits.sum(), logits.sum()
+        weights = torch.cat([t.weights[labels] for t, (_, labels) in zip(targets, pairs, strict=True)])
+        with torch.no_grad():
+            points = self.sample_points_using_uncertainty(
+                logits, self.calculate_uncertainty, self.num_points, self.oversample_ratio, self.importance_sample_ratio
+            )
+            split = points.split([len(labels) for _, labels in pairs])
+            wanted = [
+                sample_point(t.masks[labels][:, None].float(), at, align_corners=False)[:, 0]
+                for t, (_, labels), at in zip(targets, pairs, split, strict=True)
+            ]
+            wanted = torch.cat(wanted)
+        found = sample_point(logits, points, align_corners=False)[:, 0]
+        entropy = F.binary_cross_entropy_with_logits(found, wanted, reduction="none").mean(dim=1)
+        probability = found.sigmoid()
+        overlap, size = (probability * wanted).sum(dim=1), probability.sum(dim=1) + wanted.sum(dim=1)
+        dice = 1 - (2 * overlap + 1) / (size + 1)
+        return (weights * entropy).sum(), (weights * dice).sum()
