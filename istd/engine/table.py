@@ -128,7 +128,7 @@ class Table:
         """Write table.md and table.json of the runs that are finished."""
         found = self.results()
         rows = summarize(found)
-        note = f"{len(found)} of {len(self.runs)} trainings are done. Options: `{shlex.join(self.options) or 'none'}`."
+        note = f"{len(found)} of {len(self.runs)} trainings are done. Options: `{' '.join(self.options) or 'none'}`."
         with atomic_write(self.output / "table.json", "w") as file:
             json.dump({"options": self.options, "rows": rows, "failed": self.failed}, file, indent=1)
         with atomic_write(self.output / "table.md", "w") as file:
