@@ -22,8 +22,8 @@ TABLE, DOCUMENT = "detections.csv", "detections.json"
 class DetectionRun:
     """Writes into a folder: `masks` and `overlays` as source files come, the tables of detections with `close`.
 
-    Masks are PNG of 0 and 255 at the image's size, overlays PNG; those of a video are masks/NAME/000000.png ... and
-    overlays/NAME.mp4.
+    Masks are PNG of 0 and 255 at the image's size, overlays PNG; those of NAME.avi are masks/NAME.avi/000000.png
+    ... and overlays/NAME.mp4.
 
     Attributes:
         records: an entry for each image or frame: file, frame (None for images), height, width, mask, overlay (paths
@@ -58,11 +58,11 @@ class DetectionRun:
 
     def _add_video(self, source: Source, watch: Callable[[Iterable], Iterable]) -> None:
         video, overlay = Video(source.path), f"overlays/{source.name}.mp4"
+        # With its extension: frames that were taken out of clip.mp4 often lie beside it, in a folder clip.
+        folder = source.name + source.path.suffix
+        greys = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in watch(video))
         pictures = (
-            self._predict(
-                source, cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), f"{source.name}/{number:06}", overlay, number
-            )
-            for number, frame in enumerate(watch(video))
+            self._predict(source, grey, f"{folder}/{number:06}", overlay, number) for number, grey in enumerate(greys)
         )
         write_video(self.folder / overlay, pictures, video.rate)
 

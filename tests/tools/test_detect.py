@@ -84,7 +84,8 @@ def test_a_video(tool, tmp_path):
     for number, record in enumerate(document["images"]):
         (found,) = record["detections"]
         assert found["centroid"] == pytest.approx([31.5 + 4 * number, 21], abs=0.6)
-        assert (tmp_path / "out" / record["mask"]).is_file() and record["overlay"] == "overlays/clip.mp4"
+        assert record["mask"] == f"masks/clip.avi/{number:06}.png" and record["overlay"] == "overlays/clip.mp4"
+        assert np.count_nonzero(np.asarray(Image.open(tmp_path / "out" / record["mask"]))) == found["area"]
     overlay = cv2.VideoCapture(str(tmp_path / "out" / "overlays" / "clip.mp4"))
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and overlay.read()[1].shape == (60, 80, 3)
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["clip.mp4"]
