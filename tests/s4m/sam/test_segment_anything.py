@@ -6,35 +6,15 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from s4m.sam import Prompts, build_segmenter, segment_anything
 from s4m.sam.segment_anything import SamSegmenter, guess_model
 from s4m.sam.tiny import build_tiny_sam
 
 
-def small_sam(width: int = 48) -> Sam:
-    """A SAM of segment-anything's classes that runs in milliseconds: 64 pixels, a 4 x 4 grid of 32 channels."""
-    torch.manual_seed(0)
-    sam = Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=64, embed_dim=width, depth=2, num_heads=4, out_chans=32, use_rel_pos=True, window_size=2
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=16
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=32, transformer=TwoWayTransformer(depth=2, embedding_dim=32, num_heads=4, mlp_dim=64)
-        ),
-    )
-    for parameter in sam.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return sam
-
-
 @pytest.mark.parametrize("size", [(64, 64), (50, 90), (120, 30)])
 @pytest.mark.parametrize("multimask", [True, False])
-def test_it_equals_segment_anythings_predictor(size, multimask):
+def test_it_equals_segment_anythings_predictor(small_sam, size, multimask):
     sam = small_sam()
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
@@ -54,7 +34,7 @@ def test_it_equals_segment_anythings_predictor(size, multimask):
         np.testing.assert_allclose(answer.quality[row].numpy(), quality, rtol=1e-3, atol=1e-4)
 
 
-def test_tokens_are_what_the_transformer_returns(monkeypatch):
+def test_tokens_are_what_the_transformer_returns(small_sam, monkeypatch):
     segmenter = SamSegmenter("small", small_sam())
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     seen = []
@@ -68,7 +48,7 @@ def test_tokens_are_what_the_transformer_returns(monkeypatch):
     assert not transformer._forward_hooks
 
 
-def use_small_models(monkeypatch):
+def use_small_models(small_sam, monkeypatch):
     """Models small enough for a test in place of ViT-B and ViT-L, with layouts of their own."""
     for name, width in {"vit_b": 48, "vit_l": 64}.items():
         monkeypatch.setitem(sam_model_registry, name, partial(small_sam, width))
@@ -76,8 +56,8 @@ def use_small_models(monkeypatch):
     monkeypatch.setattr(segment_anything, "_WIDTHS", {48: "vit_b", 64: "vit_l"})
 
 
-def test_a_checkpoint_loads_strictly(tmp_path, monkeypatch):
-    use_small_models(monkeypatch)
+def test_a_checkpoint_loads_strictly(small_sam, tmp_path, monkeypatch):
+    use_small_models(small_sam, monkeypatch)
     state = {key: value + 1 for key, value in small_sam().state_dict().items()}
     torch.save(state, tmp_path / "b.pth")
     segmenter = build_segmenter("vit_b", str(tmp_path / "b.pth"), "cpu", 3)
@@ -86,8 +66,8 @@ def test_a_checkpoint_loads_strictly(tmp_path, monkeypatch):
         assert torch.equal(value, state[key])
 
 
-def test_wrong_checkpoints_name_file_and_models(tmp_path, monkeypatch):
-    use_small_models(monkeypatch)
+def test_wrong_checkpoints_name_file_and_models(small_sam, tmp_path, monkeypatch):
+    use_small_models(small_sam, monkeypatch)
     path = tmp_path / "some.pth"
     torch.save(small_sam(64).state_dict(), path)
     with pytest.raises(ValueError, match=rf"S4M.SAM.CHECKPOINT: '{path}' is not a checkpoint of vit_b.*one of vit_l"):

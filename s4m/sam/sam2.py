@@ -1,0 +1,171 @@
+"""SAM 2 and 2.1 through transformers (extra), on images; checkpoints are local folders in the hub's layout."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.nn import functional as F
+
+from d2kit.require import require_extra
+from s4m.sam.segment_anything import CHECKPOINT_KEY
+from s4m.sam.segmenter import SEGMENTERS, PromptableSegmenter
+from s4m.sam.structures import Frame, Prompts
+
+PUBLISHED_AT = "https://huggingface.co/facebook"
+# Of each size the width of the first stage and the blocks of the four: what tells checkpoints apart.
+_SIZES = {
+    "tiny": (96, (1, 2, 7, 2)),
+    "small": (96, (1, 2, 11, 2)),
+    "base_plus": (112, (2, 3, 16, 3)),
+    "large": (144, (2, 6, 36, 4)),
+}
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# Positional encoding of points and of cells: one matrix, which a file may hold under either name or under both.
+_POSITION = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
+
+
+class Sam2Segmenter(PromptableSegmenter):
+    """A segmenter whose network is a `transformers.Sam2Model`.
+
+    SAM 2 stretches an image to its square input instead of padding it: each cell is valid. Its decoder sees features of
+    strides 4 and 8 too: they are folded into channels (pixel unshuffle) behind the C of stride 16, so that one tensor
+    (B, 4 C, h, w) is the embedding. Tokens have C channels.
+    """
+
+    def __init__(self, name: str, network: nn.Module, device: torch.device | str = "cpu", chunk: int = 0):
+        super().__init__(name, network, network.config.prompt_encoder_config.image_size, device, chunk)
+
+    def frame(self, image_size: tuple[int, int]) -> Frame:
+        return Frame(tuple(image_size), (self.side, self.side), self.side)
+
+    def token_shape(self, features: torch.Tensor) -> torch.Size:
+        return torch.Size((features.shape[1] // 4, *features.shape[2:]))
+
+    def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
+        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (_MEAN, _STD))
+        fine, middle, coarse = self.network.get_image_embeddings((torch.stack(images) - mean) / std)
+        return torch.cat([coarse, F.pixel_unshuffle(middle, 2), F.pixel_unshuffle(fine, 4)], dim=1)
+
+    def _unfold(self, features: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(N, 4 C, h, w) -> features (N, C, h, w), and those of stride 4 and 8."""
+        width = self.token_shape(features)[0]
+        coarse, middle, fine = features.split([width, width, 2 * width], dim=1)
+        return coarse, [F.pixel_shuffle(fine, 4), F.pixel_shuffle(middle, 2)]
+
+    def answer(
+        self, features: torch.Tensor, prompts: Prompts, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        decoder, tokens = self.network.mask_decoder, []
+        coarse, finer = self._unfold(features)
+        sparse, dense = self._embed_prompts(prompts)
+        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
+        try:
+            masks, quality, _, _ = decoder(
+                image_embeddings=coarse,
+                image_positional_embeddings=self._position(coarse),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+                high_resolution_features=finer,
+            )
+        finally:
+            hook.remove()
+        return masks[:, 0], quality[:, 0], tokens[0][:, 0].transpose(1, 2).reshape(coarse.shape)
+
+    def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        decoder = self.network.mask_decoder
+        coarse, _ = self._unfold(features)
+        sparse, dense = self._embed_prompts(prompts)
+        own = torch.cat([part.weight for part in (decoder.obj_score_token, decoder.iou_token, decoder.mask_tokens)])
+        _, tokens = decoder.transformer(
+            point_embeddings=torch.cat([own.expand(len(sparse), 1, -1, -1), sparse], dim=2),
+            image_embeddings=coarse + dense,
+            image_positional_embeddings=self._position(coarse),
+            attention_similarity=None,
+        )
+        return tokens[:, 0].transpose(1, 2).reshape(coarse.shape)
+
+    def _position(self, coarse: torch.Tensor) -> torch.Tensor:
+        return self.network.get_image_wide_positional_embeddings().expand_as(coarse)
+
+    def _embed_prompts(self, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        encoder, masks, boxes = self.network.prompt_encoder, prompts.masks, prompts.boxes
+        points, labels = prompts.points[:, None], prompts.labels[:, None].long()
+        if masks is not None:
+            masks = F.interpolate(masks[:, None], encoder.mask_input_size, mode="bilinear", antialias=True)
+        if not points.shape[2]:
+            # Nothing but a mask: an empty point stands for the points.
+            points = points.new_zeros(len(prompts), 1, 1, 2) if boxes is None else None
+            labels = labels.new_full((len(prompts), 1, 1), -1)
+        return encoder(points, labels, None if boxes is None else boxes[:, None], masks)
+
+
+def _name(config: object) -> tuple[str, str]:
+    """Version ("sam2", "sam2.1", or "" where it does not tell) and size ("" if unknown) of a transformers config."""
+    backbone = config.vision_config.backbone_config
+    found = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
+    size = next((size for size, facts in _SIZES.items() if facts == found), "")
+    # Only the configuration of the video model, which is what is published, tells the versions apart.
+    version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
+    return version, size
+
+
+def _read_config(name: str, folder: str, wrong: str) -> object:
+    """The `transformers.Sam2Config` of a folder that holds the model `name`; `wrong` begins the error's sentence."""
+    transformers = require_extra("transformers", "transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        version, size = _name(config)
+        parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+        image_config = transformers.Sam2Config(**{part: getattr(config, part).to_dict() for part in parts})
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"{wrong}: its config.json is not that of a SAM 2.") from error
+    if size != name.partition("_hiera_")[2] or version not in ("", name.partition("_")[0]):
+        raise ValueError(f"{wrong}; it seems to be one of {version or 'sam2'}_hiera_{size or '(another size)'}.")
+    return image_config
+
+
+def load_sam2(name: str, folder: str) -> nn.Module:
+    """The `transformers.Sam2Model` of a folder in the hub's layout: config.json and model.safetensors.
+
+    Args:
+        name: of the model asked for.
+        folder: its path; what a video model has besides is left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it lacks one of the two files.
+        ValueError: it holds another model.
+    """
+    transformers = require_extra("transformers", "transformers")
+    published_at = f"{PUBLISHED_AT}/{name.replace('_', '-')}"
+    for file in ("config.json", "model.safetensors"):
+        if not folder or not Path(folder, file).is_file():
+            raise FileNotFoundError(
+                f"{CHECKPOINT_KEY} names the folder '{folder}', which holds no '{file}'. "
+                f"{name} is published at {published_at}."
+            )
+    wrong = f"{CHECKPOINT_KEY}: '{folder}' is not a checkpoint of {name}"
+    config = _read_config(name, folder, wrong)
+    try:
+        network, report = transformers.Sam2Model.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{wrong}: its weights have other names or shapes. See {published_at}.") from error
+    missing = set(report["missing_keys"])
+    if missing and (len(missing) > 1 or not missing <= set(_POSITION)):
+        raise ValueError(f"{wrong}: '{min(missing)}' is missing in its weights. See {published_at}.")
+    for absent in missing:
+        (there,) = set(_POSITION) - {absent}
+        network.get_buffer(absent).copy_(network.get_buffer(there))
+    return network.float()
+
+
+def _build(name: str, checkpoint: str, device: torch.device | str, chunk: int) -> Sam2Segmenter:
+    return Sam2Segmenter(name, load_sam2(name, checkpoint), device, chunk)
+
+
+SEGMENTERS.update(
+    dict.fromkeys((f"{version}_hiera_{size}" for version in ("sam2", "sam2.1") for size in _SIZES), _build)
+)

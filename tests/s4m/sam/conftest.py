@@ -1,0 +1,76 @@
+"""Small networks of each kind of segmenter, with random weights, that run in milliseconds."""
+
+import pytest
+import torch
+import transformers
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+
+def _spread(network: torch.nn.Module) -> None:
+    """Draw weights that let image, prompt and position all weigh in on the answer."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            std = 1.0 if "embed" in name or "token" in name else parameter[0].numel() ** -0.5
+            torch.nn.init.normal_(parameter, std=std)
+        else:
+            torch.nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
+
+
+def make_sam(width: int = 48) -> Sam:
+    """A SAM of segment-anything's classes that runs in milliseconds: 64 pixels, a 4 x 4 grid of 32 channels."""
+    torch.manual_seed(0)
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=64, embed_dim=width, depth=2, num_heads=4, out_chans=32, use_rel_pos=True, window_size=2
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=16
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=32, transformer=TwoWayTransformer(depth=2, embedding_dim=32, num_heads=4, mlp_dim=64)
+        ),
+    )
+    _spread(sam)
+    return sam
+
+
+def make_sam2(side: int = 64, width: int = 32) -> transformers.Sam2Model:
+    """A SAM 2 of transformers' classes that runs in milliseconds: 64 pixels, a 4 x 4 grid of 32 channels."""
+    torch.manual_seed(0)
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8,
+        image_size=[side, side],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        window_size_per_stage=[4, 4, 4, 2],
+        global_attention_blocks=[3],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[side // stride] * 2 for stride in (4, 8, 16)],
+        fpn_hidden_size=width,
+    )
+    decoder = {"hidden_size": width, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": width}
+    config = transformers.Sam2Config(
+        vision_config=vision.to_dict(),
+        prompt_encoder_config={"hidden_size": width, "image_size": side},
+        mask_decoder_config=decoder,
+    )
+    model = transformers.Sam2Model(config)
+    _spread(model)
+    position = model.prompt_encoder.shared_embedding.positional_embedding
+    model.shared_image_embedding.positional_embedding.copy_(position)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def small_sam():
+    """Function (width) -> a small SAM."""
+    return make_sam
+
+
+@pytest.fixture(scope="session")
+def small_sam2():
+    """Function () -> a small SAM 2."""
+    return make_sam2
