@@ -176,7 +176,7 @@ def format_markdown(rows: Sequence[dict], note: str = "", failed: dict[str, str]
         parts.append(f"## {dataset}\n")
         splits = dict.fromkeys(split for row in here for split in row["figures"])
         for split in splits:
-            parts += [f"### {split} targets\n", _split_table(here, split)]
+            parts += [f"### {split}\n", _split_table(here, split)]
     if best := best_variants(rows):
         parts.append("## Best variants on the validation images\n")
         parts.append(_markdown(["Network", "Scheme", "Variant"], [[*key, variant] for key, variant in best.items()]))
