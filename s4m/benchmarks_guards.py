@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
 
 from d2kit.benchmark import Case, Comparison, Goal, Scenario
 from d2kit.rng import seeded
@@ -88,7 +89,7 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
     def run(model: TeacherStudent) -> dict[str, torch.Tensor]:
         """As many steps as there are to a fit of the calibration; the first one's losses on labels."""
         first = {}
-        with seeded(0):
+        with seeded(0), EventStorage():
             for _ in range(steps):
                 model.zero_grad()
                 losses = model({"labeled": labeled, "unlabeled": weak})

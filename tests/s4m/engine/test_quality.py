@@ -1,13 +1,14 @@
-"""Overlays appear when they should, and only where they are written."""
+"""Overlays and reliability diagrams appear when they should, and only where they are written."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from s4m.engine.quality import PseudoLabelOverlay, overlay
+from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook, overlay
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 
 
@@ -50,3 +51,20 @@ def test_overlay_every_period_of_an_image_that_has_pseudo_labels(small_cfg, monk
     assert pictures(small_cfg(S4M__LOG_PERIOD=0), some) == []
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert pictures(cfg, some) == []
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_reliability_is_logged_with_calibration(small_cfg, calibrated):
+    cfg = small_cfg(S4M__CALIBRATION__ENABLED=calibrated, S4M__PR__ENABLED=False)
+    model = build_model(cfg).eval()
+    with EventStorage() as storage:
+        hook = PseudoLabelQualityHook(cfg, model)
+        hook.trainer = SimpleNamespace(iter=0, storage=storage)
+        figures = hook.measure()
+        names = {name for name, _, _ in storage._vis_data}
+        logged = storage.latest()
+    errors = {key: value for key, value in figures.items() if "/ece/" in key}
+    expected = ["class_score", "calibrated_confidence"] if calibrated else []
+    assert list(errors) == [f"pseudo_label_quality/ece/{name}" for name in expected]
+    assert all(0 <= value <= 1 and logged[key][0] == value for key, value in errors.items())
+    assert ("reliability of pseudo-labels of test images" in names) == calibrated

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
+from transformers import Mask2FormerConfig
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses, object_crops
+from s4m.modeling.mask2former_loss import PseudoLabelMask2FormerLoss, to_mask_targets
 
 SIZE = (96, 128)
 
@@ -76,3 +78,25 @@ def test_true_labels_have_no_targets():
     target = labels([(16, 24, 48, 56)])
     target.remove("gt_teacher_masks")
     assert BoundaryTargets.of(target) is None
+
+
+def test_loss_of_matched_queries_on_the_last_layer_alone():
+    config = Mask2FormerConfig(num_labels=2, train_num_points=32)
+    criterion = PseudoLabelMask2FormerLoss(config, BoundaryConsistency())
+    target = labels([(16, 24, 48, 56), (70, 10, 100, 50)])
+    target.gt_classes, target.gt_weights = torch.tensor([0, 1]), torch.tensor([1.0, 0.5])
+    classes = torch.zeros(1, 3, 3)
+    classes[0, 1, 0] = classes[0, 2, 1] = 9.0
+    masks = torch.full((1, 3, 24, 32), -4.0)
+    masks[0, 1:] += 8 * target.gt_masks.tensor[:, ::4, ::4]
+    masks.requires_grad_()
+    targets = [to_mask_targets(target, SIZE)]
+    losses = criterion([classes, classes], [masks.detach().flip(1), masks], targets)
+    each = boundary_losses(BoundaryConsistency(), masks[0, 1:], targets[0].boundary, torch.tensor([0, 1]), 0.25)
+    torch.testing.assert_close(losses["loss_boundary"], config.mask_weight * (each * target.gt_weights).sum() / 2)
+    (gradient,) = torch.autograd.grad(losses["loss_boundary"], masks)
+    assert gradient[0, 0].abs().sum() == 0 and (gradient[0, 1:].abs().sum(dim=(1, 2)) > 0).all()
+    nothing = criterion([classes], [masks], [to_mask_targets(target[:0], SIZE)])["loss_boundary"]
+    assert nothing == 0 and nothing.requires_grad
+    target.remove("gt_teacher_masks")
+    assert "loss_boundary" not in criterion([classes], [masks], [to_mask_targets(target, SIZE)])
