@@ -9,6 +9,7 @@ from detectron2.structures import ImageList, Instances
 from torch import nn
 
 from d2kit.require import require_extra
+from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling.mask2former_inference import (
     best_classes,
     detections,
@@ -81,7 +82,7 @@ class S4MMask2Former(nn.Module):
         return {
             "backbone": backbone,
             "head": head,
-            "criterion": PseudoLabelMask2FormerLoss(head.config),
+            "criterion": PseudoLabelMask2FormerLoss(head.config, BoundaryConsistency.read(cfg)),
             "in_features": in_features,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -8,6 +8,8 @@ from detectron2.structures import BitMasks, Instances
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss, sample_point
 
+from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses
 from s4m.modeling.roi_heads import IGNORED_OVERLAP, global_count
 
 
@@ -20,12 +22,14 @@ class MaskTargets:
         masks: (N, H, W), bool, or float probabilities in [0, 1].
         weights: (N,) float.
         ignored: (H, W) bool, any ignored region; None: there is none.
+        boundary: for the boundary-aware consistency; None: there is nothing to be consistent with.
     """
 
     classes: torch.Tensor
     masks: torch.Tensor
     weights: torch.Tensor
     ignored: torch.Tensor | None
+    boundary: BoundaryTargets | None = None
 
 
 def bitmaps(instances: Instances) -> torch.Tensor:
@@ -52,7 +56,8 @@ def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskT
     binary = None if labelled.all() and instances.has("gt_soft_masks") else bitmaps(instances)
     masks = instances.gt_soft_masks.float() if instances.has("gt_soft_masks") else binary
     ignored = None if labelled.all() else F.pad(binary[~labelled].any(dim=0), padding)
-    return MaskTargets(classes[labelled], F.pad(masks[labelled], padding), weights[labelled], ignored)
+    boundary = BoundaryTargets.of(instances[labelled])
+    return MaskTargets(classes[labelled], F.pad(masks[labelled], padding), weights[labelled], ignored, boundary)
 
 
 def inside_ignored(mask_logits: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
@@ -77,10 +82,11 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
     but counts are over all processes.
     """
 
-    def __init__(self, config: Mask2FormerConfig):
+    def __init__(self, config: Mask2FormerConfig, boundary: BoundaryConsistency | None = None):
         """
         Args:
             config: sizes of the loss and its weights are read.
+            boundary: a loss of the last layer's masks on targets that have its maps; None: there is none.
         """
         weights = {
             "loss_class": config.class_weight,
@@ -88,6 +94,7 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
             "loss_dice": config.dice_weight,
         }
         super().__init__(config, weights)
+        self.boundary = boundary
 
     def forward(
         self, class_logits: list[torch.Tensor], mask_logits: list[torch.Tensor], targets: list[MaskTargets]
@@ -99,26 +106,44 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
             targets: of each image.
 
         Returns:
-            weighted `loss_class`, `loss_mask` and `loss_dice`, scalars.
+            weighted `loss_class`, `loss_mask` and `loss_dice`, scalars; `loss_boundary` where it is wanted.
         """
         device = class_logits[0].device
         count = global_count(sum(len(t.classes) for t in targets), device)
         total = dict.fromkeys(self.weight_dict, torch.zeros((), device=device))
         with torch.autocast(device.type, enabled=False):
-            for classes, masks in [
-                (class_logits[-1], mask_logits[-1]),
-                *zip(class_logits[:-1], mask_logits[:-1], strict=True),
-            ]:
-                for name, loss in self._layer(classes.float(), masks, targets, count).items():
+            last = class_logits[-1], mask_logits[-1]
+            for classes, masks in [last, *zip(class_logits[:-1], mask_logits[:-1], strict=True)]:
+                pairs = self._match(classes.float(), masks, targets)
+                for name, loss in self._layer(classes.float(), masks, targets, pairs, count).items():
                     total[name] = total[name] + self.weight_dict[name] * loss
+                if masks is last[1] and self.boundary is not None and all(t.boundary is not None for t in targets):
+                    total["loss_boundary"] = self._boundary_loss(masks, targets, pairs) / count
         return total
 
+    @torch.no_grad()
+    def _match(self, classes: torch.Tensor, masks: torch.Tensor, targets: list[MaskTargets]) -> list[tuple]:
+        """Of each image the queries and the instances that go together, in pairs."""
+        pairs = self.matcher(masks.float(), classes, [t.masks for t in targets], [t.classes for t in targets])
+        return [(queries.to(masks.device), labels.to(masks.device)) for queries, labels in pairs]
+
+    def _boundary_loss(self, masks: torch.Tensor, targets: list[MaskTargets], pairs: list[tuple]) -> torch.Tensor:
+        """Weighted sum over the matched instances, on the scale of the mask loss."""
+        total = masks.flatten()[:0].float().sum()  # in the graph where no image has an instance
+        for logits, target, (queries, labels) in zip(masks, targets, pairs, strict=True):
+            scale = logits.shape[-1] / target.masks.shape[-1]
+            each = boundary_losses(self.boundary, logits[queries], target.boundary, labels, scale)
+            total = total + (target.weights[labels] * each).sum()
+        return self.weight_dict["loss_mask"] * total
+
     def _layer(
-        self, classes: torch.Tensor, masks: torch.Tensor, targets: list[MaskTargets], count: torch.Tensor
+        self,
+        classes: torch.Tensor,
+        masks: torch.Tensor,
+        targets: list[MaskTargets],
+        pairs: list[tuple],
+        count: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            pairs = self.matcher(masks.float(), classes, [t.masks for t in targets], [t.classes for t in targets])
-        pairs = [(queries.to(masks.device), labels.to(masks.device)) for queries, labels in pairs]
         mask, dice = self._mask_losses(masks, targets, pairs)
         return {
             "loss_mask": mask / count,
