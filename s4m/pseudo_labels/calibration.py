@@ -90,7 +90,7 @@ class ConfidenceCalibration(nn.Module):
         score: float = 0.7,
         low: float = 0.3,
         bounds: tuple[float, float] = (0.5, 0.9),
-        quantile: float = 0.4,
+        quantile: float = 0.25,
         decay: float = 0.99,
         warmup: int = 100,
         period: int = 10,
