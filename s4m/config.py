@@ -75,24 +75,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.ARP.DYNAMIC = True  # rescale and move what is pasted (COCO); False: paste it where it was
     cfg.S4M.ARP.SCALE = (0.8, 1.2)
 
-    cfg.S4M.BOUNDARY = CN()  # boundary-aware consistency distillation, on pseudo-labels
-    cfg.S4M.BOUNDARY.ENABLED = False
-    cfg.S4M.BOUNDARY.WEIGHT = 1.0  # of the student's mask held to the refined mask and the teacher's
-    cfg.S4M.BOUNDARY.EDGE_WEIGHT = 1.0  # of the student's boundary held to SAM's
-    cfg.S4M.BOUNDARY.WIDTH = 0.08  # of the band on each side of the boundary, as a fraction of the object's size
-    cfg.S4M.BOUNDARY.GAIN = 4.0  # what a cell of the band weighs more where SAM is certain
-    cfg.S4M.BOUNDARY.TEACHER = 0.25  # share of the teacher's soft mask in what the student is held to
-
-    cfg.S4M.CALIBRATION = CN()  # dynamic confidence calibration of pseudo-labels
-    cfg.S4M.CALIBRATION.ENABLED = False
-    cfg.S4M.CALIBRATION.LOW = 0.3  # least score; a region between it and its class's threshold is ignored
-    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold
-    cfg.S4M.CALIBRATION.QUANTILE = 0.25  # a class's threshold lies at this quantile of its scores above LOW
-    cfg.S4M.CALIBRATION.DECAY = 0.99  # of the scores' distribution, an iteration that saw the class
-    cfg.S4M.CALIBRATION.WARMUP = 100  # predictions of a class; before them its threshold is SELECTION.SCORE
-    cfg.S4M.CALIBRATION.PERIOD = 10  # iterations between fits of confidence to IoU on the labelled batch
-    cfg.S4M.CALIBRATION.SAMPLES = 1024  # latest labelled predictions that the fit is to
-    cfg.S4M.CALIBRATION.FLOOR = 0.4  # confidence (expected IoU) below which a region is ignored
+    _add_guards_config(cfg)
 
     cfg.S4M.STRONG = CN()  # photometric augmentation of the student's unlabelled view
     cfg.S4M.STRONG.ENABLED = True
@@ -146,3 +129,25 @@ def _add_timm_config(cfg: CN) -> None:
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "swin_tiny_patch4_window7_224"  # any network of timm with stages of strides 4 to 32
     cfg.MODEL.TIMM.CHECKPOINT = ""  # file of its weights; empty: it starts untrained
+
+
+def _add_guards_config(cfg: CN) -> None:
+    """Keys of what makes pseudo-labels safe to learn from."""
+    cfg.S4M.BOUNDARY = CN()  # boundary-aware consistency distillation, on pseudo-labels
+    cfg.S4M.BOUNDARY.ENABLED = False
+    cfg.S4M.BOUNDARY.WEIGHT = 1.0  # of the student's mask held to the refined mask and the teacher's
+    cfg.S4M.BOUNDARY.EDGE_WEIGHT = 1.0  # of the student's boundary held to SAM's
+    cfg.S4M.BOUNDARY.WIDTH = 0.08  # of the band on each side of the boundary, as a fraction of the object's size
+    cfg.S4M.BOUNDARY.GAIN = 4.0  # what a cell of the band weighs more where SAM is certain
+    cfg.S4M.BOUNDARY.TEACHER = 0.25  # share of the teacher's soft mask in what the student is held to
+
+    cfg.S4M.CALIBRATION = CN()  # dynamic confidence calibration of pseudo-labels
+    cfg.S4M.CALIBRATION.ENABLED = False
+    cfg.S4M.CALIBRATION.LOW = 0.3  # least score; a region between it and its class's threshold is ignored
+    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold
+    cfg.S4M.CALIBRATION.QUANTILE = 0.25  # a class's threshold lies at this quantile of its scores above LOW
+    cfg.S4M.CALIBRATION.DECAY = 0.99  # of the scores' distribution, an iteration that saw the class
+    cfg.S4M.CALIBRATION.WARMUP = 100  # predictions of a class; before them its threshold is SELECTION.SCORE
+    cfg.S4M.CALIBRATION.PERIOD = 10  # iterations between fits of confidence to IoU on the labelled batch
+    cfg.S4M.CALIBRATION.SAMPLES = 1024  # latest labelled predictions that the fit is to
+    cfg.S4M.CALIBRATION.FLOOR = 0.4  # confidence (expected IoU) below which a region is ignored
