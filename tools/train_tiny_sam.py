@@ -19,8 +19,9 @@ import torch
 
 from d2kit.files import atomic_write
 from s4m.sam import build_segmenter
+from s4m.sam.tiny_batches import TrainingOptions
 from s4m.sam.tiny_quality import HELD_OUT_SEED, measure
-from s4m.sam.tiny_training import TinySamTraining, TrainingOptions
+from s4m.sam.tiny_training import TinySamTraining
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,8 +32,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--pool", type=int, default=8000, help="scenes drawn for the training")
     parser.add_argument("--held-out", type=int, default=200, help="scenes drawn for the measurement")
+    parser.add_argument("--images", type=int, default=12, help="images a step, with 6 prompts each")
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="learning rate at its height")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
+
+
+def machine(args: argparse.Namespace) -> str:
+    """What the training ran on, in words."""
+    if args.device.startswith("cuda"):
+        return f"one {torch.cuda.get_device_name(args.device)}, {args.workers} CPU cores"
+    return f"{min(args.threads, os.cpu_count() or 1)} CPU cores"
 
 
 def main() -> None:
@@ -40,9 +52,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
-    training = TinySamTraining(
-        TrainingOptions(args.output, minutes=args.minutes, iterations=args.iterations, seed=args.seed, pool=args.pool)
-    )
+    chosen = ("output", "minutes", "iterations", "seed", "pool", "images", "rate", "device", "workers")
+    training = TinySamTraining(TrainingOptions(**{name: getattr(args, name) for name in chosen}))
     training.run()
     segmenter = build_segmenter("tiny", str(args.output / "tiny_sam.pth"))
     facts = {
@@ -50,7 +61,7 @@ def main() -> None:
         "seed": args.seed,
         "iterations": training.iteration,
         "minutes": round(training.seconds / 60, 1),
-        "machine": f"{min(args.threads, os.cpu_count() or 1)} CPU cores",
+        "machine": machine(args),
         "parameters": sum(p.numel() for p in segmenter.network.parameters()),
         "held_out": {"seed": HELD_OUT_SEED, "images": args.held_out, **measure(segmenter, args.held_out)},
     }

@@ -13,7 +13,7 @@ from s4m.sam.segmenter import SEGMENTERS
 WEIGHTS = Path(__file__).with_name("tiny_sam.pth")
 IMAGE_SIZE = 128
 STRIDE = 8
-DIM = 96
+DIM = 128
 
 
 def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -45,23 +45,24 @@ class TinyEncoder(nn.Module):
         self.img_size = img_size
         self.stride2 = nn.Sequential(_conv_norm(3, 24, 2), nn.ReLU(), _conv_norm(24, 32), nn.ReLU())
         self.stride4 = nn.Sequential(_conv_norm(32, 64, 2), nn.ReLU(), ResidualBlock(64))
-        self.stride8 = nn.Sequential(_conv_norm(64, dim, 2), nn.ReLU(), ResidualBlock(dim), ResidualBlock(dim))
-        self.stride16 = nn.Sequential(_conv_norm(dim, 128, 2), nn.ReLU(), ResidualBlock(128), ResidualBlock(128))
-        self.detail = nn.Sequential(nn.Conv2d(64, 24, 1), nn.PixelUnshuffle(2), nn.Conv2d(96, dim, 1))
-        self.context = nn.Conv2d(128, dim, 1)
-        self.merge = nn.Sequential(ResidualBlock(dim), nn.Conv2d(dim, dim, 3, padding=1))
+        self.stride8 = nn.Sequential(_conv_norm(64, 96, 2), nn.ReLU(), ResidualBlock(96))
+        self.stride16 = nn.Sequential(_conv_norm(96, 96, 2), nn.ReLU(), ResidualBlock(96), ResidualBlock(96))
+        self.detail = nn.Sequential(nn.Conv2d(64, 32, 1), nn.PixelUnshuffle(2))
+        self.middle = nn.Conv2d(96, dim, 1)
+        self.context = nn.Conv2d(96, dim, 1)
+        self.merge = nn.Sequential(_conv_norm(2 * dim, dim, 1), nn.ReLU(), ResidualBlock(dim), nn.Conv2d(dim, dim, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fine = self.stride4(self.stride2(x))
         middle = self.stride8(fine)
         coarse = F.interpolate(self.context(self.stride16(middle)), scale_factor=2, mode="bilinear")
-        return self.merge(middle + coarse + self.detail(fine))
+        return self.merge(torch.cat([self.middle(middle) + coarse, self.detail(fine)], dim=1))
 
 
 def build_tiny_sam() -> Sam:
-    """The tiny SAM with random weights: a `segment_anything.modeling.Sam` at 128 pixels, 16 x 16 cells, 96 channels."""
+    """The tiny SAM with random weights: a `segment_anything.modeling.Sam` at 128 pixels, 16 x 16 cells, 128 channels."""
     grid = IMAGE_SIZE // STRIDE
-    transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=8)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=4)
     return Sam(
         image_encoder=TinyEncoder(),
         prompt_encoder=PromptEncoder(

@@ -3,153 +3,22 @@
 import logging
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from segment_anything.modeling import Sam
+from torch import nn
 from torch.nn import functional as F
 
 from d2kit.files import atomic_write
-from d2kit.rng import derive_seed, seed_everything
-from s4m.sam.tiny import IMAGE_SIZE, build_tiny_sam
-from s4m.sam.training_shapes import make_scenes
+from d2kit.rng import seed_everything
+from s4m.sam.tiny import DIM, build_tiny_sam
+from s4m.sam.tiny_batches import Batch, Batches, TrainingOptions, draw_pool
 
 logger = logging.getLogger(__name__)
 
-# kind -> (number of points, with a box, with a mask), share of the iterations
-KINDS = {
-    (1, False, False): 0.25,
-    (2, False, False): 0.10,
-    (3, False, False): 0.30,
-    (5, False, False): 0.10,
-    (0, True, False): 0.13,
-    (1, True, False): 0.05,
-    (3, False, True): 0.07,
-}
-
-
-@dataclass
-class TrainingOptions:
-    """What decides a training of the tiny SAM.
-
-    Either `iterations` (repeatable) or, when it is 0, `minutes` of wall time ends the run and the rate's decay.
-    """
-
-    output: Path
-    minutes: float = 35.0
-    iterations: int = 0
-    seed: int = 17
-    images: int = 12
-    prompts: int = 6
-    pool: int = 8000
-    rate: float = 1e-3
-    weight_decay: float = 0.02
-    ema: float = 0.998
-    save_seconds: float = 120.0
-
-
-@dataclass
-class Batch:
-    """Images (B, 3, S, S) float, normalised and padded; `count` prompts an image in the order of the images.
-
-    targets (B * count, S, S) float 0/1; points (B * count, P, 2) x, y in input pixels with labels (B * count, P), or
-    None; boxes (B * count, 4) or None; masks (B * count, 1, S / 2, S / 2) logits or None.
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    count: int
-    points: tuple[torch.Tensor, torch.Tensor] | None
-    boxes: torch.Tensor | None
-    masks: torch.Tensor | None
-
-
-def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Flip, turn and recolour a scene (S, S, 3), (S, S); sometimes cut it to a shape that leaves padding."""
-    turns = rng.integers(4)
-    image, labels = np.rot90(image, turns), np.rot90(labels, turns)
-    if rng.random() < 0.5:
-        image, labels = image[:, ::-1], labels[:, ::-1]
-    image = image[..., rng.permutation(3)].astype(np.float32)
-    if rng.random() < 0.3:
-        image = 255 - image
-    image = (image - 127) * rng.uniform(0.6, 1.2) + 127 + rng.uniform(-30, 30, 3)
-    valid = np.array(labels.shape)
-    if rng.random() < 0.3:
-        side = rng.integers(2)
-        valid[side] = rng.integers(valid[side] // 2, valid[side])
-    image, labels = np.clip(image, 0, 255)[: valid[0], : valid[1]], labels[: valid[0], : valid[1]]
-    return image, labels
-
-
-def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`count` points in a mask (h, w), some of them moved a little; some after the first are negatives beside it."""
-    rows, cols = np.nonzero(mask)
-    chosen = rng.integers(len(rows), size=count)
-    points = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32)
-    labels = np.ones(count, np.float32)
-    if rng.random() < 0.3:
-        points += rng.normal(0, 1.2, points.shape)
-    for index in range(1, count):
-        if rng.random() < 0.08:
-            near = points[0] + rng.normal(0, 12, 2)
-            near = np.clip(near, 0, np.array(mask.shape)[::-1] - 1)
-            if not mask[int(near[1]), int(near[0])]:
-                points[index], labels[index] = near, 0
-    return np.clip(points, 0, np.array(mask.shape)[::-1] - 1), labels
-
-
-def _box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask's box xyxy, its sides moved by up to a tenth of its extent."""
-    rows, cols = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], np.float32)
-    extent = np.tile(box[2:] - box[:2], 2)
-    return box + rng.uniform(-0.1, 0.1, 4) * extent
-
-
-def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Logits (N, 1, S / 2, S / 2) of wrong versions of targets (N, S, S): shifted, grown or shrunk, blurred."""
-    shift = rng.integers(-3, 4, 2).tolist()
-    soft = F.avg_pool2d(torch.roll(target, shift, (1, 2))[:, None], 7, 2, 3)
-    return (soft - float(rng.uniform(0.3, 0.7))) * 16
-
-
-def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, rng: np.random.Generator) -> Batch:
-    """Draw images, then objects and prompts of one kind, from the pool of scenes."""
-    kinds = list(KINDS)
-    count, with_box, with_mask = kinds[rng.choice(len(kinds), p=np.array(list(KINDS.values())))]
-    images = torch.zeros(options.images, 3, IMAGE_SIZE, IMAGE_SIZE)
-    targets = torch.zeros(options.images * options.prompts, IMAGE_SIZE, IMAGE_SIZE)
-    points, labels, boxes = [], [], []
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    for index in range(options.images):
-        present = np.array([])
-        while not len(present):
-            pick = rng.integers(len(scenes[0]))
-            image, marks = _augment(scenes[0][pick], scenes[1][pick], rng)
-            present = np.unique(marks)
-            present = present[present > 0]
-        height, width = marks.shape
-        normal = ((image - mean) / std).astype(np.float32)
-        images[index, :, :height, :width] = torch.from_numpy(normal).permute(2, 0, 1)
-        order = np.resize(rng.permutation(present), options.prompts)
-        for slot, mark in enumerate(order):
-            mask = marks == mark
-            targets[index * options.prompts + slot, :height, :width] = torch.from_numpy(mask.astype(np.float32))
-            where, sign = _points(mask, max(count, 1), rng)
-            points.append(where)
-            labels.append(sign)
-            boxes.append(_box(mask, rng))
-    return Batch(
-        images=images,
-        targets=targets,
-        count=options.prompts,
-        points=(torch.from_numpy(np.stack(points)).float(), torch.from_numpy(np.stack(labels))) if count else None,
-        boxes=torch.from_numpy(np.stack(boxes)).float() if with_box else None,
-        masks=_rough_mask(targets, rng) if with_mask else None,
-    )
+# Rows down and columns right, in pixels of the low-resolution masks, between pixels that belong together or not.
+OFFSETS = ((0, 1), (1, 0), (0, 3), (3, 0), (3, 3), (3, -3), (0, 8), (8, 0))
 
 
 def _mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -178,12 +47,45 @@ def promptable_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.T
     chosen = torch.stack([logits[:, 0], logits[rows, 1 + coarse.detach().argmin(1)]], dim=1)
     full = F.interpolate(chosen, target.shape[-2:], mode="bilinear", align_corners=False)
     fine = _mask_loss(full, target[:, None].expand_as(full)).sum(1)
-    return fine.mean() + 0.1 * coarse.mean() + F.mse_loss(quality, iou)
+    return fine.mean() + 0.5 * coarse.mean() + 2 * F.mse_loss(quality, iou)
 
 
-def forward(model: Sam, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """All four masks (N, 4, s, s) and qualities (N, 4) for the prompts of a batch, with gradients."""
-    embedding = model.image_encoder(batch.images).repeat_interleave(batch.count, dim=0)
+class AffinityHead(nn.Sequential):
+    """Logits that two pixels belong together, read off the embedding: (B, dim, h, w) -> (B, len(OFFSETS), 4h, 4w).
+
+    It teaches the encoder about every object of an image at once, where prompts ask for a few; it is thrown away after.
+    """
+
+    def __init__(self, dim: int = DIM):
+        super().__init__(nn.Conv2d(dim, 16 * len(OFFSETS), 1), nn.PixelShuffle(4))
+
+
+def affinity_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of `AffinityHead`, pairs across an edge weighing more.
+
+    Args:
+        logits: (B, len(OFFSETS), s, s), the pair of each pixel and the one OFFSETS away.
+        labels: (B, S, S) object of each pixel, S a multiple of s; equal labels belong together, background too.
+    """
+    step = labels.shape[-1] // logits.shape[-1]
+    labels, side = labels[:, step // 2 :: step, step // 2 :: step], logits.shape[-1]
+    losses = []
+    for logit, (down, right) in zip(logits.unbind(1), OFFSETS, strict=True):
+        left, start = max(-right, 0), slice(0, side - down)
+        here = (slice(None), start, slice(left, side - max(right, 0)))
+        there = (slice(None), slice(down, side), slice(left + right, side - max(right, 0) + right))
+        same = (labels[here] == labels[there]).float()
+        losses.append(F.binary_cross_entropy_with_logits(logit[here], same, 1 + 3 * (1 - same)))
+    return torch.stack(losses).mean()
+
+
+def forward(model: Sam, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All four masks (N, 4, s, s) and qualities (N, 4) for the prompts of a batch, with gradients.
+
+    Args:
+        embedding: (B, C, h, w) of the batch's images.
+    """
+    embedding = embedding.repeat_interleave(batch.count, dim=0)
     sparse, dense = model.prompt_encoder(points=batch.points, boxes=batch.boxes, masks=batch.masks)
     return model.mask_decoder.predict_masks(
         image_embeddings=embedding.new_zeros(1, 1, 1, 1),  # the decoder repeats one image: each prompt brings its own
@@ -199,17 +101,19 @@ class TinySamTraining:
     def __init__(self, options: TrainingOptions):
         seed_everything(options.seed)
         self.options = options
-        self.model = build_tiny_sam().train()
+        self.model = build_tiny_sam().to(options.device, memory_format=torch.channels_last).train()
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.affinity = AffinityHead().to(options.device)
+        parameters = [*self.model.parameters(), *self.affinity.parameters()]
+        decayed, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.rate)
         self.iteration, self.seconds = 0, 0.0
         self.checkpoint = options.output / "training.pth"
         if self.checkpoint.is_file():
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            state = torch.load(self.checkpoint, map_location=options.device, weights_only=True)
             self.model.load_state_dict(state["model"])
+            self.affinity.load_state_dict(state["affinity"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average, self.iteration, self.seconds = state["average"], state["iteration"], state["seconds"]
             logger.info("resumed at iteration %d (%.0f s)", self.iteration, self.seconds)
@@ -223,24 +127,26 @@ class TinySamTraining:
 
     def save(self) -> None:
         """Write the state, and the averaged weights as fp16 in `tiny_sam.pth`; both atomically."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": self.average}
+        state = {"model": self.model.state_dict(), "affinity": self.affinity.state_dict(), "average": self.average}
+        state["optimizer"] = self.optimizer.state_dict()
         with atomic_write(self.checkpoint) as file:
             torch.save(state | {"iteration": self.iteration, "seconds": self.seconds}, file)
         with atomic_write(self.options.output / "tiny_sam.pth") as file:
             torch.save({name: value.half() for name, value in self.average.items()}, file)
 
-    def step(self, scenes: tuple[np.ndarray, np.ndarray]) -> float:
-        """One optimizer step; what is drawn follows the seed and the iteration. Returns the loss."""
-        rng = np.random.default_rng(derive_seed(self.options.seed, "batch", self.iteration))
+    def step(self, batch: Batch) -> float:
+        """One optimizer step on the batch of this iteration. Returns the loss."""
+        batch = batch.to(self.options.device)
         warmup = min(1.0, (self.iteration + 1) / 200)
         rate = self.options.rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = make_batch(scenes, self.options, rng)
-        loss = promptable_loss(*forward(self.model, batch), batch.targets)
+        embedding = self.model.image_encoder(batch.images.contiguous(memory_format=torch.channels_last))
+        loss = promptable_loss(*forward(self.model, batch, embedding), batch.targets)
+        loss = loss + affinity_loss(self.affinity(embedding), batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         self.iteration += 1
         decay = min(self.options.ema, (1 + self.iteration) / (10 + self.iteration))
@@ -253,11 +159,12 @@ class TinySamTraining:
         if self.progress >= 1:
             return
         logger.info("drawing %d scenes", self.options.pool)
-        scenes = make_scenes(derive_seed(self.options.seed, "train"), self.options.pool)
+        scenes = draw_pool(self.options)
         saved, losses = self.seconds, []
+        batches = Batches(scenes, self.options).loader(self.iteration)
         while self.progress < 1:
             start = time.monotonic()
-            losses.append(self.step(scenes))
+            losses.append(self.step(next(batches)))
             self.seconds += time.monotonic() - start
             if self.iteration % 50 == 0:
                 mean, losses = float(np.mean(losses)), []

@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 
 SIZE = 128
+_LEAST_AREA = 24  # visible pixels of an object
+_LEAST_VISIBLE = 0.35  # share of an object that later ones must leave visible
+_LEAST_CONTRAST = 28.0  # distance in grey levels between an object's colour and the mean of what it covers
 _SUPER = 2  # shapes are drawn at this multiple and averaged down, so that their edges are smooth
 Rng = np.random.Generator
 
@@ -183,7 +186,7 @@ class SceneMaker:
 
     def _paint(self, image: np.ndarray, alpha: np.ndarray, colour: np.ndarray, strength: float) -> np.ndarray:
         rng = self.rng
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             dx, dy = rng.uniform(-5, 5, 2)
             moved = cv2.warpAffine(alpha, np.float32([[1, 0, dx], [0, 1, dy]]), (self.size, self.size))
             image = image * (1 - rng.uniform(0.2, 0.6) * cv2.GaussianBlur(moved, (0, 0), 1.5)[..., None])
@@ -208,43 +211,52 @@ class SceneMaker:
     def _objects(self, base: np.ndarray) -> tuple[list[tuple[str, float, np.ndarray, float]], bool]:
         """(shape, radius, colour, texture strength) of each object of a scene, and whether they are cells."""
         rng, scale = self.rng, self.size / SIZE
-        if rng.random() < 0.2:
+        if rng.random() < 0.25:
             colour = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 120, 3), 0, 255)
-            typical, strength = rng.uniform(4, 13) * scale, rng.uniform(0, 15)
+            typical, strength = rng.uniform(5, 14) * scale, rng.uniform(0, 15)
             count = int(rng.integers(5, 22))
             radii = typical * rng.uniform(0.7, 1.4, count)
             return [("cell", r, colour + rng.normal(0, 12), strength) for r in radii], True
         kinds = list(SHAPES)
         count = int(rng.integers(2, 11))
-        largest = 46 if count < 6 else 30
+        largest = 48 if count < 6 else 32
         objects = []
         for _ in range(count):
-            radius = np.exp(rng.uniform(np.log(5), np.log(largest))) * scale
+            radius = np.exp(rng.uniform(np.log(7), np.log(largest))) * scale
             near = rng.random() < 0.25
-            colour = base + rng.uniform(-45, 45, 3) if near else rng.uniform(0, 255, 3)
-            objects.append((str(rng.choice(kinds)), radius, colour, rng.choice([6, 15, 30, 45])))
+            colour = base + rng.uniform(-60, 60, 3) if near else rng.uniform(0, 255, 3)
+            objects.append((str(rng.choice(kinds)), radius, colour, rng.choice([4, 10, 20, 40])))
         return objects, False
 
     def scene(self) -> tuple[np.ndarray, np.ndarray]:
         """One scene: image (size, size, 3) uint8 RGB, and labels (size, size) uint8: 0 background, k the k-th object.
 
-        Objects occlude those drawn before them; labels show what is visible. Objects of fewer than 16 visible pixels
-        become background.
+        Objects occlude those drawn before them, and labels show what is visible; an object that would hide most of
+        another is left out.
         """
         rng = self.rng
         base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.repeat(rng.uniform(0, 255), 3)
         objects, cells = self._objects(base)
-        image = self.texture(base, rng.uniform(0, 8) if cells else rng.choice([5, 15, 30, 50]))
-        labels = np.zeros((self.size, self.size), np.uint8)
+        image = self.texture(base, rng.uniform(0, 8) if cells else rng.choice([4, 10, 20, 40]))
+        labels, areas = np.zeros((self.size, self.size), np.uint8), np.zeros(len(objects) + 1)
         for index, (kind, radius, colour, strength) in enumerate(objects, start=1):
             alpha = draw_shape(kind, rng.uniform(0, self.size, 2), radius, rng, self.size)
-            if cells and ((alpha > 0.5) & (labels > 0)).sum() > 0.3 * (alpha > 0.5).sum():
+            mask = alpha > 0.5
+            if mask.sum() < _LEAST_AREA or (cells and (mask & (labels > 0)).sum() > 0.05 * mask.sum()):
                 continue
-            image = self._paint(image, alpha, np.clip(colour, 0, 255), strength)
-            labels[alpha > 0.5] = index
-        counts = np.bincount(labels.ravel(), minlength=256)
-        labels[counts[labels] < 16] = 0
+            left = np.bincount(labels[~mask], minlength=len(areas))
+            if (left < np.maximum(_LEAST_AREA, _LEAST_VISIBLE * areas))[areas > 0].any():
+                continue
+            colour = self._distinct(np.clip(colour, 0, 255), image[mask].mean(0))
+            image = self._paint(image, alpha, colour, strength)
+            labels[mask], areas[index] = index, mask.sum()
         return self._finish(image), labels
+
+    def _distinct(self, colour: np.ndarray, below: np.ndarray) -> np.ndarray:
+        """The colour (3,), or a random one where it could hardly be told from what it covers."""
+        while np.linalg.norm(colour - below) < _LEAST_CONTRAST:
+            colour = self.rng.uniform(0, 255, 3)
+        return colour
 
 
 def make_scenes(seed: int, count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:

@@ -63,13 +63,13 @@ def test_no_easy_image_is_an_error_that_names_the_keys(make, monkeypatch):
 
 
 def test_evolution_of_the_pool(make, records):
-    labels = make()
+    labels = make(ISTD__EVOLUTION__START=0.2, ISTD__EVOLUTION__DECAY=0.7)
     labels.start(fresh=True)
     record = records[labels.pool()[0]]
     before = labels.store.mask(record["image_id"])
     report = labels.update(at_points, epoch=3, epochs=10)
     assert (report["version"], report["epoch"]) == (1, 3)
-    wanted = evolve_mask(before, at_points(record), points=record["points"])
+    wanted = evolve_mask(before, at_points(record), points=record["points"], decay=0.7)
     assert np.array_equal(labels.store.mask(record["image_id"]), wanted)
 
 
@@ -93,7 +93,7 @@ def test_a_waiting_image_is_left_alone_without_mining(make, records):
 
 
 def test_state_rewinds_the_store(make):
-    labels = make()
+    labels = make(ISTD__EVOLUTION__START=0.2)
     labels.start(fresh=True)
     state, first = labels.state_dict(), labels.store.mask(labels.store.image_ids[0])
     labels.update(at_points, epoch=3, epochs=10)

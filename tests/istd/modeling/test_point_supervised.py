@@ -1,5 +1,7 @@
 """The meta-architecture: losses, gradients, statistics, answers, what a checkpoint holds."""
 
+import math
+
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -74,8 +76,10 @@ def test_soft_pixels_are_no_reward_for_the_binary_region():
     for loss, sign in ((soft_iou, -1), (lambda x, t: bce_hard_iou(x, t) - bce(x, t), 1)):
         gradient = torch.autograd.grad(loss(logits, targets).sum(), logits)[0]
         assert (gradient[..., 5, 2:5] * sign > 0).all() and (gradient[..., 2:5, 2:5] < 0).all()
-    binary = (targets > 0.5).float()
-    assert torch.equal(bce_hard_iou(logits, binary), bce_soft_iou(logits, binary))
+    p = 1 / (1 + math.exp(1))
+    iou = 9 * p / (55 * p + 9)  # of 9 binary pixels and 64 predicted at p, without smoothing
+    assert torch.allclose(bce_hard_iou(logits, targets) - bce(logits, targets), torch.tensor([1 - iou]), atol=1e-6)
+    assert torch.allclose(bce_hard_iou(logits, targets * 0), bce_soft_iou(logits, targets * 0), atol=1e-6)
 
 
 def test_inner_losses_by_hand():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from s4m.sam.tiny_training import KINDS, TinySamTraining, TrainingOptions, _mask_loss, make_batch, promptable_loss
+from s4m.sam.tiny_batches import KINDS, Batches, TrainingOptions, draw_pool, make_batch
+from s4m.sam.tiny_training import OFFSETS, AffinityHead, TinySamTraining, _mask_loss, affinity_loss, promptable_loss
 from s4m.sam.training_shapes import make_scenes
 
 
@@ -45,7 +46,7 @@ def test_only_the_best_of_three_masks_is_pushed_hard():
     good = (small * 2 - 1) * 3
     logits = torch.cat([good, -good, good, -good], dim=1).requires_grad_()
     promptable_loss(logits, torch.zeros(1, 4), target).backward()
-    weak = torch.autograd.grad(0.1 / 3 * _mask_loss(logits, small.expand_as(logits)).sum(), logits)[0]
+    weak = torch.autograd.grad(0.5 / 3 * _mask_loss(logits, small.expand_as(logits)).sum(), logits)[0]
     torch.testing.assert_close(logits.grad[:, [1, 3]], weak[:, [1, 3]])
     size, least = logits.grad.abs().sum((0, 2, 3)), weak.abs().sum((0, 2, 3))
     assert size[0] > 0 and size[2] > 3 * least[2]
@@ -53,7 +54,7 @@ def test_only_the_best_of_three_masks_is_pushed_hard():
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_batches_of_every_kind(scenes, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("s4m.sam.tiny_training.KINDS", {kind: 1.0})
+    monkeypatch.setattr("s4m.sam.tiny_batches.KINDS", {kind: 1.0})
     batch = make_batch(scenes, options(tmp_path, images=3, prompts=4), np.random.default_rng(0))
     count, with_box, with_mask = kind
     assert batch.images.shape == (3, 3, 128, 128) and batch.targets.shape == (12, 128, 128)
@@ -64,17 +65,55 @@ def test_batches_of_every_kind(scenes, kind, tmp_path, monkeypatch):
         assert batch.points[0].shape == (12, count, 2) and batch.points[1].shape == (12, count)
     if with_mask:
         assert batch.masks.shape == (12, 1, 64, 64)
+    assert batch.labels.shape == (3, 128, 128)
+    for index, target in enumerate(batch.targets):  # each target is one whole object of its image
+        marks = batch.labels[index // 4][target > 0].unique()
+        assert len(marks) == 1 and torch.equal(batch.labels[index // 4] == marks, target > 0)
+
+
+def test_affinity_loss_by_hand():
+    labels = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    labels[:, :, 32:] = 1  # in cells of 4: columns 0 to 7 against 8 to 15
+    right = torch.full((1, len(OFFSETS), 16, 16), 20.0)
+    for index, (_, step) in enumerate(OFFSETS):
+        if step:
+            columns = range(8 - step, 8) if step > 0 else range(8, 8 - step)
+            right[:, index, :, list(columns)] = -20.0
+    assert affinity_loss(right, labels).item() == pytest.approx(0, abs=1e-6)
+    # Undecided everywhere: log 2, and pairs across the edge weigh 4.
+    crossing = [abs(step) / (16 - abs(step)) for _, step in OFFSETS]
+    wanted = math.log(2) * sum(1 + 3 * share for share in crossing) / len(crossing)
+    assert affinity_loss(torch.zeros_like(right), labels).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_affinity_moves_the_embedding():
+    embedding = torch.randn(2, 128, 4, 4, requires_grad=True)
+    logits = AffinityHead()(embedding)
+    assert logits.shape == (2, len(OFFSETS), 16, 16)
+    labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    labels[:, 5:] = 1
+    affinity_loss(logits, labels).backward()
+    assert embedding.grad.abs().sum() > 0
+
+
+def test_workers_draw_the_same(scenes, tmp_path):
+    alone, helped = (options(tmp_path, workers=workers, pool=3) for workers in (0, 2))
+    for one, other in zip(draw_pool(alone, part=2), draw_pool(helped, part=2), strict=True):
+        assert np.array_equal(one, other)
+    first = [next(Batches(scenes, choice).loader(3)) for choice in (alone, helped)]
+    assert torch.equal(first[0].images, first[1].images) and torch.equal(first[0].targets, first[1].targets)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, tmp_path):
+    batches = Batches(scenes, options(tmp_path))
     whole = TinySamTraining(options(tmp_path / "whole"))
-    losses = [whole.step(scenes) for _ in range(4)]
+    losses = [whole.step(batches[index]) for index in range(4)]
     first = TinySamTraining(options(tmp_path / "parts"))
-    begun = [first.step(scenes) for _ in range(2)]
+    begun = [first.step(batches[index]) for index in range(2)]
     first.save()
     second = TinySamTraining(options(tmp_path / "parts"))
     assert second.iteration == 2
-    assert begun + [second.step(scenes) for _ in range(2)] == pytest.approx(losses, rel=1e-4)
+    assert begun + [second.step(batches[index]) for index in (2, 3)] == pytest.approx(losses, rel=1e-4)
     for key, value in whole.average.items():
         torch.testing.assert_close(second.average[key], value, rtol=1e-3, atol=1e-5)
 

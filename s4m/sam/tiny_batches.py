@@ -1,0 +1,201 @@
+"""What the tiny SAM trains on: prompts for the objects of synthetic scenes, drawn by seed and iteration."""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from d2kit.rng import derive_seed
+from s4m.sam.tiny import IMAGE_SIZE
+from s4m.sam.training_shapes import make_scenes
+
+# kind -> (number of points, with a box, with a mask), share of the iterations
+KINDS = {
+    (1, False, False): 0.25,
+    (2, False, False): 0.10,
+    (3, False, False): 0.30,
+    (5, False, False): 0.10,
+    (0, True, False): 0.13,
+    (1, True, False): 0.05,
+    (3, False, True): 0.07,
+}
+
+
+@dataclass
+class TrainingOptions:
+    """What decides a training of the tiny SAM.
+
+    Either `iterations` (repeatable) or, when it is 0, `minutes` of wall time ends the run and the rate's decay. With
+    `workers` 0 this process draws the batches itself; their content is the same.
+    """
+
+    output: Path
+    minutes: float = 35.0
+    iterations: int = 0
+    seed: int = 17
+    images: int = 12
+    prompts: int = 6
+    pool: int = 8000
+    rate: float = 1.2e-3
+    weight_decay: float = 0.02
+    ema: float = 0.998
+    save_seconds: float = 120.0
+    device: str = "cpu"
+    workers: int = 0
+
+
+@dataclass
+class Batch:
+    """Images (B, 3, S, S) float, normalised and padded; `count` prompts an image in the order of the images.
+
+    labels (B, S, S) uint8, the objects of each image; targets (B * count, S, S) float 0/1; points (B * count, P, 2) x, y
+    in input pixels with labels (B * count, P), or None; boxes (B * count, 4) or None; masks (B * count, 1, S / 2, S / 2)
+    logits or None.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    targets: torch.Tensor
+    count: int
+    points: tuple[torch.Tensor, torch.Tensor] | None
+    boxes: torch.Tensor | None
+    masks: torch.Tensor | None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+
+        def move(value):
+            if isinstance(value, tuple):
+                return tuple(move(part) for part in value)
+            return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+
+
+class Batches(torch.utils.data.Dataset):
+    """The batches of a training by iteration; what is drawn follows the seed and the iteration alone."""
+
+    def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions):
+        self.scenes, self.options = scenes, options
+
+    def __getitem__(self, iteration: int) -> Batch:
+        rng = np.random.default_rng(derive_seed(self.options.seed, "batch", iteration))
+        return make_batch(self.scenes, self.options, rng)
+
+    def loader(self, start: int) -> Iterator[Batch]:
+        """The batches from iteration `start` on, without end, drawn ahead by the workers."""
+        loader = torch.utils.data.DataLoader(
+            self,
+            batch_size=None,
+            sampler=itertools.count(start),
+            num_workers=self.options.workers,
+            prefetch_factor=4 if self.options.workers else None,
+            pin_memory=self.options.device != "cpu",
+        )
+        return iter(loader)
+
+
+def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Flip, turn and recolour a scene (S, S, 3), (S, S); sometimes cut it to a shape that leaves padding."""
+    turns = rng.integers(4)
+    image, labels = np.rot90(image, turns), np.rot90(labels, turns)
+    if rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    image = image[..., rng.permutation(3)].astype(np.float32)
+    if rng.random() < 0.3:
+        image = 255 - image
+    image = (image - 127) * rng.uniform(0.6, 1.2) + 127 + rng.uniform(-30, 30, 3)
+    valid = np.array(labels.shape)
+    if rng.random() < 0.3:
+        side = rng.integers(2)
+        valid[side] = rng.integers(valid[side] // 2, valid[side])
+    image, labels = np.clip(image, 0, 255)[: valid[0], : valid[1]], labels[: valid[0], : valid[1]]
+    return image, labels
+
+
+def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`count` points in a mask (h, w), some of them moved a little; some after the first are negatives beside it."""
+    rows, cols = np.nonzero(mask)
+    chosen = rng.integers(len(rows), size=count)
+    points = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32)
+    labels = np.ones(count, np.float32)
+    if rng.random() < 0.3:
+        points += rng.normal(0, 1.2, points.shape)
+    for index in range(1, count):
+        if rng.random() < 0.08:
+            near = points[0] + rng.normal(0, 12, 2)
+            near = np.clip(near, 0, np.array(mask.shape)[::-1] - 1)
+            if not mask[int(near[1]), int(near[0])]:
+                points[index], labels[index] = near, 0
+    return np.clip(points, 0, np.array(mask.shape)[::-1] - 1), labels
+
+
+def _box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mask's box xyxy, its sides moved by up to a tenth of its extent."""
+    rows, cols = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], np.float32)
+    extent = np.tile(box[2:] - box[:2], 2)
+    return box + rng.uniform(-0.1, 0.1, 4) * extent
+
+
+def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Logits (N, 1, S / 2, S / 2) of wrong versions of targets (N, S, S): shifted, grown or shrunk, blurred."""
+    shift = rng.integers(-3, 4, 2).tolist()
+    soft = F.avg_pool2d(torch.roll(target, shift, (1, 2))[:, None], 7, 2, 3)
+    return (soft - float(rng.uniform(0.3, 0.7))) * 16
+
+
+def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, rng: np.random.Generator) -> Batch:
+    """Draw images, then objects and prompts of one kind, from the pool of scenes."""
+    kinds = list(KINDS)
+    count, with_box, with_mask = kinds[rng.choice(len(kinds), p=np.array(list(KINDS.values())))]
+    images = torch.zeros(options.images, 3, IMAGE_SIZE, IMAGE_SIZE)
+    targets = torch.zeros(options.images * options.prompts, IMAGE_SIZE, IMAGE_SIZE)
+    objects = torch.zeros(options.images, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    points, labels, boxes = [], [], []
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    for index in range(options.images):
+        present = np.array([])
+        while not len(present):
+            pick = rng.integers(len(scenes[0]))
+            image, marks = _augment(scenes[0][pick], scenes[1][pick], rng)
+            present = np.unique(marks)
+            present = present[present > 0]
+        height, width = marks.shape
+        normal = ((image - mean) / std).astype(np.float32)
+        images[index, :, :height, :width] = torch.from_numpy(normal).permute(2, 0, 1)
+        objects[index, :height, :width] = torch.from_numpy(np.ascontiguousarray(marks))
+        order = np.resize(rng.permutation(present), options.prompts)
+        for slot, mark in enumerate(order):
+            mask = marks == mark
+            targets[index * options.prompts + slot, :height, :width] = torch.from_numpy(mask.astype(np.float32))
+            where, sign = _points(mask, max(count, 1), rng)
+            points.append(where)
+            labels.append(sign)
+            boxes.append(_box(mask, rng))
+    return Batch(
+        images=images,
+        labels=objects,
+        targets=targets,
+        count=options.prompts,
+        points=(torch.from_numpy(np.stack(points)).float(), torch.from_numpy(np.stack(labels))) if count else None,
+        boxes=torch.from_numpy(np.stack(boxes)).float() if with_box else None,
+        masks=_rough_mask(targets, rng) if with_mask else None,
+    )
+
+
+def draw_pool(options: TrainingOptions, part: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """The scenes of a training, images (pool, S, S, 3) and labels (pool, S, S), drawn in parts by the workers."""
+    counts = [min(part, options.pool - start) for start in range(0, options.pool, part)]
+    seeds = [derive_seed(options.seed, "train", index) for index in range(len(counts))]
+    if options.workers:
+        with ProcessPoolExecutor(options.workers) as processes:
+            parts = list(processes.map(make_scenes, seeds, counts))
+    else:
+        parts = list(map(make_scenes, seeds, counts))
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
