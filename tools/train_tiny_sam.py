@@ -44,7 +44,8 @@ def machine(args: argparse.Namespace) -> str:
     """What the training ran on, in words."""
     if args.device.startswith("cuda"):
         return f"one {torch.cuda.get_device_name(args.device)}, {args.workers} CPU cores"
-    return f"{min(args.threads, os.cpu_count() or 1)} CPU cores"
+    cores = min(args.threads, os.cpu_count() or 1)
+    return f"{cores} CPU core{'s' * (cores > 1)}"
 
 
 def main() -> None:

@@ -30,4 +30,4 @@ def test_scenes_hold_visible_objects_of_many_sizes():
     assert all((area > 0).any() for area in areas)
     areas = np.concatenate(areas)
     areas = areas[areas > 0]
-    assert areas.min() >= 16 and np.percentile(areas, 10) < 100 and areas.max() > 2000
+    assert areas.min() >= 24 and np.percentile(areas, 10) < 150 and areas.max() > 2000
