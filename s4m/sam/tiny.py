@@ -60,7 +60,7 @@ class TinyEncoder(nn.Module):
 
 
 def build_tiny_sam() -> Sam:
-    """The tiny SAM with random weights: a `segment_anything.modeling.Sam` at 128 pixels, 16 x 16 cells, 128 channels."""
+    """The tiny SAM with random weights: a `segment_anything` Sam at 128 pixels, 16 x 16 cells, 128 channels."""
     grid = IMAGE_SIZE // STRIDE
     transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=4)
     return Sam(

@@ -53,9 +53,9 @@ class TrainingOptions:
 class Batch:
     """Images (B, 3, S, S) float, normalised and padded; `count` prompts an image in the order of the images.
 
-    labels (B, S, S) uint8, the objects of each image; targets (B * count, S, S) float 0/1; points (B * count, P, 2) x, y
-    in input pixels with labels (B * count, P), or None; boxes (B * count, 4) or None; masks (B * count, 1, S / 2, S / 2)
-    logits or None.
+    labels (B, S, S) uint8, the objects of each image; targets (B * count, S, S) float 0/1; points (B * count, P, 2)
+    x, y in input pixels with labels (B * count, P), or None; boxes (B * count, 4) or None; masks
+    (B * count, 1, S / 2, S / 2) logits or None.
     """
 
     images: torch.Tensor
