@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from d2kit.files import atomic_write
+from d2kit.processes import exit_on_sigterm
 from s4m.engine.ablation import Ablation, check_settings, grid
 from s4m.engine.compare import Data, shapes_data, split_data
 from s4m.evaluation.ablation_report import ablation_plot, ablation_table
@@ -52,6 +53,7 @@ def data_of(args: argparse.Namespace, seed: int) -> Data:
 def main() -> None:
     """Run what is missing and write the table, the figures and the plot."""
     args = parse()
+    exit_on_sigterm()
     args.output = args.output.resolve()
     settings = {
         "configurations": f"configs/quick/{args.prefix}_*.yaml",

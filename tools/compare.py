@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from d2kit.files import atomic_write
+from d2kit.processes import exit_on_sigterm
 from s4m.engine.compare import RUNS, compare, over_seeds, shapes_data, split_data
 from s4m.evaluation.report import comparison_picture, format_table
 
@@ -34,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.train) != bool(args.test):
         parser.error("--train and --test go together")
+    exit_on_sigterm()
     began, seeds = time.monotonic(), []
     for seed in args.seeds:
         output = args.output.resolve() / f"seed{seed}"

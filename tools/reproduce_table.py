@@ -14,11 +14,11 @@ A sweep names the value that is best on the validation images; the test set take
 import argparse
 import os
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
 
+from d2kit.processes import exit_on_sigterm
 from istd.data.synthetic import write_scenes
 from istd.engine.table import NETWORKS, SCHEMES, Table, plan
 
@@ -64,7 +64,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run everything; the exit status is 1 where a run failed."""
     args, began = parse(), time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     data = synthetic_scenes(args.output / f"scenes{args.scenes}", args.scenes) if args.scenes else args.data
     options = [*(data_options(data) if data else []), *args.opts]
     table = Table(args.output, plan(args.networks, args.schemes, args.seeds, args.sweep), options, args.threads)

@@ -1,11 +1,7 @@
 """The method's table: networks x schemes x seeds, each a process of tools/train_net.py, several at a time."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from d2kit.files import atomic_write
+from d2kit.processes import Children
 from istd.evaluation.table import RunResult, format_markdown, read_run, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,8 +83,7 @@ class Table:
         """
         self.output, self.runs, self.options, self.threads = Path(output).resolve(), list(runs), list(options), threads
         self.failed: dict[str, str] = {}
-        self._processes: set[subprocess.Popen] = set()
-        self._stopped = threading.Event()
+        self._children = Children()
 
     def run(self, jobs: int = 1) -> dict[str, str]:
         """Train what is not finished, `jobs` at a time, then name what failed: run -> why.
@@ -104,7 +100,7 @@ class Table:
                         print(f"[{futures[future].name}] failed: {error}", flush=True)
                     self.write()
             except BaseException:
-                self._stop()
+                self._children.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         return self.failed
@@ -156,36 +152,15 @@ class Table:
             raise RuntimeError(
                 f"its folder holds a training with other options, {shlex.join(record['options'])}: choose another one."
             )
-        if self._stopped.is_set():
-            return
         self._keep(run, record["seconds"])
         folder, began = self.output / run.name, time.monotonic()
         config = f"configs/istd/{run.network}_{run.scheme}.yaml"
         command = ["tools/train_net.py", "--resume", "--config-file", config]
         command += [*self._options_of(run), "OUTPUT_DIR", str(folder)]
         print(f"[{run.name}] OMP_NUM_THREADS={self.threads} python {shlex.join(command)}", flush=True)
-        code = self._wait(command, folder.with_suffix(".out"))
+        code = self._children.run(command, folder.with_suffix(".out"), cwd=ROOT, threads=self.threads)
         seconds = time.monotonic() - began
         self._keep(run, record["seconds"] + seconds)
         if code or not is_finished(folder):
             raise RuntimeError(f"the end of {folder.with_suffix('.out')} says why.")
         print(f"[{run.name}] {seconds:.0f} s", flush=True)
-
-    def _wait(self, command: Sequence[str], log: Path) -> int:
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with open(log, "a", encoding="utf-8") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-        self._processes.add(process)
-        if self._stopped.is_set():
-            process.terminate()
-        try:
-            return process.wait()
-        finally:
-            self._processes.discard(process)
-
-    def _stop(self) -> None:
-        self._stopped.set()
-        for process in list(self._processes):
-            process.terminate()

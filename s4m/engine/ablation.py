@@ -4,13 +4,14 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from d2kit.files import atomic_write
+from d2kit.processes import Children
 from s4m.engine.compare import RESULT, RUNS, Data, Run, command_of, train
 
 # Switches of the second stage. Structural distillation is one of the first: its rows start from another teacher.
@@ -88,13 +89,14 @@ Task = tuple[int, str]  # seed and name of a row
 
 
 def run_grid(
-    tasks: Mapping[Task, Task | None], execute: Callable[[Task], dict[str, float]], jobs: int
+    tasks: Mapping[Task, Task | None], execute: Callable[[Task], dict[str, float]], pool: Executor, jobs: int
 ) -> dict[Task, dict[str, Any]]:
     """Execute tasks, several at a time, each after the one it starts from; a failure stops nobody else.
 
     Args:
         tasks: of each the one it starts from, which is a task too, or None; those that come first start first.
         execute: makes a training and returns its figures.
+        pool: executes them.
         jobs: tasks at a time.
 
     Returns:
@@ -103,18 +105,17 @@ def run_grid(
     results: dict[Task, dict[str, Any]] = {}
     running: dict[Future, Task] = {}
     waiting = list(tasks)
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        while waiting or running:
-            for task in list(waiting):
-                start = tasks[task]
-                if start in results and "failed" in results[start]:
-                    results[task] = {"failed": f"'{start[1]}', which it starts from, is not there"}
-                    waiting.remove(task)
-                elif (start is None or start in results) and len(running) < jobs:
-                    running[pool.submit(execute, task)] = task
-                    waiting.remove(task)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                results[running.pop(future)] = _outcome(future)
+    while waiting or running:
+        for task in list(waiting):
+            start = tasks[task]
+            if start in results and "failed" in results[start]:
+                results[task] = {"failed": f"'{start[1]}', which it starts from, is not there"}
+                waiting.remove(task)
+            elif (start is None or start in results) and len(running) < jobs:
+                running[pool.submit(execute, task)] = task
+                waiting.remove(task)
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            results[running.pop(future)] = _outcome(future)
     return {task: results[task] for task in tasks}
 
 
@@ -165,10 +166,11 @@ class Ablation:
         later = [(seed, name) for seed in self.data for name in wanted if self.rows[name].run.start]
         tasks = dict.fromkeys(first)
         tasks.update({(seed, name): (seed, self.rows[name].run.start) for seed, name in later})
-        results = run_grid(tasks, partial(self._train, end=end), jobs)
+        with ThreadPoolExecutor(max_workers=jobs) as pool, Children() as children:
+            results = run_grid(tasks, partial(self._train, end=end, children=children), pool, jobs)
         return [self._entry(name, results) for name in self.rows]
 
-    def _train(self, task: Task, end: float | None) -> dict[str, float]:
+    def _train(self, task: Task, end: float | None, children: Children) -> dict[str, float]:
         seed, name = task
         folder, runs = self._folder(task), {key: row.run for key, row in self.rows.items()}
         left = None if end is None else end - time.monotonic()
@@ -176,7 +178,7 @@ class Ablation:
             raise RuntimeError("not begun in the time of this sitting")
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = command_of(name, self.prefix, self.data[seed], folder.parent, seed, self.options, runs)
-        figures = train(command, folder, 1, left)
+        figures = train(command, folder, 1, children, left)
         _prune(folder, keep_last=any(run.start == name for run in runs.values()))
         return figures
 

@@ -1,18 +1,16 @@
 """Supervised baseline, mean teacher and S4M under one budget on one data set, each a process of tools/train_net.py."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from d2kit.files import atomic_write
+from d2kit.processes import Children
 from s4m.data.shapes import write_shapes
 from s4m.data.splits import split_name, write_splits
 from s4m.evaluation.report import final_metrics
@@ -108,20 +106,23 @@ def command_of(
     return ["tools/train_net.py", "--resume", "--config-file", config, *pairs, *spec.options, *options]
 
 
-def train(command: list[str], folder: Path, threads: int, seconds: float | None = None) -> dict[str, float]:
+def train(
+    command: list[str], folder: Path, threads: int, children: Children, seconds: float | None = None
+) -> dict[str, float]:
     """Make one training in a process of its own, unless it is finished already.
 
     Args:
         command: as of `command_of`.
         folder: of the training; the process writes to the file `FOLDER.out` beside it.
         threads: of the process.
+        children: it is one of them.
         seconds: after them the process is killed; None: it has all time.
 
     Returns:
         `final_metrics` and `seconds` (of the last sitting), which `result.json` in the folder keeps.
 
     Raises:
-        RuntimeError: the training failed; its log is named.
+        RuntimeError: the training failed; its log is named. Or the children were stopped.
         subprocess.TimeoutExpired: the time was up; the next call goes on from the last checkpoint.
     """
     result = folder / RESULT
@@ -130,11 +131,7 @@ def train(command: list[str], folder: Path, threads: int, seconds: float | None 
     print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
     began = time.monotonic()
     log = folder.with_suffix(".out")
-    with open(log, "a", encoding="utf-8") as file:
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
-        own = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT, "env": environment, "timeout": seconds}
-        done = subprocess.run([sys.executable, *command], **own)
-    if done.returncode:
+    if children.run(command, log, cwd=ROOT, threads=threads, seconds=seconds):
         raise RuntimeError(f"The training in '{folder}' failed: the end of '{log}' says why.")
     took = time.monotonic() - began
     print(f"[{folder.name}] {took:.0f} s", flush=True)
@@ -172,12 +169,13 @@ def compare(
     """
     output.mkdir(parents=True, exist_ok=True)
     futures: dict[str, Future] = {}
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with ThreadPoolExecutor(max_workers=jobs) as pool, Children() as children:
         for run, spec in RUNS.items():
             command = command_of(run, prefix, data, output, seed, options)
             before = futures.get(spec.start)
-            futures[run] = pool.submit(_train_after, before, command, output / run, max(1, threads // jobs))
-    return {RUNS[run].title: future.result() for run, future in futures.items()}
+            futures[run] = pool.submit(_train_after, before, command, output / run, max(1, threads // jobs), children)
+        wait(futures.values())  # a failure stops nobody else
+        return {RUNS[run].title: future.result() for run, future in futures.items()}
 
 
 def over_seeds(seeds: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from detectron2.config import get_cfg
@@ -131,7 +132,8 @@ def test_rows_wait_for_their_start_and_run_side_by_side():
         return {"x": task[0]}
 
     tasks = {(1, "b"): (1, "a"), (1, "a"): None, (2, "a"): None, (2, "b"): (2, "a"), (3, "a"): None}
-    results = run_grid(tasks, execute, 2)
+    with ThreadPoolExecutor(2) as pool:
+        results = run_grid(tasks, execute, pool, 2)
     assert list(results) == list(tasks) and max(most) == 2
     assert results[1, "b"] == {"x": 1} and order.index((1, "a")) < order.index((1, "b"))
     assert results[2, "a"] == {"failed": "it broke"} and "'a'" in results[2, "b"]["failed"]

@@ -1,12 +1,12 @@
 """The comparison's bookkeeping, with a stand-in for the training processes."""
 
 import json
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from d2kit.processes import Children
 from s4m.engine.compare import ROOT, RUNS, Data, command_of, compare, over_seeds
 
 DATA = Data("coco:a.json:images", "coco:b.json:images", "coco:c.json:val")
@@ -17,20 +17,20 @@ def processes(monkeypatch):
     """The runs that were started, in order; a run named in `failing` fails."""
     state = SimpleNamespace(started=[], failing=set())
 
-    def run(command, **_):
-        options = dict(zip(command[5::2], command[6::2], strict=True))
+    def run(_, command, log, **__):
+        options = dict(zip(command[4::2], command[5::2], strict=True))
         folder = Path(options["OUTPUT_DIR"])
         state.started.append(folder.name)
         start = options.get("S4M.TEACHER.WEIGHTS") or options.get("MODEL.WEIGHTS")
         assert start is None or Path(start).parent.name in state.started
         if folder.name in state.failing:
-            return SimpleNamespace(returncode=1)
+            return 1
         folder.mkdir(exist_ok=True)
         line = {"iteration": 9, "student/segm/AP": len(folder.name), "student/bbox/AP": 1.0}
         (folder / "metrics.json").write_text(json.dumps(line) + "\n")
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Children, "run", run)
     return state
 
 
