@@ -90,6 +90,7 @@ def boundary_consistency(
     width: float,
     gain: float,
     teacher_share: float,
+    valid: torch.Tensor | None = None,
 ) -> BoundaryTerms:
     """Both terms of the boundary-aware consistency of N objects.
 
@@ -109,6 +110,8 @@ def boundary_consistency(
         width: of the band on each side of the boundary, as a fraction of the object's size.
         gain: what a cell weighs more where SAM is certain of the boundary.
         teacher_share: in [0, 1].
+        valid: (N, H, W) bool, the cells that count: others weigh nothing, and there the student is taken to be the
+            target, so that an outline along their edge is one of both. None: all.
 
     Returns:
         the terms of each object, float32; N = 0 gives empty ones.
@@ -122,9 +125,14 @@ def boundary_consistency(
         certainty = known * sam_certainty(sam, radius)
         agreement = 1 - known * (teacher - sam).abs()
         emphasis = 1 + gain * band * certainty
+        probability = logits.sigmoid()
+        if valid is not None:
+            emphasis, certainty = emphasis * valid, certainty * valid
+            probability = torch.where(valid, probability, targets)
         each = emphasis * agreement * binary_divergence(logits, torch.lerp(targets, teacher, teacher_share))
-        consistency = each.flatten(1).sum(dim=1) / emphasis.flatten(1).sum(dim=1)
-        return BoundaryTerms(consistency, _edge_loss(logits.sigmoid(), band, certainty, radius))
+        total = emphasis.flatten(1).sum(dim=1)
+        consistency = each.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
+        return BoundaryTerms(consistency, _edge_loss(probability, band, certainty, radius))
 
 
 def _edge_loss(
@@ -167,6 +175,7 @@ class BoundaryConsistency:
         teacher: torch.Tensor,
         sam: torch.Tensor,
         refined: torch.Tensor,
+        valid: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(N,) weighted sum of both terms; arguments as of `boundary_consistency`."""
         terms = boundary_consistency(
@@ -178,5 +187,6 @@ class BoundaryConsistency:
             width=self.width,
             gain=self.gain,
             teacher_share=self.teacher_share,
+            valid=valid,
         )
         return self.weight * terms.consistency + self.edge_weight * terms.edge

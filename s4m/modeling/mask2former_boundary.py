@@ -7,6 +7,7 @@ from detectron2.layers import ROIAlign
 from detectron2.structures import Boxes, Instances
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.modeling.roi_heads import outside_ignored
 
 _SIDE = 28  # cells of an object's frame
 _MARGIN = 0.25  # of the box's sides, added on each side: what lies just outside an object tells of its boundary
@@ -32,18 +33,21 @@ class BoundaryTargets:
         boxes: (N, 4) xyxy of the objects' frames in pixels of the network input.
         maps: (N, 3, 28, 28) pseudo-mask, teacher's soft mask and SAM's in those frames.
         refined: (N,) bool, whether the pseudo-mask is SAM's.
+        valid: (N, 28, 28) bool, the cells that count (`outside_ignored`).
     """
 
     boxes: torch.Tensor
     maps: torch.Tensor
     refined: torch.Tensor
+    valid: torch.Tensor
 
     @classmethod
-    def of(cls, instances: Instances) -> "BoundaryTargets | None":
+    def of(cls, instances: Instances, ignored: torch.Tensor | None = None) -> "BoundaryTargets | None":
         """From the fields that `s4m.pseudo_labels.pipeline.to_targets` gives; None without them.
 
         Args:
             instances: of one image, none of them ignored.
+            ignored: (H, W) bool, what the image's ignored regions cover; None: nothing.
         """
         if not instances.has("gt_teacher_masks"):
             return None
@@ -52,8 +56,12 @@ class BoundaryTargets:
         frames = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
         frames.clip(instances.image_size)  # beyond the image there is no logit
         maps = [instances.gt_masks.tensor, instances.gt_teacher_masks, instances.gt_sam_masks]
-        maps = torch.stack([some.float() for some in maps], dim=1)
-        return cls(frames.tensor, object_crops(maps, frames.tensor), instances.gt_refined)
+        crops = object_crops(torch.stack([some.float() for some in maps], dim=1), frames.tensor)
+        valid = torch.ones_like(crops[:, 0], dtype=torch.bool)
+        if ignored is not None:
+            covered = object_crops(ignored.expand(len(crops), 1, *ignored.shape), frames.tensor)[:, 0]
+            valid = outside_ignored(covered, crops[:, 0])
+        return cls(frames.tensor, crops, instances.gt_refined, valid)
 
 
 def boundary_losses(
@@ -72,4 +80,4 @@ def boundary_losses(
         (n,) float32.
     """
     crops = object_crops(logits[:, None], targets.boxes[rows], scale)[:, 0]
-    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows])
+    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows], targets.valid[rows])

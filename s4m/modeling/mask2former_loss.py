@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses
-from s4m.modeling.roi_heads import IGNORED_OVERLAP, global_count
+from s4m.modeling.roi_heads import IGNORED_OVERLAP, global_count, outside_ignored
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskT
     labelled = classes >= 0
     binary = None if labelled.all() and instances.has("gt_soft_masks") else bitmaps(instances)
     masks = instances.gt_soft_masks.float() if instances.has("gt_soft_masks") else binary
-    ignored = None if labelled.all() else F.pad(binary[~labelled].any(dim=0), padding)
-    boundary = BoundaryTargets.of(instances[labelled])
+    ignored = None if labelled.all() else binary[~labelled].any(dim=0)
+    boundary = BoundaryTargets.of(instances[labelled], ignored)
+    ignored = None if ignored is None else F.pad(ignored, padding)
     return MaskTargets(classes[labelled], F.pad(masks[labelled], padding), weights[labelled], ignored, boundary)
 
 
@@ -169,7 +170,10 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
     def _mask_losses(
         self, masks: torch.Tensor, targets: list[MaskTargets], pairs: list[tuple]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted sums over the matched instances of binary cross entropy and dice at sampled points."""
+        """Weighted sums over the matched instances of binary cross entropy and dice at sampled points.
+
+        Points in ignored regions that are not the instance's own do not count.
+        """
         logits = torch.cat([masks[i, queries] for i, (queries, _) in enumerate(pairs)])[:, None].float()
         if len(logits) == 0:
             return logits.sum(), logits.sum()
@@ -179,14 +183,21 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
                 logits, self.calculate_uncertainty, self.num_points, self.oversample_ratio, self.importance_sample_ratio
             )
             split = points.split([len(labels) for _, labels in pairs])
-            wanted = [
-                sample_point(t.masks[labels][:, None].float(), at, align_corners=False)[:, 0]
-                for t, (_, labels), at in zip(targets, pairs, split, strict=True)
-            ]
-            wanted = torch.cat(wanted)
+            seen = [_at_points(t, labels, at) for t, (_, labels), at in zip(targets, pairs, split, strict=True)]
+            wanted, valid = (torch.cat(parts) for parts in zip(*seen, strict=True))
         found = sample_point(logits, points, align_corners=False)[:, 0]
-        entropy = F.binary_cross_entropy_with_logits(found, wanted, reduction="none").mean(dim=1)
-        probability = found.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(found, wanted, reduction="none") * valid
+        entropy = entropy.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+        probability, wanted = found.sigmoid() * valid, wanted * valid
         overlap, size = (probability * wanted).sum(dim=1), probability.sum(dim=1) + wanted.sum(dim=1)
         dice = 1 - (2 * overlap + 1) / (size + 1)
         return (weights * entropy).sum(), (weights * dice).sum()
+
+
+def _at_points(target: MaskTargets, labels: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks of the named instances at the points (n, P, 2) of each: (n, P) float, and which count: (n, P) bool."""
+    wanted = sample_point(target.masks[labels][:, None].float(), points, align_corners=False)[:, 0]
+    if target.ignored is None:
+        return wanted, torch.ones_like(wanted, dtype=torch.bool)
+    area = target.ignored.float().expand(len(labels), 1, *target.ignored.shape)
+    return wanted, outside_ignored(sample_point(area, points, align_corners=False)[:, 0], wanted)

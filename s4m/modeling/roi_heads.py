@@ -6,16 +6,17 @@ so are `gt_teacher_masks` and `gt_sam_masks` (N, H, W) in [0, 1] with `gt_refine
 consistency needs (`s4m.losses.boundary_consistency`). Without the optional fields all losses equal Detectron2's own.
 """
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec, cat
-from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
-from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, smooth_l1_loss
 
@@ -46,23 +47,6 @@ def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
     return pairwise_ioa(ignored, boxes).max(dim=0).values > IGNORED_OVERLAP
 
 
-@PROPOSAL_GENERATOR_REGISTRY.register()
-class PseudoLabelRPN(RPN):
-    """RPN whose background anchors inside ignored regions take no part in the loss."""
-
-    @torch.no_grad()
-    def label_and_sample_anchors(
-        self, anchors: list[Boxes], gt_instances: list[Instances]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """As Detectron2's; labels are 1, 0 or -1 (ignored)."""
-        kept, ignored = zip(*[split_ignored(x) for x in gt_instances], strict=True)
-        labels, matched = super().label_and_sample_anchors(anchors, list(kept))
-        every = Boxes.cat(anchors)
-        for label, regions in zip(labels, ignored, strict=True):
-            label[(label == 0) & inside_ignored(every, regions)] = -1
-        return labels, matched
-
-
 def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
     """(R,) weight per sampled proposal: the instance's on foreground, 1 on background, 0 on ignored ones."""
     weights = []
@@ -90,7 +74,7 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
         """
         scores, deltas = predictions
         classes = cat([p.gt_classes for p in proposals], dim=0)
-        _log_classification_stats(scores, classes.clamp(min=0))
+        _log_classification_stats(scores[classes >= 0], classes[classes >= 0])
         weights = _instance_weights(proposals, self.num_classes, scores.device)
         count = global_count((classes >= 0).sum(), scores.device)
         entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
@@ -135,21 +119,52 @@ def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Te
     if not soft and isinstance(labels.gt_masks, PolygonMasks):
         return labels.gt_masks[index].crop_and_resize(boxes, side).float()
     source = labels.gt_soft_masks if soft else labels.gt_masks.tensor
-    aligned = _align(source[:, None], proposals, side)[:, 0]
+    aligned = _align(source[:, None], boxes, index, side)[:, 0]
     return aligned if soft else (aligned >= 0.5).float()
 
 
-def _align(maps: torch.Tensor, proposals: Instances, side: int) -> torch.Tensor:
-    """Maps (N, C, H, W) of an image's instances -> (R, C, side, side) float in the boxes of its proposals."""
-    boxes, index = proposals.proposal_boxes.tensor, proposals.gt_index
+def _align(maps: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, side: int) -> torch.Tensor:
+    """Maps (N, C, H, W) of an image -> (R, C, side, side) float: in each of R boxes (R, 4) the maps of its index."""
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
     return ROIAlign((side, side), 1.0, 0, aligned=True)(maps.to(boxes), rois)
 
 
-def _boundary_maps(proposals: Instances, labels: Instances, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher's and SAM's soft masks (R, 2, side, side) in the proposals' boxes, and `gt_refined` (R,)."""
-    maps = torch.stack([labels.gt_teacher_masks, labels.gt_sam_masks], dim=1)
-    return _align(maps, proposals, side), labels.gt_refined[proposals.gt_index]
+def ignored_area(labels: Instances) -> torch.Tensor | None:
+    """(H, W) bool of what an image's ignored regions cover; None where there is none or it has no mask."""
+    ignored = labels.gt_classes < 0
+    if not labels.has("gt_masks") or not ignored.any():
+        return None
+    masks = labels.gt_masks[ignored]
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *labels.image_size)
+    return masks.tensor.any(dim=0)
+
+
+def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cells that a mask loss counts: all but those of ignored regions, unless they are the object's own.
+
+    Args:
+        ignored: share of each cell that ignored regions cover; targets: of the object, of that shape, in [0, 1].
+    """
+    return (ignored < 0.5) | (targets >= 0.5)
+
+
+def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> torch.Tensor:
+    """`outside_ignored` of the mask targets (R, side, side) of an image's R proposals."""
+    area = ignored_area(labels)
+    if area is None:
+        return torch.ones_like(targets, dtype=torch.bool)
+    boxes = proposals.proposal_boxes.tensor
+    index = torch.zeros(len(boxes), device=boxes.device)
+    return outside_ignored(_align(area[None, None], boxes, index, targets.shape[-1])[:, 0], targets)
+
+
+def _grown(proposals: Instances, cells: int, side: int) -> Instances:
+    """Foreground proposals with boxes that are larger by some of their `side` cells on each side."""
+    boxes = proposals.proposal_boxes.tensor
+    margin = (boxes[:, 2:] - boxes[:, :2]) * (cells / side)
+    larger = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
+    return Instances(proposals.image_size, proposal_boxes=larger, gt_index=proposals.gt_index)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -218,7 +233,8 @@ class PseudoLabelROIHeads(StandardROIHeads):
     ) -> dict[str, torch.Tensor]:
         """Binary cross entropy, the mean over an instance's cells, weighted, over the count of all processes.
 
-        `loss_boundary` stands beside it where it is wanted and the targets have its fields.
+        Cells of ignored regions that are not the instance's own do not count. `loss_boundary` stands beside it where it
+        is wanted and the targets have its fields.
         """
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         levels = [features[name] for name in self.mask_in_features]
@@ -228,14 +244,33 @@ class PseudoLabelROIHeads(StandardROIHeads):
         if len(logits) == 0:
             return dict.fromkeys(["loss_mask"] + ["loss_boundary"] * with_boundary, logits.sum() * 0)
         pairs = [(p, labels) for p, labels in zip(foreground, targets, strict=True) if len(p)]
-        wanted = cat([mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs], dim=0)
+        each_wanted = [mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs]
+        valid = cat([_counted(*pair, some) for pair, some in zip(pairs, each_wanted, strict=True)], dim=0)
         classes = cat([p.gt_classes for p, _ in pairs], dim=0)
         weights = _instance_weights([p for p, _ in pairs], self.num_classes, logits.device)
         column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
         chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
-        each = {"loss_mask": F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none").mean(dim=(1, 2))}
+        entropy = F.binary_cross_entropy_with_logits(chosen, cat(each_wanted, dim=0), reduction="none")
+        each = {"loss_mask": (entropy * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)}
         if with_boundary:
-            found = [_boundary_maps(p, labels, logits.shape[-1]) for p, labels in pairs]
-            maps, refined = (cat(list(parts), dim=0) for parts in zip(*found, strict=True))
-            each["loss_boundary"] = self.boundary(chosen, wanted, maps[:, 0], maps[:, 1], refined)
+            each["loss_boundary"] = self._boundary_losses(chosen, valid, pairs)
         return {key: (weights * loss).sum() / count * self.mask_head.loss_weight for key, loss in each.items()}
+
+    def _boundary_losses(
+        self, logits: torch.Tensor, valid: torch.Tensor, pairs: list[tuple[Instances, Instances]]
+    ) -> torch.Tensor:
+        """The boundary-aware consistency (R,) of the chosen logits (R, side, side), of which valid cells count.
+
+        Objects often end where their box does: targets are seen with a margin as wide as the band.
+        """
+        side = logits.shape[-1]
+        margin = math.ceil(self.boundary.width * side)
+        maps, refined = [], []
+        for proposals, labels in pairs:
+            larger = _grown(proposals, margin, side)
+            soft = torch.stack([labels.gt_teacher_masks, labels.gt_sam_masks], dim=1)
+            soft = _align(soft, larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
+            maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], soft], dim=1))
+            refined.append(labels.gt_refined[larger.gt_index])
+        logits, valid = (F.pad(some, [margin] * 4) for some in (logits, valid))
+        return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid)

@@ -1,8 +1,9 @@
 """Dynamic confidence calibration (S4M): thresholds that follow each class's scores, confidence that means expected IoU.
 
 A pseudo-label's confidence is the IoU with the truth that is to be expected of its mask and class, a wrong class
-counting 0. It is a logistic map of class score, SAM's predicted IoU and the IoU of teacher mask and SAM mask, fitted
-to what the teacher's pseudo-labels of labelled training images are worth; without samples it is the mean of the logits.
+counting 0. It is a logistic map of class score, SAM's predicted IoU and the IoU of teacher mask and SAM mask (also of
+an answer of SAM that was rejected), fitted to what the teacher's pseudo-labels of labelled training images are worth;
+without samples it is the mean of the logits.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import nn
 
-from s4m.pseudo_labels.masks import class_iou, paired_iou
+from s4m.pseudo_labels.masks import class_iou
 from s4m.pseudo_labels.selection import select
 
 _BINS = 50  # of the scores in [0, 1]
@@ -27,20 +28,20 @@ _SAME_OBJECT = 0.5  # IoU of boxes from which a doubtful prediction says nothing
 
 
 def confidence_features(
-    scores: torch.Tensor, quality: torch.Tensor, agreement: torch.Tensor, accepted: torch.Tensor
+    scores: torch.Tensor, quality: torch.Tensor, agreement: torch.Tensor, asked: torch.Tensor
 ) -> torch.Tensor:
     """What the logistic map sees of N pseudo-labels.
 
     Args:
         scores: (N,) of the teacher; quality: (N,) SAM's predicted IoU; agreement: (N,) IoU of the teacher's mask and
             SAM's, all in [0, 1].
-        accepted: (N,) bool, whether the mask is SAM's; where it is not, SAM's two numbers take no part.
+        asked: (N,) bool, whether SAM was asked; where it was not, its two numbers take no part.
 
     Returns:
-        (N, 5) float64: 1, a, s, a * (q - s), a * (m - s), with a = accepted and s, q, m the logits of the three.
+        (N, 5) float64: 1, a, s, a * (q - s), a * (m - s), with a = asked and s, q, m the logits of the three.
     """
     score, trust, same = (some.double().clamp(_MARGIN, 1 - _MARGIN).logit() for some in (scores, quality, agreement))
-    known = accepted.double()
+    known = asked.double()
     return torch.stack([torch.ones_like(score), known, score, known * (trust - score), known * (same - score)], dim=1)
 
 
@@ -195,11 +196,10 @@ class ConfidenceCalibration(nn.Module):
 
     def describe(self, labels: Instances) -> torch.Tensor:
         """`confidence_features` (N, 5) of pseudo-labels, refined by SAM or not."""
-        if not labels.has("sam_accepted"):
-            nothing = torch.zeros_like(labels.scores)
-            return confidence_features(labels.scores, nothing, nothing, nothing.bool())
-        agreement = paired_iou(labels.teacher_masks, labels.pred_masks)
-        return confidence_features(labels.scores, labels.sam_quality, agreement, labels.sam_accepted)
+        asked = torch.full_like(labels.scores, labels.has("sam_agreement"), dtype=torch.bool)
+        if not labels.has("sam_agreement"):
+            return confidence_features(labels.scores, labels.scores, labels.scores, asked)
+        return confidence_features(labels.scores, labels.sam_quality, labels.sam_agreement, asked)
 
     @torch.no_grad()
     def confidence(self, labels: Instances) -> torch.Tensor:

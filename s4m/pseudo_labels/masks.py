@@ -28,10 +28,11 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
 
 
 def intersections(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Pixels that each two of bool masks (N, H, W) and (M, H, W) share: (N, M) float32."""
+    """Pixels that each two of bool masks (N, H, W) and (M, H, W) share: (N, M) float32, whatever autocast says."""
     count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
     flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
-    parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
+    with torch.autocast(masks.device.type, enabled=False):  # half precision ends at 65,504 pixels
+        parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
     return torch.cat(parts) if parts else flat.new_zeros(0, len(others))
 
 

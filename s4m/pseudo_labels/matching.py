@@ -41,7 +41,7 @@ class Guards:
         part: least share of the teacher's mask that it covers, inclusive.
         leak: most pixels outside the teacher's mask, in units of that mask's area, inclusive.
         duplicate: IoU above which two candidates are one mask, which one instance alone can take.
-        merge: where no candidate satisfies, the union of those inside the teacher's mask is one more candidate.
+        merge: where no candidate satisfies, the union of those inside the teacher's mask that nobody took may.
         box: SAM is asked by the teacher's box too, not by points alone.
     """
 
@@ -77,14 +77,18 @@ class Match(NamedTuple):
     """The answer for N instances.
 
     Attributes:
-        parts: for each the candidates whose union is its mask: one, several of a merge, or none where rejected.
+        parts: for each the candidates whose union is its mask: one, several of a merge, or none where rejected. No
+            candidate is a part of two instances.
         outcome: (N,) int64 of `Outcome`.
+        agreement: (N,) float32 IoU of the teacher's mask with the mask that was taken, or, where none was, with the own
+            candidate that SAM trusts most.
         over_segmented: (N,) bool, whether the own candidate that SAM trusts most is only a part of the instance: what
             refinement without matching would answer with.
     """
 
     parts: list[list[int]]
     outcome: torch.Tensor
+    agreement: torch.Tensor
     over_segmented: torch.Tensor
 
 
@@ -147,7 +151,8 @@ def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor
 
     Pairs are permitted by the guards; of all one-to-one assignments of different masks the one of the highest sum of
     IoU with the teacher times SAM's predicted IoU is taken (the Hungarian method): of masks that are equally near to
-    the teacher's the one SAM trusts. A candidate may go to another instance than the one it was prompted by.
+    the teacher's the one SAM trusts. A candidate may go to another instance than the one it was prompted by. Then, in
+    the order of the instances, what is wanting may take the union of parts that nobody took.
 
     Args:
         teacher: (N, H, W) bool.
@@ -163,21 +168,20 @@ def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor
     lie, every, trust = overlaps(teacher, masks), torch.arange(count), quality.flatten().cpu()
     own = every * answers + trust.view(count, answers).argmax(dim=1) if count else every
     of_own = Overlaps(*(values[every, own] for values in lie))
-    parts = [[index] for index in range(len(masks))]
     permitted = lie.permitted(guards)
-    if guards.merge and (merged := _merge(lie.inside >= _INSIDE, ~permitted.any(dim=1))):
-        unions = torch.stack([masks[some].any(dim=0) for some in merged])
-        lie = Overlaps(*(torch.cat(pair, dim=1) for pair in zip(lie, overlaps(teacher, unions), strict=True)))
-        trust = torch.cat([trust, torch.stack([trust[some].mean() for some in merged])])
-        masks, parts, permitted = torch.cat([masks, unions]), parts + merged, lie.permitted(guards)
     columns = permitted.any(dim=0).nonzero()[:, 0]
     profit = (lie.iou * trust.clamp(min=_LEAST_TRUST) * permitted)[:, columns]
     found = assign(profit, _groups(masks, columns, lie.iou[:, columns], profit.sum(dim=0), guards))
+    parts = [[int(columns[column])] if column >= 0 else [] for column in found.tolist()]
+    agreement = of_own.iou.clone()
+    agreement[found >= 0] = lie.iou[found >= 0, columns[found[found >= 0]]]
+    if guards.merge:
+        for row in (~permitted.any(dim=1)).nonzero()[:, 0].tolist():
+            parts[row], agreement[row] = _merged(row, parts, teacher, masks, lie, guards, agreement[row])
     outcome = _reasons(of_own, permitted, guards)
-    outcome[found >= 0] = Outcome.MATCHED
-    chosen = [parts[columns[column]] if column >= 0 else [] for column in found.tolist()]
+    outcome[torch.tensor([len(some) > 0 for some in parts], dtype=torch.bool)] = Outcome.MATCHED
     over_segmented = (of_own.covered < guards.part) & (of_own.inside >= _INSIDE)
-    return Match(chosen, outcome.to(teacher.device), over_segmented.to(teacher.device))
+    return Match(parts, *(some.to(teacher.device) for some in (outcome, agreement, over_segmented)))
 
 
 def _groups(
@@ -195,10 +199,36 @@ def _groups(
     return groups.unique(return_inverse=True)[1]
 
 
-def _merge(inside: torch.Tensor, wanting: torch.Tensor) -> list[list[int]]:
-    """For each wanting instance (N,) bool the candidates (N, C) bool inside it, where there are several."""
-    rows = [inside[row].nonzero()[:, 0].tolist() for row in wanting.nonzero()[:, 0].tolist()]
-    return [row for row in rows if len(row) > 1]
+def _merged(
+    row: int,
+    parts: list[list[int]],
+    teacher: torch.Tensor,
+    masks: torch.Tensor,
+    lie: Overlaps,
+    guards: Guards,
+    agreement: torch.Tensor,
+) -> tuple[list[int], torch.Tensor]:
+    """The candidates inside an instance that are nobody's, if there are several and the guards permit their union.
+
+    Nobody's is what does not lie in a mask that another instance took.
+
+    Args:
+        row: of the instance; parts: what the instances took so far; others as in `match`.
+        agreement: () what is told where nothing is merged.
+
+    Returns:
+        the candidates and the IoU of their union with the teacher's mask.
+    """
+    some, taken = (lie.inside[row] >= _INSIDE).nonzero()[:, 0], [index for each in parts for index in each]
+    if taken and len(some):
+        there = overlaps(masks[taken], masks[some.to(masks.device)]).inside
+        some = some[(there < _INSIDE).all(dim=0)]
+    if len(some) < 2:
+        return [], agreement
+    union = overlaps(teacher[row : row + 1], masks[some.to(masks.device)].any(dim=0)[None])
+    if not union.permitted(guards).all():
+        return [], agreement
+    return some.tolist(), union.iou[0, 0]
 
 
 def _reasons(of_own: Overlaps, permitted: torch.Tensor, guards: Guards) -> torch.Tensor:

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import torch
 from detectron2.structures import Boxes, Instances
 
-from s4m.pseudo_labels.masks import tight_boxes
+from s4m.pseudo_labels.masks import paired_iou, tight_boxes
 from s4m.pseudo_labels.matching import Guards, match
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.sam import Answer, Embedding, PromptableSegmenter, Prompts
 from s4m.sam.embedding_cache import ViewTransform
 from s4m.sam.structures import Frame
 
-_COMPARED_SIDE = 256  # candidates are compared on every k-th pixel of larger views: SAM's own masks are not finer
+# Candidates are compared on every k-th pixel of larger views: SAM's own masks are not finer. Objects of less than two
+# such pixels (8 pixels of a 1024 pixel view) are judged by chance.
+_COMPARED_SIDE = 256
 _CHUNK = 1 << 24  # pixels of enlarged candidates held at once
 
 
@@ -58,9 +60,9 @@ def refine(
 
     Returns:
         new `Instances` with `pred_masks` and `pred_boxes` of SAM where accepted, the teacher's masks as
-        `teacher_masks`, SAM's predicted IoU as `sam_quality` (N,) float32, its mask logits as `sam_logits` (N, H, W),
-        and `sam_accepted` (N,) bool; with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool
-        besides.
+        `teacher_masks`, SAM's predicted IoU as `sam_quality` (N,) float32, the IoU of the teacher's mask with SAM's,
+        taken or not, as `sam_agreement` (N,) float32, its mask logits as `sam_logits` (N, H, W), and `sam_accepted`
+        (N,) bool; with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool besides.
     """
     keep = [i for i, found in enumerate(instances) if len(found)]
     refined = [_unrefined(found, guards is not None) for found in instances]
@@ -79,10 +81,12 @@ def refine(
         if guards is None:
             logits, quality = answer.masks[:, 0], answer.quality[:, 0]
             logits = logits if view is None else view.masks_to_view(logits)
+            agreement = paired_iou(refined[i].teacher_masks, (logits > 0).to(refined[i].teacher_masks.device))
         else:
-            logits, quality = _matched(refined[i], answer, embedding.frames[position], view, guards)
+            logits, quality, agreement = _matched(refined[i], answer, embedding.frames[position], view, guards)
         refined[i] = replace_masks(refined[i], logits > 0, quality)
         refined[i].sam_logits = logits.to(refined[i].pred_masks.device)
+        refined[i].sam_agreement = agreement.to(refined[i].pred_masks.device)
     return refined
 
 
@@ -144,12 +148,12 @@ def _in_view(
 
 def _matched(
     found: Instances, answer: Answer, frame: Frame, view: ViewTransform | None, guards: Guards
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Match an image's candidates (N, K, s, s) to its instances, and note the outcome in them.
 
     Returns:
-        (N, H, W) logits of masks in the view, empty where nothing was matched, and (N,) their predicted IoU, there that
-        of the most trusted answer.
+        (N, H, W) logits of masks in the view, empty where nothing was matched, (N,) their predicted IoU, there that of
+        the most trusted answer, and (N,) `Match.agreement`.
     """
     size, logits = found.image_size, answer.masks.flatten(0, 1)
     stride = -(-max(size) // _COMPARED_SIDE)
@@ -165,7 +169,7 @@ def _matched(
     for row, parts in enumerate(result.parts):
         if len(parts) > 1:
             chosen[row], quality[row] = logits[parts].amax(dim=0), trust[parts].mean()
-    return torch.cat(list(_in_view(chosen, frame, view, size, 1))), quality
+    return torch.cat(list(_in_view(chosen, frame, view, size, 1))), quality, result.agreement
 
 
 def replace_masks(instances: Instances, masks: torch.Tensor, quality: torch.Tensor) -> Instances:
@@ -195,6 +199,7 @@ def _unrefined(instances: Instances, matching: bool) -> Instances:
     copy.teacher_masks = instances.pred_masks
     copy.sam_quality = instances.scores.new_zeros(len(instances), dtype=torch.float32)
     copy.sam_logits = torch.zeros_like(instances.soft_masks)
+    copy.sam_agreement = copy.sam_quality
     copy.sam_accepted = torch.zeros_like(instances.scores, dtype=torch.bool)
     if matching:
         copy.match_outcome = torch.zeros_like(instances.scores, dtype=torch.int64)

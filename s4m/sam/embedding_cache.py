@@ -174,10 +174,15 @@ class ViewTransform:
     def points_to_source(self, points: torch.Tensor) -> torch.Tensor:
         """Points (..., 2) x, y of the view, pixels by their index -> of the source; clamped to it."""
         # Detectron2's coordinates have pixel centres at halves.
-        matrix = self._to_source.to(points.device)
-        moved = (points.float() + 0.5) @ matrix[:, :2].T + matrix[:, 2] - 0.5
+        moved = self._moved(points.float() + 0.5) - 0.5
         height, width = self.source_size
         return torch.minimum(moved.clamp(min=0), moved.new_tensor([width - 1, height - 1]))
+
+    def _moved(self, points: torch.Tensor) -> torch.Tensor:
+        """Coordinates (..., 2) of the view -> of the source, in float32: half precision is coarser than a pixel."""
+        matrix = self._to_source.to(points.device)
+        with torch.autocast(points.device.type, enabled=False):
+            return points @ matrix[:, :2].T + matrix[:, 2]
 
     def masks_to_view(self, masks: torch.Tensor, outside: float = -20.0) -> torch.Tensor:
         """Masks of the source, read bilinearly at the pixels of the view.
@@ -195,9 +200,8 @@ class ViewTransform:
         x = torch.arange(width, device=masks.device) + 0.5
         y = torch.arange(height, device=masks.device) + 0.5
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-        matrix = self._to_source.to(masks.device)
         size = grid.new_tensor(self.source_size[::-1])
-        source = grid @ matrix[:, :2].T + matrix[:, 2]
+        source = self._moved(grid)
         inside = ((source >= 0) & (source < size)).all(-1)
         normal = (2 * source / size - 1)[None].to(masks.dtype)
         seen = F.grid_sample(masks[None], normal, "bilinear", padding_mode="border", align_corners=False)[0]

@@ -43,14 +43,18 @@ def mean_by_hand(maps, k):
     return maps
 
 
-def terms_by_hand(logits, target, teacher, sam, k, *, gain, teacher_share, **_):
+def terms_by_hand(logits, target, teacher, sam, k, valid=None, *, gain, teacher_share, **_):
     """One refined object, cell by cell."""
     p = logits.sigmoid()
+    valid = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
+    p = torch.where(valid, p, target)
     band, own = boundary_by_hand(target, k), boundary_by_hand(p, k)
     certainty = mean_by_hand((2 * sam - 1).abs(), k)
     total = norm = overlap = energy = 0.0
     for i in range(p.shape[0]):
         for j in range(p.shape[1]):
+            if not valid[i, j]:
+                continue
             q = (1 - teacher_share) * target[i, j] + teacher_share * teacher[i, j]
             divergence = sum(a * math.log(a / b) for a, b in ((q, p[i, j]), (1 - q, 1 - p[i, j])) if a > 0)
             emphasis = 1 + gain * band[i, j] * certainty[i, j]
@@ -68,6 +72,30 @@ def test_equals_a_loop_over_cells():
     for i, k in enumerate(band_radius(targets, OPTIONS["width"]).tolist()):
         expected = terms_by_hand(logits[i], targets[i].double(), teacher[i], sam[i], k, **OPTIONS)
         torch.testing.assert_close((found.consistency[i].item(), found.edge[i].item()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cells_that_do_not_count():
+    targets = torch.stack([disc(radius=4.0), disc(radius=5.5)])
+    logits, teacher, sam = 4 * soft(2, seed=1) - 2, soft(2, seed=2), soft(2, seed=3)
+    logits.requires_grad_()
+    refined, valid = torch.ones(2, dtype=torch.bool), soft(2, seed=4) > 0.3
+    valid[1, :, 7:] = False
+    found = boundary_consistency(logits, targets, teacher, sam, refined, **OPTIONS, valid=valid)
+    for i, k in enumerate(band_radius(targets, OPTIONS["width"]).tolist()):
+        maps = (logits[i].detach(), targets[i].double(), teacher[i], sam[i])
+        expected = terms_by_hand(*maps, k, valid[i], **OPTIONS)
+        torch.testing.assert_close((found.consistency[i].item(), found.edge[i].item()), expected, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad((found.consistency + found.edge).sum(), logits)
+    assert (gradient[~valid] == 0).all() and (gradient[valid] != 0).any()
+    maps = (logits, targets, teacher, sam, refined)
+    nothing = boundary_consistency(*maps, **OPTIONS, valid=torch.zeros_like(valid))
+    assert nothing.consistency.tolist() == nothing.edge.tolist() == [0, 0]
+    for every, plain in zip(
+        boundary_consistency(*maps, **OPTIONS, valid=torch.ones_like(valid)),
+        boundary_consistency(*maps, **OPTIONS),
+        strict=True,
+    ):
+        torch.testing.assert_close(every, plain)
 
 
 def test_radius_is_a_fraction_of_the_objects_own_size():

@@ -31,10 +31,10 @@ def build(enabled=True):
 
 def labels(count, with_maps=True):
     """Triangles in boxes of 16 pixels of a row, the teacher's shifted, SAM's nearly the same."""
-    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(SIDE) - 4, torch.arange(SIDE) - 4, indexing="ij")
     masks = [(x - 20 * i >= 0) & (x - 20 * i < 16) & (y < 16) & (x - 20 * i <= y) for i in range(count)]
     masks = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
-    boxes = Boxes(torch.tensor([[20.0 * i, 0, 20 * i + 16, 16] for i in range(count)]).reshape(-1, 4))
+    boxes = Boxes(torch.tensor([[20.0 * i + 4, 4, 20 * i + 20, 20] for i in range(count)]).reshape(-1, 4))
     found = Instances((SIDE, SIDE), gt_boxes=boxes, gt_classes=torch.zeros(count, dtype=torch.int64))
     found.gt_masks, found.gt_weights = BitMasks(masks), torch.tensor([1.0, 0.5, 0.25])[:count]
     if with_maps:
@@ -59,13 +59,28 @@ def test_is_the_weighted_loss_of_the_boxes_content():
     for parameter in heads.mask_head.parameters():
         torch.nn.init.zeros_(parameter)
     found, _ = losses(heads, [target])
-    crops = [  # a box of 16 pixels in 16 cells is its pixels
-        torch.stack([maps[i, :16, 20 * i : 20 * i + 16].float() for i in range(3)])
+    crops = [  # a box of 16 pixels in 16 cells is its pixels, with 2 more around
+        torch.stack([maps[i, 2:22, 20 * i + 2 : 20 * i + 22].float() for i in range(3)])
         for maps in (target.gt_masks.tensor, target.gt_teacher_masks, target.gt_sam_masks)
     ]
-    each = BoundaryConsistency()(torch.zeros(3, 16, 16), *crops, target.gt_refined)
+    valid = torch.zeros(3, 20, 20, dtype=torch.bool)
+    valid[:, 2:18, 2:18] = True
+    each = BoundaryConsistency()(torch.zeros(3, 20, 20), *crops, target.gt_refined, valid)
     torch.testing.assert_close(found["loss_boundary"], (each * target.gt_weights).sum() / 3)
     assert found["loss_boundary"] > 0.1
+
+
+def test_an_outline_along_the_boxes_side_counts():
+    heads, target = build(), labels(1)
+    heads.boundary = BoundaryConsistency(weight=0.0, edge_weight=1.0)
+    for parameter in heads.mask_head.parameters():
+        torch.nn.init.zeros_(parameter)
+    target.gt_masks.tensor[0, 4:20, 4:20] = True  # fills its box
+    target.gt_sam_masks = (0.1 + 0.8 * target.gt_masks.tensor).half()
+    assert losses(heads, [target])[0]["loss_boundary"] > 0.1
+    with torch.no_grad():
+        heads.mask_head.predictor.bias.fill_(9.0)  # inside everywhere
+    assert losses(heads, [target])[0]["loss_boundary"] < 0.01
 
 
 def test_gradients_reach_mask_head_and_features():

@@ -64,6 +64,19 @@ def test_the_pseudo_mask_itself_costs_little_and_gradients_stay_in_the_frame():
     assert gradient[1, :, 60:].abs().sum() == gradient[1, 70:].abs().sum() == 0
 
 
+def test_ignored_regions_that_are_not_the_objects_own_do_not_count():
+    target = labels([(16, 24, 48, 56)])  # fills the left half, 16 to 32
+    ignored = torch.zeros(SIZE, dtype=torch.bool)
+    ignored[:, 24:44] = True
+    targets = BoundaryTargets.of(target, ignored)
+    columns = targets.valid[0, 14]  # 28 cells from column 8 to 56
+    assert columns[:14].all() and not columns[15:20].any() and columns[22:].all()
+    logits = (8.0 * target.gt_masks.tensor - 4).requires_grad_()
+    loss = boundary_losses(BoundaryConsistency(), logits, targets, torch.tensor([0]), 1.0)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert gradient[0, 30:50, 35:42].abs().sum() == 0 and gradient[0, 30:50, 10:22].abs().sum() > 0
+
+
 @pytest.mark.parametrize("count", [0, 300])
 def test_none_and_many(count):
     target = labels([(16, 24, 48, 56)] * count)

@@ -118,6 +118,21 @@ def test_ignored_regions_are_neither_object_nor_background():
     assert only["loss_mask"] == 0 and only["loss_class"] < 1e-3
 
 
+def test_points_of_ignored_regions_are_no_background_of_a_mask():
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
+    masks[0, 4:14, 2:12], masks[1, 2:20, 12:30] = True, True
+    instances = Instances(SIZE, gt_classes=torch.tensor([0, -1]), gt_masks=BitMasks(masks))
+    predicted = masks[0].clone()
+    predicted[5:16, 15:27] = True  # a block within the ignored region
+    classes, logits = confident([0], [predicted])
+    found, exact = (ours(classes, some, [instances]) for some in (logits, confident([0], masks[:1])[1]))
+    wrong = ours(classes, logits, [instances[:1]])
+    for term in ("loss_mask", "loss_dice"):
+        assert found[term] < 0.6 * wrong[term] and found[term] < 2 * exact[term]
+    (gradient,) = torch.autograd.grad(found["loss_mask"] + found["loss_dice"], logits)
+    assert gradient[0, 0, 6:15, 16:26].abs().sum() == 0 and gradient[0, 0].abs().sum() > 0
+
+
 def test_mask_is_inside_an_ignored_region_by_more_than_half():
     ignored = torch.zeros(8, 8, dtype=torch.bool)
     ignored[:, :4] = True

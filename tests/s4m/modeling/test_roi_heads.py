@@ -10,7 +10,8 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from s4m.modeling.roi_heads import PseudoLabelROIHeads, PseudoLabelRPN, inside_ignored, mask_targets
+from s4m.modeling.roi_heads import PseudoLabelROIHeads, inside_ignored, mask_targets
+from s4m.modeling.rpn import PseudoLabelRPN
 
 SHAPE = {"p2": ShapeSpec(channels=8, stride=4)}
 
@@ -162,6 +163,45 @@ def test_mask_loss_by_hand():
     one = torch.ones(())
     expected = (0.25 * F.softplus(-one) + F.softplus(2 * one)) / 2
     torch.testing.assert_close(loss, expected)
+
+
+def test_cells_of_ignored_regions_are_no_background_of_a_mask():
+    ours, _ = heads_pair()
+    for parameter in ours.mask_head.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        ours.mask_head.predictor.bias.fill_(1.0)
+    target = labels([BOXES[0], [16, 4, 28, 28]], [0, -1])
+    target.gt_masks.tensor[0, :, 16:] = False  # the left half of its box; the ignored region is the right one
+    one = torch.ones(())
+    loss = run(ours, [target], [proposals([])])["loss_mask"]
+    torch.testing.assert_close(loss, F.softplus(-one))
+    plain = run(ours, [target[:1]], [proposals([])])["loss_mask"]
+    torch.testing.assert_close(plain, (F.softplus(-one) + F.softplus(one)) / 2, rtol=0.1, atol=0)
+    target.gt_masks.tensor[0, :, 16:28] = target.gt_masks.tensor[1, :, 16:28]  # what is the object's own counts
+    assert run(ours, [target], [proposals([])])["loss_mask"] == run(ours, [target[:1]], [proposals([])])["loss_mask"]
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_rpn_weights_scale_what_the_anchors_of_each_instance_cost(kind):
+    cfg = small_cfg()
+    cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE = kind
+    torch.manual_seed(0)
+    rpn = PseudoLabelRPN(cfg, SHAPE).train()
+    features, images = {"p2": torch.randn(2, 8, 16, 16)}, ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
+
+    def losses(*weights):
+        torch.manual_seed(1)
+        with EventStorage():
+            target = labels(BOXES, [0, 2], gt_weights=torch.tensor(weights))
+            return rpn(images, features, [target, labels([], [])])[1]
+
+    none, first, second, both = losses(0.0, 0.0), losses(0.999, 0.0), losses(0.0, 0.999), losses(0.999, 0.999)
+    assert none["loss_rpn_loc"] == 0 and none["loss_rpn_cls"] > 0  # the background's
+    for key, plain in losses(1.0, 1.0).items():
+        torch.testing.assert_close(none[key] + (both[key] - none[key]) / 0.999, plain)
+        torch.testing.assert_close(first[key] + second[key] - none[key], both[key])
+        assert first[key] > none[key] < second[key]
 
 
 def test_rpn_equals_detectron2_and_ignores_regions():

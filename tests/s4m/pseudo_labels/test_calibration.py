@@ -180,13 +180,11 @@ def test_confidence_of_refined_labels(count):
     calibration = ConfidenceCalibration(num_classes=3)
     masks = torch.rand(count, 6, 7, generator=torch.Generator().manual_seed(0)) > 0.3
     labels = labelled([0.9] * count, [1] * count, masks)
-    labels.teacher_masks, labels.sam_quality = masks, torch.full((count,), 0.9)
-    labels.sam_accepted = torch.ones(count, dtype=torch.bool)
+    torch.testing.assert_close(calibration.confidence(labels), labels.scores)
+    labels.sam_quality, labels.sam_agreement = torch.full((count,), 0.9), torch.ones(count)
     confidence = calibration.confidence(labels)
     expected = (2 * math.log(9) + math.log(49)) / 3
     torch.testing.assert_close(confidence, torch.full((count,), 1 / (1 + math.exp(-expected))))
-    labels.sam_accepted[:] = False
-    torch.testing.assert_close(calibration.confidence(labels), labels.scores)
 
 
 def predictions(boxes, scores, classes):

@@ -109,6 +109,19 @@ def test_parts_are_merged_where_nothing_fits():
     assert apart.parts == [[], [2]] and apart.outcome.tolist() == [Outcome.PART, Outcome.MATCHED]
 
 
+def test_parts_are_merged_of_what_nobody_took():
+    whole, inner = bar(0, 20, (0, 20)), bar(8, 12, (2, 18))
+    halves = [(bar(0, 20, (0, 11)), 0.9), (bar(0, 20, (9, 20)), 0.8)]
+    candidates = answers(halves, [(inner, 0.9), (bar(30, 31), 0.1)])
+    result = match(torch.stack([whole, inner]), *candidates, Guards())
+    assert result.parts == [[0, 1], [2]]
+    torch.testing.assert_close(result.agreement, torch.ones(2))
+    twice = match(torch.stack([whole, whole]), *answers(halves, halves), Guards())
+    assert twice.parts == [[0, 1, 2, 3], []]
+    assert twice.outcome.tolist() == [Outcome.MATCHED, Outcome.PART]
+    torch.testing.assert_close(twice.agreement, torch.tensor([1.0, 11 / 20]))
+
+
 def test_a_union_of_parts_that_is_still_a_part_is_rejected():
     result = match(bar(0, 20)[None], *answers([(bar(0, 5), 0.9), (bar(4, 8), 0.7)]), Guards())
     assert result.parts == [[]] and result.outcome.tolist() == [Outcome.PART]
@@ -260,6 +273,10 @@ def test_rejected_instances_keep_the_teachers_mask(make_predictions, make_square
     assert torch.equal(found.pred_boxes.tensor, labels.pred_boxes.tensor)
     assert not found.sam_accepted.any() and (found.match_outcome == Outcome.PART).all()
     torch.testing.assert_close(found.sam_quality, torch.full((4,), 0.9))  # of the answer that was not taken
+    shares = torch.tensor(
+        [4 / 8, 4 / 7, 4 / 7, 4 / 7]
+    )  # of the teacher's columns; the first square has no left neighbour
+    torch.testing.assert_close(found.sam_agreement, shares)
 
 
 def test_without_instances_sam_is_not_asked(make_predictions):
