@@ -168,6 +168,7 @@ class PseudoLabeler:
             generators=_generators(seeds, "points"),
             source=source,
             guards=self.guards,
+            with_logits=self.with_maps,
         )
 
     def _asks(self, segmenter: PromptableSegmenter | None) -> bool:
@@ -227,7 +228,7 @@ def to_targets(labels: Instances, with_maps: bool = False) -> Instances:
         gt_weights=labels.scores.new_ones(len(labels), dtype=torch.float32),
     )
     if with_maps:
-        asked = labels.has("sam_logits")
+        asked = labels.has("sam_accepted")
         targets.gt_teacher_masks = labels.soft_masks.half()
         targets.gt_sam_masks = labels.sam_logits.sigmoid().half() if asked else targets.gt_teacher_masks
         targets.gt_refined = labels.sam_accepted if asked else torch.zeros_like(labels.scores, dtype=torch.bool)

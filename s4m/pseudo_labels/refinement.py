@@ -41,6 +41,7 @@ def refine(
     generators: Sequence[torch.Generator | None],
     source: Source | tuple | None = None,
     guards: Guards | None = None,
+    with_logits: bool = False,
 ) -> list[Instances]:
     """Replace each mask by SAM's answer to points drawn from it; of several answers the one that SAM trusts most.
 
@@ -57,15 +58,16 @@ def refine(
         generators: of the CPU, one an image; None: torch's own.
         source: (embed, views) as in `Source`; None: encode `images_rgb`.
         guards: of the matching; None: the most trusted answer is taken.
+        with_logits: keep SAM's mask logits.
 
     Returns:
         new `Instances` with `pred_masks` and `pred_boxes` of SAM where accepted, the teacher's masks as
         `teacher_masks`, SAM's predicted IoU as `sam_quality` (N,) float32, the IoU of the teacher's mask with SAM's,
-        taken or not, as `sam_agreement` (N,) float32, its mask logits as `sam_logits` (N, H, W), and `sam_accepted`
-        (N,) bool; with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool besides.
+        taken or not, as `sam_agreement` (N,) float32, and `sam_accepted` (N,) bool; with logits `sam_logits` (N, H, W)
+        float besides, and with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool besides.
     """
     keep = [i for i, found in enumerate(instances) if len(found)]
-    refined = [_unrefined(found, guards is not None) for found in instances]
+    refined = [_unrefined(found, guards is not None, with_logits) for found in instances]
     if not keep:
         return refined
     points = [sample_points(instances[i].soft_masks, num_points, generators[i]) for i in keep]
@@ -85,7 +87,8 @@ def refine(
         else:
             logits, quality, agreement = _matched(refined[i], answer, embedding.frames[position], view, guards)
         refined[i] = replace_masks(refined[i], logits > 0, quality)
-        refined[i].sam_logits = logits.to(refined[i].pred_masks.device)
+        if with_logits:
+            refined[i].sam_logits = logits.to(refined[i].pred_masks.device)
         refined[i].sam_agreement = agreement.to(refined[i].pred_masks.device)
     return refined
 
@@ -193,14 +196,15 @@ def replace_masks(instances: Instances, masks: torch.Tensor, quality: torch.Tens
     return refined
 
 
-def _unrefined(instances: Instances, matching: bool) -> Instances:
+def _unrefined(instances: Instances, matching: bool, with_logits: bool) -> Instances:
     """A copy with the fields of a refined one, nothing accepted."""
     copy = instances[:]
     copy.teacher_masks = instances.pred_masks
     copy.sam_quality = instances.scores.new_zeros(len(instances), dtype=torch.float32)
-    copy.sam_logits = torch.zeros_like(instances.soft_masks)
     copy.sam_agreement = copy.sam_quality
     copy.sam_accepted = torch.zeros_like(instances.scores, dtype=torch.bool)
+    if with_logits:
+        copy.sam_logits = torch.zeros_like(instances.soft_masks)
     if matching:
         copy.match_outcome = torch.zeros_like(instances.scores, dtype=torch.int64)
         copy.over_segmented = torch.zeros_like(copy.sam_accepted)
