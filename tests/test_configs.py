@@ -129,3 +129,14 @@ def test_names_what_exists(path):
 def test_there_are_configurations_of_both_stages():
     semi = [is_semi(read(path)) for path in FILES]
     assert len(FILES) > 10 and any(semi) and not all(semi)
+
+
+@pytest.mark.parametrize("path", [x for x in FILES if "mean_teacher" in x.stem], ids=lambda path: path.stem)
+def test_a_mean_teacher_has_nothing_of_sam(path):
+    s4m = read(path).S4M
+    assert not any(s4m[name].ENABLED for name in ("SD", "PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"))
+
+
+@pytest.mark.parametrize("path", [x for x in FILES if "supervised" in x.stem], ids=lambda path: path.stem)
+def test_a_baseline_has_no_structural_distillation(path):
+    assert not read(path).S4M.SD.ENABLED

@@ -4,12 +4,14 @@
 python tools/ablate.py --output output/ablation_shapes_5 --seeds 1 2 3 --jobs 2        # synthetic shapes, 5 % labels
 python tools/ablate.py --prefix dsb2018 --percent 5 --output output/ablation_dsb2018 --device cuda --jobs 14 \\
     --train JSON IMAGES --test JSON IMAGES [--rows ROW ...] [--minutes M] [--opts KEY VALUE ...]
-An ablation that was cut off goes on where it was; ablation.md, .json and .png tell all rows at any time.
+An ablation that was cut off goes on where it was. ablation.md, .json and .png tell, after each sitting, all rows and
+all seeds of the folder; a folder is of one data set, one fraction, one kind of device and one set of options.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from d2kit.files import atomic_write
 from d2kit.processes import exit_on_sigterm
@@ -57,20 +59,25 @@ def main() -> None:
     args.output = args.output.resolve()
     settings = {
         "configurations": f"configs/quick/{args.prefix}_*.yaml",
-        "training data": args.train[0] if args.train else "synthetic shapes",
+        "training data": " ".join(args.train) if args.train else "synthetic shapes",
+        "test data": " ".join(args.test) if args.test else "synthetic shapes",
         "labelled percent": args.percent,
         "options": " ".join(args.opts),
+        "device": args.device,
     }
     check_settings(args.output, settings)
     data = {seed: data_of(args, seed) for seed in args.seeds}
     options = ["MODEL.DEVICE", args.device, *args.opts]
-    rows = Ablation(args.prefix, data, args.output, options).run(args.rows, args.jobs, args.minutes)
-    told = {
-        **settings,
-        "seeds": ", ".join(map(str, args.seeds)),
-        "device": args.device,
-        "trainings at a time": args.jobs,
-    }
+    ablation, rows = Ablation(args.prefix, data, args.output, options), None
+    try:
+        rows = ablation.run(args.rows, args.jobs, args.minutes)
+    finally:
+        write_report(ablation, rows or ablation.report(), args, settings)
+
+
+def write_report(ablation: Ablation, rows: list[dict[str, Any]], args: argparse.Namespace, settings: dict) -> None:
+    """Write ablation.json, .md and .png, and print the table."""
+    told = {**settings, "seeds": ", ".join(map(str, ablation.seeds)), "trainings at a time": args.jobs}
     with atomic_write(args.output / "ablation.json", "w") as file:
         json.dump({"settings": told, "rows": rows}, file, indent=1)
     table = ablation_table(rows, told)

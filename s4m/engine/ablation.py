@@ -149,6 +149,12 @@ class Ablation:
     options: Sequence[str] = ()
     rows: Mapping[str, Row] = field(default_factory=grid)
 
+    @property
+    def seeds(self) -> list[int]:
+        """Those of `data` and of the folders of earlier sittings, in order."""
+        there = {int(path.name[4:]) for path in self.output.glob("seed*") if path.name[4:].isdigit()}
+        return sorted({*self.data, *there})
+
     def run(self, names: Sequence[str] = (), jobs: int = 2, minutes: float | None = None) -> list[dict[str, Any]]:
         """Run rows over the seeds, one thread a training.
 
@@ -158,7 +164,7 @@ class Ablation:
             minutes: after them what still runs is stopped and nothing else is begun; None: until all are done.
 
         Returns:
-            of each row `name`, `title`, `against` and `seeds`: by seed (as text) the figures or {"failed": reason}.
+            as `report`.
         """
         end = None if minutes is None else time.monotonic() + 60 * minutes
         wanted = with_starts(names or list(self.rows), self.rows)
@@ -168,7 +174,18 @@ class Ablation:
         tasks.update({(seed, name): (seed, self.rows[name].run.start) for seed, name in later})
         with ThreadPoolExecutor(max_workers=jobs) as pool, Children() as children:
             results = run_grid(tasks, partial(self._train, end=end, children=children), pool, jobs)
-        return [self._entry(name, results) for name in self.rows]
+        return self.report(results)
+
+    def report(self, results: Mapping[Task, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """All rows with the figures of all `seeds`.
+
+        Args:
+            results: of this sitting; None: what is on the disk.
+
+        Returns:
+            of each row `name`, `title`, `against` and `seeds`: by seed (as text) the figures or {"failed": reason}.
+        """
+        return [self._entry(name, results or {}) for name in self.rows]
 
     def _train(self, task: Task, end: float | None, children: Children) -> dict[str, float]:
         seed, name = task
@@ -183,7 +200,7 @@ class Ablation:
         return figures
 
     def _entry(self, name: str, results: Mapping[Task, dict[str, Any]]) -> dict[str, Any]:
-        seeds = {str(seed): results.get((seed, name)) or self._left((seed, name)) for seed in self.data}
+        seeds = {str(seed): results.get((seed, name)) or self._left((seed, name)) for seed in self.seeds}
         return {"name": name, "title": self.rows[name].run.title, "against": self.rows[name].against, "seeds": seeds}
 
     def _left(self, task: Task) -> dict[str, Any]:

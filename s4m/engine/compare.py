@@ -119,7 +119,7 @@ def train(
         seconds: after them the process is killed; None: it has all time.
 
     Returns:
-        `final_metrics` and `seconds` (of the last sitting), which `result.json` in the folder keeps.
+        `final_metrics` and `seconds` (of all sittings), which `result.json` in the folder keeps.
 
     Raises:
         RuntimeError: the training failed; its log is named. Or the children were stopped.
@@ -129,11 +129,16 @@ def train(
     if result.is_file():
         return json.loads(result.read_text(encoding="utf-8"))
     print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
-    began = time.monotonic()
-    log = folder.with_suffix(".out")
-    if children.run(command, log, cwd=ROOT, threads=threads, seconds=seconds):
+    began, spent, log = time.monotonic(), folder.with_suffix(".seconds"), folder.with_suffix(".out")
+    before = float(spent.read_text(encoding="utf-8")) if spent.is_file() else 0.0
+    try:
+        status = children.run(command, log, cwd=ROOT, threads=threads, seconds=seconds)
+    finally:
+        took = before + time.monotonic() - began
+        with atomic_write(spent, "w") as file:
+            file.write(str(took))
+    if status:
         raise RuntimeError(f"The training in '{folder}' failed: the end of '{log}' says why.")
-    took = time.monotonic() - began
     print(f"[{folder.name}] {took:.0f} s", flush=True)
     figures = {**final_metrics(folder), "seconds": took}
     with atomic_write(result, "w") as file:

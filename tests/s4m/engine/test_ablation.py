@@ -10,6 +10,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from s4m import add_s4m_config
+from s4m.engine import ablation as ablation_module
 from s4m.engine import compare
 from s4m.engine.ablation import Ablation, Row, check_settings, grid, run_grid, with_starts
 from s4m.engine.compare import ROOT, Data, Run, command_of
@@ -177,6 +178,15 @@ def test_a_sitting_ends_in_time_and_the_next_goes_on(ablation):
     assert "not begun" in late[2]["seeds"]["1"]["failed"] and "seconds" in late[1]["seeds"]["1"]
 
 
+def test_an_interruption_leaves_what_there_is(ablation, monkeypatch):
+    ablation.run(["second"], jobs=2)
+    monkeypatch.setattr(ablation_module, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run(jobs=1)
+    rows = ablation.report()
+    assert "seconds" in rows[1]["seeds"]["1"] and rows[2]["seeds"]["2"] == {"failed": "not run"}
+
+
 def test_a_folder_keeps_to_its_settings(tmp_path):
     check_settings(tmp_path, {"percent": 5, "options": ""})
     check_settings(tmp_path, {"percent": 5, "options": ""})
@@ -198,6 +208,11 @@ def test_tool_with_stub_trainings(stub, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / "tools" / "ablate.py"), run_name="__main__")
     document = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert made == [(10.0, 1), (10.0, 2)] and [row["name"] for row in document["rows"]] == list(grid())
-    assert document["settings"]["options"] == "SOLVER.MAX_ITER 4"
+    assert document["settings"]["options"] == "SOLVER.MAX_ITER 4" and document["settings"]["seeds"] == "1, 2"
+    monkeypatch.setattr(sys, "argv", ["ablate.py", *arguments[:4], *arguments[5:], "--opts", "SOLVER.MAX_ITER", "4"])
+    runpy.run_path(str(ROOT / "tools" / "ablate.py"), run_name="__main__")
+    document = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert all("seconds" in row["seeds"]["1"] for row in document["rows"]) and document["settings"]["seeds"] == "1, 2"
+    assert ["seconds" in row["seeds"]["2"] for row in document["rows"]] == [row == "teacher" for row in grid()]
     assert (tmp_path / "out" / "ablation.md").read_text().strip() in capsys.readouterr().out
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000

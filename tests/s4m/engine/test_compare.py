@@ -59,6 +59,12 @@ def test_failed_run_is_named_and_the_others_stay(processes, tmp_path):
     assert not (tmp_path / "s4m" / "result.json").exists()
 
 
+def test_seconds_of_all_sittings(processes, tmp_path):
+    (tmp_path / "teacher.seconds").write_text("100.5")
+    found = compare("shapes", DATA, tmp_path, 0, jobs=1)
+    assert 100.5 <= found["S4M teacher (stage 1)"]["seconds"] < 130 and found["S4M"]["seconds"] < 30
+
+
 def test_mean_and_spread_over_seeds():
     rows = [{"S4M": {"segm/AP": value}} for value in (10.0, 12.0, 14.0)]
     assert over_seeds(rows) == {"S4M": {"segm/AP": "12.0 ± 2.0"}}

@@ -4,6 +4,11 @@ import json
 
 import pytest
 import torch
+from detectron2.engine import launch
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils import comm
+
+from s4m.pseudo_labels.calibration import ConfidenceCalibration
 
 # Nothing is sub-sampled, and no layer looks at more than one image: what is left is the order of float sums.
 FIXED = {
@@ -91,7 +96,44 @@ def test_two_processes_equal_one(train, config, semi):
 
 def test_all_parts_train_in_two_processes(train):
     options = {"SOLVER__MAX_ITER": 2, "S4M__SD__ENABLED": True, "DATASETS__TEST": (), "TEST__EVAL_PERIOD": 0}
+    options |= {f"S4M__{name}__ENABLED": True for name in ("BOUNDARY", "CALIBRATION", "MATCHING")}
+    options |= {"S4M__CALIBRATION__FLOOR": 0.0, "S4M__CALIBRATION__PERIOD": 1}
     folder = train("all", 2, "shapes_student", semi=True, **options)
     logged = metrics(folder)
     assert logged["pseudo_labels/refined"] + logged["pseudo_labels/rejected"] > 0
-    assert {"loss_structure", "loss_mask_pseudo"} <= logged.keys()
+    assert {"loss_structure", "loss_mask_pseudo", "loss_boundary_pseudo"} <= logged.keys()
+    state = load(folder)["model"]
+    assert state["calibration.drawn"] > 0 and state["calibration.steps"] == 2 and "calibration/samples" in logged
+
+
+def calibrate(folder, ranks):
+    """Two iterations of the calibration on the shares of these ranks, of which one sees nothing in the first."""
+    calibration = ConfidenceCalibration(num_classes=2, period=1)
+    for turn in range(2):
+        found = [predictions(10 * (rank + turn), 3 * rank * (1 + turn)) for rank in ranks]
+        calibration.observe(found)
+        truths = [Instances((8, 8), gt_classes=x.pred_classes, gt_masks=BitMasks(x.pred_masks)) for x in found]
+        calibration.learn(found, truths)
+    torch.save(calibration.state_dict(), folder / f"{'_'.join(map(str, ranks))}.pth")
+
+
+def predictions(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    found = Instances((8, 8), scores=torch.rand(count, generator=generator))
+    found.pred_classes = torch.randint(2, (count,), generator=generator)
+    found.pred_masks = torch.rand(count, 8, 8, generator=generator) > 0.5
+    return found
+
+
+def calibrate_own_share(folder):
+    calibrate(folder, [comm.get_rank()])
+
+
+def test_calibration_is_one_over_two_processes(tmp_path):
+    launch(calibrate_own_share, 2, dist_url="auto", args=(tmp_path,))
+    calibrate(tmp_path, [0, 1])
+    first, second, together = (load(tmp_path, name) for name in ("0", "1", "0_1"))
+    for key, value in together.items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, msg=key)
+    assert together["drawn"] == 9 and together["seen"].sum() == 9

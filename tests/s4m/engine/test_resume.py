@@ -9,6 +9,7 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("recorded_training.py")
+GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")  # calibration has a state of its own
 STAGES = {"quick/shapes_teacher.yaml": False, "quick/shapes_student.yaml": True}
 
 
@@ -53,6 +54,7 @@ def test_killed_and_resumed_equals_uninterrupted(config, small_options, run_pyth
         TEST__EVAL_PERIOD=4,
         S4M__TEACHER__BURN_IN=3,
         S4M__TEACHER__EMA_DECAY=0.5,
+        **({f"S4M__{name}__ENABLED": True for name in GUARDS} if STAGES[config] else {}),
     )
 
     def start(name, *flags, **environment):
@@ -83,5 +85,6 @@ def test_killed_and_resumed_equals_uninterrupted(config, small_options, run_pyth
     assert {"model", "trainer", "iteration"} <= expected.keys() and expected["iteration"] == 7
     assert expected["trainer"]["_trainer"]["optimizer"]["state"]
     assert expected["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 8
+    assert not STAGES[config] or expected["model"]["calibration.steps"] > 0
     assert any(key.startswith("teacher.") for key in expected["model"]) == STAGES[config]
     assert_equal(found, expected)

@@ -58,6 +58,28 @@ def test_each_switch_works_alone_and_with_the_others(small_cfg, switches):
     assert ("pseudo_labels/match/matched" in logged) == ("MATCHING" in switches)
 
 
+def test_all_work_with_mask2former(small_cfg):
+    name = "quick/shapes_mask2former_student.yaml"
+    torch.manual_seed(0)
+    options = {f"S4M__{guard}__ENABLED": True for guard in SWITCHES}
+    cfg = small_cfg(name, S4M__ARP__MIN_AREA=0.0, S4M__CALIBRATION__FLOOR=0.0, S4M__SELECTION__SCORE=0.05, **options)
+    model = build_model(cfg).train()
+    losses, logged = step(model)
+    terms = {"loss_class", "loss_mask", "loss_dice"}
+    assert losses.keys() == terms | {f"{key}_pseudo" for key in terms} | {"loss_boundary_pseudo"}
+    assert all(torch.isfinite(value) for value in losses.values()) and logged["pseudo_labels/selected"][0] > 0
+    assert losses["loss_boundary_pseudo"] > 0 and "pseudo_labels/match/matched" in logged
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad and p.grad is not None)
+
+
+def test_everything_ignored_is_no_background(small_cfg):
+    model = build(small_cfg, SWITCHES, S4M__CALIBRATION__FLOOR=1.0, S4M__ARP__ENABLED=False)
+    losses, logged = step(model)
+    assert logged["pseudo_labels/selected"][0] > 0 and all(torch.isfinite(value) for value in losses.values())
+    for key in ("loss_mask_pseudo", "loss_boundary_pseudo", "loss_box_reg_pseudo", "loss_rpn_loc_pseudo"):
+        assert losses[key] == 0, key
+
+
 def test_without_sam_calibration_and_boundary_rest_on_the_teacher_alone(small_cfg):
     model = build(small_cfg, SWITCHES[:2], S4M__PR__ENABLED=False)
     assert model.segmenter is None

@@ -8,12 +8,14 @@ from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from s4m.config import add_s4m_config
+from s4m.evaluation.reliability import Reliability, expected_calibration_error
 from s4m.pseudo_labels.calibration import (
     ConfidenceCalibration,
     confidence_features,
     fit_logistic,
     quantile_of_histogram,
 )
+from s4m.pseudo_labels.masks import class_iou
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 
 
@@ -173,6 +175,21 @@ def test_confidence_learns_that_scores_promise_too_much():
     calibration.learn([found], [truth(masks[:1].roll(25, dims=2), [0])])  # 25 of 75 pixels
     after = calibration.confidence(found)
     assert (after.mean() - 1 / 3).abs() < 0.02 and (after[-1] - after[0]).abs() < 0.2
+
+
+def test_calibrated_confidence_beats_the_score_on_labels_that_it_did_not_see():
+    calibration, reliability = ConfidenceCalibration(num_classes=1), Reliability()
+    generator = torch.Generator().manual_seed(0)
+    scores = 0.5 + 0.5 * torch.rand(600, generator=generator)
+    widths = (100 * (1.6 * scores - 0.8 + 0.2 * torch.rand(600, generator=generator)).clamp(0, 1)).int()
+    whole, masks = torch.ones(1, 1, 100, dtype=torch.bool), torch.arange(100)[None, None] < widths[:, None, None]
+    found = labelled(scores.tolist(), [0] * 600, masks)
+    calibration.learn([found[:300]], [truth(whole, [0])])
+    held_out = found[300:]
+    confidences = {"raw": held_out.scores, "calibrated": calibration.confidence(held_out)}
+    reliability.update(confidences, class_iou(held_out.pred_masks, held_out.pred_classes, truth(whole, [0]))[:, 0])
+    error = {name: expected_calibration_error(sums) for name, sums in reliability.gather().items()}
+    assert error["raw"] > 0.2 and error["calibrated"] < 0.05
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
