@@ -45,6 +45,25 @@ def test_backbone_has_a_rate_of_its_own(name, kind):
     assert settings(network, optimizer) == {**bottom_up, **lateral, **norm}
 
 
+def test_embeddings_have_a_decay_of_their_own_on_request():
+    def find(**options):
+        cfg = get_cfg()
+        add_s4m_config(cfg)
+        cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.BASE_LR = 0.25, 0.5, 1.0
+        cfg.merge_from_list([item for key, value in options.items() for item in (f"SOLVER.{key}", value)])
+        vit = nn.Linear(1, 1)
+        vit.cls_token, vit.pos_embed = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        frozen = nn.Embedding(1, 1).requires_grad_(False)
+        network = nn.ModuleDict({"backbone": vit, "queries": nn.Embedding(1, 1), "frozen": frozen})
+        return settings(network, build_optimizer(cfg, network))
+
+    plain = {f"backbone.{key}": (0.5, 0.25) for key in ("weight", "bias", "cls_token", "pos_embed")}
+    plain["queries.weight"] = (1.0, 0.25)
+    assert find() == plain
+    own = {key: (plain[key][0], 0.0) for key in ("queries.weight", "backbone.cls_token", "backbone.pos_embed")}
+    assert find(WEIGHT_DECAY_EMBED=0.0) == {**plain, **own}
+
+
 def test_one_rate_by_default_and_clipping_on_request():
     network, optimizer = build()
     assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
