@@ -1,5 +1,6 @@
 """Mask2Former as a student: any batch, frames, protocol, checkpoints of the hub's and of the model zoo's layout."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -59,6 +60,12 @@ def small(**options):
 def build(**options):
     torch.manual_seed(0)
     return build_model(small(**options))
+
+
+def build_hub(folder, **options):
+    """A model from a folder in the hub's layout, on images normalised as its backbone expects."""
+    pixels = {"MODEL__PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL__PIXEL_STD": [58.395, 57.12, 57.375]}
+    return build(**{"INPUT__FORMAT": "RGB", **pixels, "MODEL__MASK2FORMER__PRETRAINED": str(folder), **options})
 
 
 def step(model, data, seed=0):
@@ -221,7 +228,7 @@ def test_checkpoint_of_the_hub_gives_the_outputs_of_transformers(hub, tmp_path, 
         (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
         torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
         folder = tmp_path
-    ours = build(MODEL__META_ARCHITECTURE="S4MMask2Former", MODEL__MASK2FORMER__PRETRAINED=str(folder)).eval()
+    ours = build_hub(folder, MODEL__META_ARCHITECTURE="S4MMask2Former").eval()
     pixels = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         wanted = theirs(pixels, output_auxiliary_logits=True)
@@ -237,7 +244,7 @@ def test_checkpoint_of_the_hub_gives_the_outputs_of_transformers(hub, tmp_path, 
 
 def test_checkpoint_of_the_hub_trains_on_other_classes(hub):
     theirs, folder = hub
-    model = build(MODEL__MASK2FORMER__PRETRAINED=str(folder), MODEL__ROI_HEADS__NUM_CLASSES=7)
+    model = build_hub(folder, MODEL__ROI_HEADS__NUM_CLASSES=7)
     student = model.student
     assert student.head.class_predictor.out_features == 8
     queries = theirs.model.transformer_module.queries_features.weight
@@ -248,9 +255,33 @@ def test_checkpoint_of_the_hub_trains_on_other_classes(hub):
     assert any(p.grad.abs().sum() > 0 for p in student.backbone.bottom_up.parameters())
 
 
+def test_weights_of_another_shape_are_named(hub, tmp_path):
+    theirs, _ = hub
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "encoder_feedforward_dim": 48, "num_queries": 9}))
+    found = f"PRETRAINED: '{tmp_path}' holds 5 weights of another shape .*fc1.weight.*queries_features.weight"
+    with pytest.raises(ValueError, match=found):
+        build_hub(tmp_path, MODEL__ROI_HEADS__NUM_CLASSES=7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"INPUT__FORMAT": "BGR"},
+        {"MODEL__PIXEL_STD": [1.0, 1.0, 1.0]},
+        {"MODEL__PIXEL_MEAN": [103.53, 116.28, 123.675]},
+    ],
+    ids=["bgr", "std", "mean"],
+)
+def test_hub_checkpoint_wants_rgb_by_imagenets_statistics(hub, options):
+    with pytest.raises(ValueError, match="^MODEL.MASK2FORMER.PRETRAINED needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN"):
+        build_hub(hub[1], **options)
+
+
 def test_folder_that_holds_no_mask2former_is_named(tmp_path):
     def make():
-        build(MODEL__META_ARCHITECTURE="S4MMask2Former", MODEL__MASK2FORMER__PRETRAINED=str(tmp_path))
+        build_hub(tmp_path, MODEL__META_ARCHITECTURE="S4MMask2Former")
 
     with pytest.raises(FileNotFoundError, match=f"MODEL.MASK2FORMER.PRETRAINED names '{tmp_path}'"):
         make()

@@ -18,6 +18,7 @@ def vit_cfg(name="build_vit_backbone", **options):
     cfg = get_cfg()
     add_s4m_config(cfg)
     cfg.MODEL.BACKBONE.NAME, cfg.INPUT.FORMAT, cfg.MODEL.DEVICE = name, "RGB", "cpu"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.CHECKPOINT, cfg.MODEL.VIT.OUT_CHANNELS = "vit_tiny_patch16_224", "random", 32
     cfg.merge_from_list([item for key, value in options.items() for item in (f"MODEL.{key}".replace("__", "."), value)])
     return cfg
@@ -29,7 +30,7 @@ def build(**options):
 
 
 @pytest.mark.parametrize(("stride", "last"), [(16, 6), (8, 5)])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit", "vit_small_plus_patch16_dinov3"])
 def test_maps_have_the_strides_of_their_names(stride, last, name):
     backbone = build(VIT__STRIDE=stride, VIT__NAME=name)
     shape = backbone.output_shape()
@@ -103,8 +104,9 @@ def test_trained_vit_uses_every_weight_and_copies():
     assert torch.equal(a, b)
 
 
-def test_rate_decays_from_block_to_block():
-    cfg = vit_cfg(VIT__FROZEN=False, VIT__LAYER=2)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_plus_patch16_dinov3"])
+def test_rate_decays_from_block_to_block(name):
+    cfg = vit_cfg(VIT__FROZEN=False, VIT__LAYER=2, VIT__NAME=name)
     cfg.SOLVER.BASE_LR, cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0, 0.5, 0.1
     model = torch.nn.ModuleDict({"student": torch.nn.ModuleDict({"backbone": build_backbone(cfg)})})
     names = {id(p): name.removeprefix("student.backbone.") for name, p in model.named_parameters()}
@@ -112,9 +114,10 @@ def test_rate_decays_from_block_to_block():
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates["net.network.model.blocks.2.attn.qkv.weight"] == pytest.approx(0.05)
     assert rates["net.network.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.0125)
-    assert (
-        rates["net.network.pos_embed"] == rates["net.network.model.patch_embed.proj.weight"] == pytest.approx(0.00625)
-    )
+    before = {key for key in rates if key.startswith("net.") and "blocks." not in key}
+    position = "pos_embed" if "tiny" in name else "model.reg_token"
+    assert before >= {f"net.network.{key}" for key in ("model.cls_token", position, "model.patch_embed.proj.weight")}
+    assert [rates[key] for key in before] == pytest.approx([0.1 * 0.5**4] * len(before))
     assert rates["simfp_3.0.weight"] == 1.0
 
 
@@ -147,9 +150,16 @@ def test_bad_keys_are_named(tmp_path):
         build(VIT__NAME="vit_of_tomorrow")
     with pytest.raises(ValueError, match="MODEL.TIMM.NAME: timm has no model 'swin_of_tomorrow'"):
         build(name="build_timm_backbone", TIMM__NAME="swin_of_tomorrow")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("INPUT.FORMAT", "BGR"), ("MODEL.PIXEL_STD", [1.0] * 3), ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675])],
+)
+def test_images_are_rgb_by_imagenets_statistics(key, value):
     cfg = vit_cfg()
-    cfg.INPUT.FORMAT = "BGR"
-    with pytest.raises(ValueError, match="INPUT.FORMAT RGB"):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match="^build_vit_backbone needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN"):
         build_backbone(cfg)
 
 
