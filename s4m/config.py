@@ -12,6 +12,8 @@ def add_s4m_config(cfg: CN) -> None:
 
     cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
 
+    cfg.INPUT.IGNORE_VOID = True  # nothing is learned in VOC's void regions wider than contours; False: background
+
     cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
     cfg.INPUT.LSJ.ENABLED = False
     cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
