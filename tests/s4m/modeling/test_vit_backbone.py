@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
@@ -123,8 +124,6 @@ def test_rate_decays_from_block_to_block(name):
 
 @pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
 def test_hierarchical_network(name, tmp_path):
-    import timm
-
     whole = timm.create_model(name, num_classes=3)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     backbone = build(name="build_timm_backbone", TIMM__NAME=name, TIMM__CHECKPOINT=str(tmp_path / "weights.pth"))
@@ -165,11 +164,28 @@ def test_images_are_rgb_by_imagenets_statistics(key, value):
 
 def test_dinov2_weights_serve_both_students(shared, small_cfg):
     weights = str(shared / "weights" / "dinov2_vits14_fp16.pth")
+    overlay = {"file": weights, "custom_load": False}
+    theirs = timm.create_model(
+        "vit_small_patch14_dinov2", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+    ).eval()
+    images = torch.randn(1, 3, 518, 518)
+    with torch.no_grad():
+        wanted = theirs.forward_intermediates(images, indices=[1], intermediates_only=True, output_fmt="NCHW")[0]
+    wanted = torch.nn.functional.layer_norm(wanted.permute(0, 2, 3, 1), (384,)).permute(0, 3, 1, 2)
     for config in ("quick/shapes_vit_supervised.yaml", "quick/shapes_vit_mask2former_supervised.yaml"):
         cfg = small_cfg(config, semi=False, MODEL__VIT__CHECKPOINT=weights, MODEL__VIT__LAYER=1)
         model = build_model(cfg).eval()
         assert model.student.backbone.net.patch == 14
+        network = model.student.backbone.net.network
+        for ours, block in zip(network.model.blocks, theirs.blocks, strict=False):
+            assert torch.equal(ours.attn.qkv.weight, block.attn.qkv.weight) and torch.equal(
+                ours.ls1.gamma, block.ls1.gamma
+            )
+        for name in ("cls_token", "patch_embed.proj.weight"):
+            assert torch.equal(network.model.get_parameter(name), theirs.get_parameter(name))
+        assert torch.equal(network.pos_embed, theirs.pos_embed) and len(network.model.blocks) == 2
         with torch.no_grad():
+            torch.testing.assert_close(network(images), wanted)
             found = model([{"image": torch.zeros(3, 50, 70, dtype=torch.uint8), "height": 50, "width": 70}])[0]
         assert isinstance(found["instances"].pred_boxes, Boxes) and found["instances"].image_size == (50, 70)
         assert not any("blocks" in key for key in model.state_dict())
