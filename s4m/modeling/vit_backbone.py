@@ -49,14 +49,15 @@ class ViTTokens(nn.Module):
             from timm.layers import resample_abs_pos_embed
 
             model.patch_embed.grid_size = grid
-            model.pos_embed = resample_abs_pos_embed(
+            # past nn.Module's registration: at the native grid this is the parameter itself
+            model.__dict__["pos_embed"] = resample_abs_pos_embed(
                 self.pos_embed, list(grid), list(self._native_grid), self._prefix, antialias=False
             )
         try:
             tokens = model.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NCHW")[0]
         finally:
             if self.pos_embed is not None:
-                model.pos_embed = None
+                model.__dict__["pos_embed"] = None
         # whatever block they come from, the pyramid gets them at one scale
         return F.layer_norm(tokens.permute(0, 2, 3, 1), tokens.shape[1:2]).permute(0, 3, 1, 2)
 

@@ -62,6 +62,9 @@ def test_tokens_of_a_layer_are_those_of_timm():
         tokens = ViTTokens(copy.deepcopy(model), 3)
         found = tokens(images).flatten(2).transpose(1, 2)
         again = ViTTokens(model, -9)(images).flatten(2).transpose(1, 2)
+        assert tokens(images[..., :48, :80]).shape == (2, 192, 3, 5)  # another size after the native one
+        assert torch.equal(tokens(images).flatten(2).transpose(1, 2), found)
+    assert [name for name, _ in tokens.named_parameters() if name.endswith("pos_embed")] == ["pos_embed"]
     torch.testing.assert_close(found, torch.nn.functional.layer_norm(wanted, (192,)))
     assert torch.equal(found, again) and len(tokens.model.blocks) == 4
 
@@ -133,6 +136,22 @@ def test_hierarchical_network(name, tmp_path):
         assert maps[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
     state = whole.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in backbone.bottom_up.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_of_a_file_are_the_networks(tmp_path, frozen):
+    whole = timm.create_model("test_vit", num_classes=0).eval()
+    torch.nn.init.normal_(whole.cls_token)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    backbone = build(VIT__NAME="test_vit", VIT__CHECKPOINT=str(tmp_path / "weights.pth"), VIT__FROZEN=frozen)
+    state, images = whole.state_dict(), torch.randn(1, 3, *whole.patch_embed.img_size)
+    found = {key.removeprefix("model."): value for key, value in backbone.net.network.state_dict().items()}
+    assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight"} <= found.keys()
+    assert all(torch.equal(value, state[key]) for key, value in found.items())
+    with torch.no_grad():
+        wanted = whole.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NLC")[0]
+        tokens = backbone.net.network.eval()(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens, torch.nn.functional.layer_norm(wanted, wanted.shape[2:]))
 
 
 def test_bad_keys_are_named(tmp_path):
