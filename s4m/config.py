@@ -12,7 +12,7 @@ def add_s4m_config(cfg: CN) -> None:
 
     cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
 
-    cfg.INPUT.IGNORE_VOID = True  # nothing is learned in VOC's void regions wider than contours; False: background
+    cfg.INPUT.IGNORE_VOID = True  # no loss in VOC's void regions wider than contours; Detectron2's own heads need False
 
     cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
     cfg.INPUT.LSJ.ENABLED = False

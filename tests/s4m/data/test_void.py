@@ -5,7 +5,9 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from d2kit.rng import seeded
@@ -101,3 +103,15 @@ def test_wrong_void_names_the_image(record):
     for wrong in (small, {"counts": "?"}, [1]):
         with pytest.raises(ValueError, match=r"box\.png': its void"):
             LabeledMapper(config())(record([], wrong))
+
+
+@pytest.mark.parametrize("config", ["shapes_supervised", "shapes_mask2former_supervised"])
+@pytest.mark.parametrize("objects", [[], [BOX]], ids=["void-alone", "beside-an-object"])
+def test_both_students_learn_beside_void(record, small_cfg, config, objects):
+    cfg = small_cfg(f"quick/{config}.yaml", semi=False, INPUT__MIN_SIZE_TRAIN=(40,), INPUT__RANDOM_FLIP="none")
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    with EventStorage():
+        losses = model([{**LabeledMapper(cfg)(record(objects, rle(THICK))), "seed": 0}])
+    assert all(torch.isfinite(value) for value in losses.values()) and (losses["loss_mask"] > 0) == bool(objects)
+    sum(losses.values()).backward()
