@@ -50,6 +50,8 @@ def with_accumulation(optimizer: torch.optim.Optimizer, steps: int) -> torch.opt
                 self.__class__ = Accumulating
             self.accumulated, self.accumulated_calls = {}, 0
 
+        step.hooked = True  # loading a state would have torch run the step's hooks at each call; base.step runs them
+
         def state_dict(self) -> dict[str, Any]:
             state = super().state_dict()
             state["accumulated"] = dict(self.accumulated)

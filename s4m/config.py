@@ -12,6 +12,8 @@ def add_s4m_config(cfg: CN) -> None:
 
     cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
 
+    cfg.INPUT.IGNORE_VOID = True  # no loss in VOC's void regions wider than contours; Detectron2's own heads need False
+
     cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
     cfg.INPUT.LSJ.ENABLED = False
     cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
@@ -23,6 +25,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone without its pyramid
     cfg.SOLVER.LAYER_DECAY = 1.0  # of the rate, from each block of a trained ViT to the one before it
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None  # of embeddings and of class, register and position tokens; None: as the rest
     cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
 
     cfg.S4M = CN()

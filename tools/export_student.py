@@ -36,7 +36,7 @@ from istd.deploy.runners import open_model, run_network
 from istd.deploy.score import compare_runners
 from istd.engine.data import load_datasets
 from s4m import add_s4m_config
-from s4m.engine.export import export_config, export_weights
+from s4m.engine.export import export_config, export_weights, plain_config
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,6 +76,8 @@ def export_s4m(options: argparse.Namespace, cfg: CfgNode | None) -> None:
     """Write weights, and the configuration where there is one."""
     if len(options.output) > 1 or options.int8 or options.evaluate:
         raise ValueError("an S4M network is exported to one .pth file; --int8 and --evaluate are of ISTD.")
+    if cfg is not None:
+        plain_config(cfg, options.output[0])  # refuses before anything is written
     export_weights(options.checkpoint, options.network, options.output[0])
     print(options.output[0])
     if cfg is not None:

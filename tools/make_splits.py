@@ -1,7 +1,11 @@
 """Write seeded, nested labelled fractions of a COCO json and the matching unlabelled jsons.
 
 Example:
-    python tools/make_splits.py --json datasets/coco/annotations/instances_train2017.json --percent 1 2 5 10
+    python tools/make_splits.py --json datasets/coco/annotations/instances_train2017.json --percent 1 2 5 10 \\
+        --allow-missing-classes
+
+Without --allow-missing-classes nothing is written if a fraction of some fold has no image of a class, as a fraction of
+1 % may well have none of a rare one.
 """
 
 import argparse

@@ -1,7 +1,10 @@
 """Bring PASCAL VOC 2012 instance segmentation, with SBD if it is there, into COCO format, and split it.
 
 Example, with VOCdevkit/VOC2012 as datasets/VOC2012 and SBD's benchmark_RELEASE/dataset as datasets/sbd:
-    python tools/prepare_voc.py --voc datasets/VOC2012 --sbd datasets/sbd --percent 1 2 5 10
+    python tools/prepare_voc.py --voc datasets/VOC2012 --sbd datasets/sbd --percent 1 2 5 10 --allow-missing-classes
+
+Without --allow-missing-classes no fraction is written if one of some fold has no image of a class, as a fraction of 1 %
+may well have none of a rare one.
 """
 
 import argparse

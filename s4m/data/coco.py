@@ -110,10 +110,14 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
 
 
 def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
-    """Validate and load a COCO json as Detectron2 dataset dicts; one without annotations gives dicts without them."""
+    """Validate and load a COCO json as Detectron2 dataset dicts; one without annotations gives dicts without them.
+
+    A dict has `void`, RLE, where the json's image has it beside annotations.
+    """
     data = validate_coco(json_file, image_root)
     if data.get("annotations"):
-        return load_coco_json(json_file, image_root, name)
+        void = {image["id"]: {"void": image["void"]} for image in data["images"] if "void" in image}
+        return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
     return [
         {
             "file_name": os.path.join(image_root, image["file_name"]),

@@ -13,6 +13,7 @@ from fvcore.transforms.transform import TransformList
 
 from s4m.data.geometry import build_geometry, valid_size
 from s4m.data.images import read_image
+from s4m.data.void import void_regions
 
 
 def decode_segmentation(segmentation: list | dict, transforms: TransformList, source: tuple, view: tuple) -> np.ndarray:
@@ -68,19 +69,28 @@ class LabeledMapper(_GeometryMapper):
     (BitMasks) in the frame of `image`; `transforms`, the TransformList from the un-augmented image; `source_size`
     (h, w) of that image; `valid_size` (h, w) of the top left part of `image` that is not padding; and the record's
     file_name, image_id, height, width.
-    Crowds are left out; an image without objects gives empty instances.
+    Crowds are left out; an image without objects gives empty instances. Regions of a record's `void` (RLE) that are
+    more than lines follow the objects as instances of the class -1, in which nothing is learned.
     """
 
     @configurable
-    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str, recompute_boxes: bool) -> None:
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        recompute_boxes: bool,
+        ignore_void: bool = True,
+    ) -> None:
         """
         Args:
             augmentations: geometric recipe.
             image_format: cfg.INPUT.FORMAT.
             recompute_boxes: take the boxes from the transformed masks, as crops demand, not from the record.
+            ignore_void: give `void_regions` as ignored instances; False: void is background.
         """
         super().__init__(augmentations, image_format)
-        self._recompute_boxes = recompute_boxes
+        self._recompute_boxes, self._ignore_void = recompute_boxes, ignore_void
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -88,6 +98,7 @@ class LabeledMapper(_GeometryMapper):
             "augmentations": build_geometry(cfg),
             "image_format": cfg.INPUT.FORMAT,
             "recompute_boxes": cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED,
+            "ignore_void": cfg.INPUT.IGNORE_VOID,
         }
 
     def __call__(self, record: dict) -> dict:
@@ -95,12 +106,27 @@ class LabeledMapper(_GeometryMapper):
 
         Raises:
             FileNotFoundError: the image is absent.
-            ValueError: the image cannot be read, has another size than its record, or an annotation does not decode.
+            ValueError: the image cannot be read, has another size than its record, or an annotation or the void does
+                not decode.
         """
         annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
-        d = self._view({key: value for key, value in record.items() if key != "annotations"})
+        d = self._view({key: value for key, value in record.items() if key not in ("annotations", "void")})
         d["instances"] = self._instances(annotations, d)
+        if self._ignore_void and "void" in record:
+            d["instances"] = Instances.cat([d["instances"], self._void(record["void"], d)])
         return d
+
+    @staticmethod
+    def _void(void: dict, d: dict) -> Instances:
+        """The regions of the void that are more than lines, as ignored instances."""
+        try:
+            regions = void_regions(void, d["transforms"], d["source_size"])
+        except ValueError as error:
+            raise ValueError(f"image '{d['file_name']}': {error}") from error
+        masks = BitMasks(torch.from_numpy(regions))
+        classes = torch.full((len(regions),), -1, dtype=torch.int64)
+        boxes = masks.get_bounding_boxes()
+        return Instances(tuple(d["image"].shape[1:]), gt_boxes=boxes, gt_classes=classes, gt_masks=masks)
 
     def _instances(self, annotations: list[dict], d: dict) -> Instances:
         view = tuple(d["image"].shape[1:])

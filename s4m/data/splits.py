@@ -48,7 +48,7 @@ def _check_fraction(data: dict, kept: list[dict], percent: float, fold: int, whe
         listed = ", ".join(f"'{names[i]}'" for i in absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
         raise ValueError(
             f"{where}: {percent:g} % (fold {fold}) leaves no image of the class {listed}; "
-            "take more, another seed, or allow missing classes"
+            "take more, fewer --folds, another --seed, or go on with --allow-missing-classes"
         )
 
 

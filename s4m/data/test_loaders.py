@@ -20,6 +20,7 @@ def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dic
         augmentations=utils.build_augmentation(cfg, is_train=False),
         image_format=cfg.INPUT.FORMAT,
         recompute_boxes=False,
+        ignore_void=False,
     )
     dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
     return build_detection_test_loader(dataset=dicts, mapper=mapper, num_workers=0)

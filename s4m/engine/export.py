@@ -4,6 +4,7 @@ import os
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
 
 from d2kit.files import atomic_write, load_weights
 from s4m.engine.weights import network_weights
@@ -37,6 +38,15 @@ def _copy_known(source: CfgNode, target: CfgNode) -> None:
             target[key] = source[key]
 
 
+def _check_counterpart(cfg: CfgNode) -> None:
+    """Raise a ValueError unless Detectron2 alone can build the student."""
+    if cfg.S4M.STUDENT != "S4MRCNN":
+        raise ValueError(f"S4M.STUDENT is '{cfg.S4M.STUDENT}'; only S4MRCNN has a counterpart in Detectron2.")
+    name = cfg.MODEL.BACKBONE.NAME
+    if name in BACKBONE_REGISTRY and BACKBONE_REGISTRY.get(name).__module__.split(".")[0] == __package__.split(".")[0]:
+        raise ValueError(f"MODEL.BACKBONE.NAME is '{name}', which this package registers; Detectron2 cannot build it.")
+
+
 def plain_config(cfg: CfgNode, weights: str) -> CfgNode:
     """Detectron2's own configuration of the network that `cfg` trains.
 
@@ -49,10 +59,9 @@ def plain_config(cfg: CfgNode, weights: str) -> CfgNode:
         register are left out.
 
     Raises:
-        ValueError: the student is no Mask R-CNN.
+        ValueError: the student is no Mask R-CNN, or its backbone is one that only we register.
     """
-    if cfg.S4M.STUDENT != "S4MRCNN":
-        raise ValueError(f"S4M.STUDENT is '{cfg.S4M.STUDENT}'; only S4MRCNN has a counterpart in Detectron2.")
+    _check_counterpart(cfg)
     plain = get_cfg()
     _copy_known(cfg, plain)
     plain.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"

@@ -1,22 +1,27 @@
 """SGD or AdamW with a rate of its own for the backbone, and the rate's course, as Detectron2's relatives train with."""
 
+import re
 from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+
+# parameters of ViTs and Swins that are learned embeddings without being an nn.Embedding
+_EMBEDDINGS = ("pos_embed", "absolute_pos_embed", "relative_position_bias_table", "cls_token", "reg_token")
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer that `SOLVER.OPTIMIZER` names, with Detectron2's parameter groups and gradient clipping.
 
-    Parameters of backbones, without their pyramids, get BASE_LR x BACKBONE_MULTIPLIER, and those of a ViT's blocks
-    x LAYER_DECAY once for each block that comes after them besides. CLIP_GRADIENTS.CLIP_TYPE may be `full_model`: the
-    norm of all gradients together is clipped.
+    Parameters of backbones, without their pyramids, get BASE_LR x BACKBONE_MULTIPLIER, and those of a ViT
+    besides x LAYER_DECAY once, and once more for each block that comes after them: tokens, position and patch embedding
+    stand before all blocks. WEIGHT_DECAY_EMBED, unless None, is the weight decay of every nn.Embedding and of class and
+    register tokens, position embeddings and position biases. CLIP_GRADIENTS.CLIP_TYPE may be `full_model`: the norm of
+    all gradients together is clipped.
 
     Raises:
         ValueError: another name.
@@ -31,6 +36,9 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=_rate_factors(cfg, model),
     )
+    if solver.WEIGHT_DECAY_EMBED is not None:
+        embeddings = {"params": _embeddings(model), "weight_decay": solver.WEIGHT_DECAY_EMBED}
+        parameters = reduce_param_groups([*parameters, embeddings])  # later items replace earlier ones' settings
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             parameters, solver.BASE_LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
@@ -55,6 +63,16 @@ def _clip_together(optimizer: torch.optim.Optimizer, norm: float, kind: float) -
     return optimizer
 
 
+def _embeddings(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Trained parameters that WEIGHT_DECAY_EMBED is of."""
+    return [
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad and (isinstance(module, torch.nn.Embedding) or name in _EMBEDDINGS)
+    ]
+
+
 def _rate_factors(cfg: CfgNode, model: torch.nn.Module) -> Callable[[str], float]:
     """A function of a parameter's name: what its rate is multiplied by."""
     depths = {}  # blocks of the networks in modules named `backbone`, by the networks' prefixes
@@ -67,9 +85,9 @@ def _rate_factors(cfg: CfgNode, model: torch.nn.Module) -> Callable[[str], float
     def factor(name: str) -> float:
         for prefix, depth in depths.items():
             if name.startswith(prefix):
-                inside = f"backbone.{name[len(prefix) :]}"
-                decay = get_vit_lr_decay_rate(inside, cfg.SOLVER.LAYER_DECAY, depth) if depth else 1.0
-                return cfg.SOLVER.BACKBONE_MULTIPLIER * decay
+                block = re.search(r"\bblocks\.(\d+)\.", name[len(prefix) :])
+                later = depth - (int(block[1]) if block else -1) if depth else 0
+                return cfg.SOLVER.BACKBONE_MULTIPLIER * cfg.SOLVER.LAYER_DECAY**later
         return 1.0
 
     return factor

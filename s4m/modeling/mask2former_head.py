@@ -16,7 +16,11 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from s4m.modeling.normalisation import require_imagenet_rgb
+
 STRIDES = (4, 8, 16, 32)
+_NAMED = 8  # weights in a message
+_OF_CLASSES = ("class_predictor.", "criterion.")  # their shapes follow the number of classes
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,30 @@ def _check_folder(folder: str) -> None:
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' describes a {kind}, not a mask2former.")
 
 
+def _check_report(folder: str, report: dict) -> None:
+    """Raise a ValueError if weights that do not depend on the number of classes were not in the folder as they are."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("criterion."))
+    if missing:
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
+    reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_OF_CLASSES))
+    if reshaped:
+        raise ValueError(
+            f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' holds {len(reshaped)} weights of another shape than its "
+            f"config.json says: {', '.join(reshaped[:_NAMED])}{', ...' * (len(reshaped) > _NAMED)}."
+        )
+
+
 def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead]:
     """Backbone and head of a checkpoint in the hub's layout, from the folder MODEL.MASK2FORMER.PRETRAINED.
 
     Sizes come from the folder's config.json. With another number of classes the class predictor starts anew.
 
     Raises:
-        FileNotFoundError, ValueError: the folder holds no Mask2Former whose weights load.
+        FileNotFoundError, ValueError: the folder holds no Mask2Former whose weights load, or images would not be
+            normalised as its backbone expects.
     """
     folder = cfg.MODEL.MASK2FORMER.PRETRAINED
+    require_imagenet_rgb(cfg, "MODEL.MASK2FORMER.PRETRAINED")
     _check_folder(folder)
     try:
         whole, report = Mask2FormerForUniversalSegmentation.from_pretrained(
@@ -166,9 +185,7 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' does not load: {reason}") from error
-    missing = [key for key in report["missing_keys"] if not key.startswith("criterion.")]
-    if missing:
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
+    _check_report(folder, report)
     level = whole.model.pixel_level_module
     head = Mask2FormerHead(whole.config, level.encoder.channels)
     head.pixel_decoder, head.transformer_module = level.decoder, whole.model.transformer_module

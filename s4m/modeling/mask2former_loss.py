@@ -33,7 +33,12 @@ class MaskTargets:
 
 
 def bitmaps(instances: Instances) -> torch.Tensor:
-    """(N, H, W) bool masks of `gt_masks`, whether BitMasks or polygons, at the image's size."""
+    """(N, H, W) bool masks of `gt_masks`, whether BitMasks or polygons, at the image's size.
+
+    An image without an instance needs no `gt_masks`: Detectron2's mapper gives it none.
+    """
+    if len(instances) == 0:
+        return torch.zeros((0, *instances.image_size), dtype=torch.bool, device=instances.gt_classes.device)
     masks = instances.gt_masks
     if not isinstance(masks, BitMasks):
         masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
@@ -44,8 +49,8 @@ def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskT
     """Targets of one image.
 
     Args:
-        instances: with `gt_classes` (N,), -1 for an ignored region; `gt_masks`; optional `gt_weights` (N,) and
-            `gt_soft_masks` (N, H, W) in [0, 1], which then are the masks that are learned.
+        instances: with `gt_classes` (N,), -1 for an ignored region; `gt_masks`, unless N is 0; optional `gt_weights`
+            (N,) and `gt_soft_masks` (N, H, W) in [0, 1], which then are the masks that are learned.
         padded_size: height, width of the network input; the padding is background.
     """
     height, width = instances.image_size

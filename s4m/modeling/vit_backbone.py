@@ -11,6 +11,7 @@ from torch import nn
 from d2kit.files import load_weights
 from d2kit.rng import seeded
 from d2kit.vit import build_timm_vit, load_strictly
+from s4m.modeling.normalisation import require_imagenet_rgb
 
 RANDOM = "random"  # a checkpoint's name: untrained weights from a fixed seed
 _SCALES = {16: (4.0, 2.0, 1.0, 0.5), 8: (2.0, 1.0, 0.5)}  # of the token map, for the maps of strides 4, 8, ...
@@ -48,14 +49,15 @@ class ViTTokens(nn.Module):
             from timm.layers import resample_abs_pos_embed
 
             model.patch_embed.grid_size = grid
-            model.pos_embed = resample_abs_pos_embed(
+            # past nn.Module's registration: at the native grid this is the parameter itself
+            model.__dict__["pos_embed"] = resample_abs_pos_embed(
                 self.pos_embed, list(grid), list(self._native_grid), self._prefix, antialias=False
             )
         try:
             tokens = model.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NCHW")[0]
         finally:
             if self.pos_embed is not None:
-                model.pos_embed = None
+                model.__dict__["pos_embed"] = None
         # whatever block they come from, the pyramid gets them at one scale
         return F.layer_norm(tokens.permute(0, 2, 3, 1), tokens.shape[1:2]).permute(0, 3, 1, 2)
 
@@ -145,8 +147,7 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeaturePyr
     node = cfg.MODEL.VIT
     if node.STRIDE not in _SCALES:
         raise ValueError(f"MODEL.VIT.STRIDE must be 8 or 16, not {node.STRIDE}.")
-    if cfg.INPUT.FORMAT != "RGB":
-        raise ValueError("build_vit_backbone needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN and PIXEL_STD of ImageNet.")
+    require_imagenet_rgb(cfg, "build_vit_backbone")
     with seeded(0):
         model = build_timm_vit(node.NAME)
     if node.CHECKPOINT != RANDOM:

@@ -58,6 +58,20 @@ def test_resume_between_two_passes():
     assert torch.equal(resumed.weight, whole.weight)
 
 
+def test_hooks_run_once_a_real_step_even_after_a_state_was_loaded():
+    for load in (False, True):
+        model, optimizer = make("sgd", 2)
+        if load:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        seen = []
+        optimizer.register_step_pre_hook(lambda *_, m=model, s=seen: s.append(m.weight.grad.clone()))
+        gradients = [torch.full((1, 4), value) for value in (1.0, 3.0)]
+        for gradient in gradients:
+            model.weight.grad = gradient.clone()
+            optimizer.step()
+        assert len(seen) == 1 and torch.equal(seen[0], torch.full((1, 4), 2.0)), f"state loaded: {load}"
+
+
 def test_one_leaves_the_optimizer_and_zero_is_refused():
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

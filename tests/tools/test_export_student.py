@@ -96,6 +96,21 @@ def test_config_of_a_plain_network(small_cfg):
         plain_config(cfg, "w.pth")
 
 
+@pytest.mark.parametrize("name", ["build_vit_backbone", "build_timm_backbone"])
+def test_backbone_that_detectron2_lacks_is_refused(tool, trained, small_cfg, tmp_path, name):
+    cfg = small_cfg()
+    cfg.MODEL.BACKBONE.NAME = name
+    with pytest.raises(ValueError, match=f"MODEL.BACKBONE.NAME is '{name}'.*Detectron2 cannot build it"):
+        plain_config(cfg, "w.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    checkpoint, weights = str(trained[1] / "model_final.pth"), tmp_path / "x.pth"
+    with pytest.raises(SystemExit, match=f"export_student: MODEL.BACKBONE.NAME is '{name}'"):
+        tool.main(
+            ["--checkpoint", checkpoint, "--output", str(weights), "--config-file", str(tmp_path / "config.yaml")]
+        )
+    assert not weights.exists()
+
+
 def test_what_cannot_be_exported_is_one_sentence(tool, trained, small_cfg, tmp_path):
     with pytest.raises(SystemExit, match="export_student: --checkpoint names .*absent.pth"):
         tool.main(["--checkpoint", "absent.pth", "--output", str(tmp_path / "x.pth")])

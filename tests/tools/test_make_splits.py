@@ -31,6 +31,13 @@ def test_options_reach_the_files(tool, source, tmp_path, capsys):
     assert sizes["annotations_10_fold0"] == 3 and sizes["annotations_10_fold0_unlabeled"] == 30
 
 
+@pytest.mark.parametrize("document", ["README.md", "tools/make_splits.py", "tools/prepare_voc.py"])
+def test_documented_commands_at_one_percent_allow_missing_classes(document):
+    text = (SCRIPT.parents[1] / document).read_text()
+    commands = [part.split("`")[0].split("\n\n")[0] for part in text.split("--percent 1 ")[1:]]
+    assert commands and all("--allow-missing-classes" in command for command in commands)
+
+
 def test_leak_ends_with_one_sentence(tool, source, tmp_path):
     with pytest.raises(SystemExit, match=r"make_splits: .*shares 30 image\(s\) with the validation set"):
         tool.main(["--json", str(source), "--percent", "50", "--val", str(source)])
@@ -41,7 +48,7 @@ def test_leak_ends_with_one_sentence(tool, source, tmp_path):
     ("options", "message"),
     [
         (["--percent", "1"], "1 % of 30 images is no image"),
-        (["--percent", "4"], "4 % .* leaves no image of the class"),
+        (["--percent", "4"], "4 % .* leaves no image of the class .* or go on with --allow-missing-classes"),
         (["--percent", "50", "--image-root", "nowhere"], "which does not exist"),
         (["--percent", "50", "--val", "none.json"], "'none.json' does not exist"),
     ],

@@ -8,7 +8,7 @@ import scipy.io
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from s4m.data.coco import validate_coco
+from s4m.data.coco import load_coco, validate_coco
 from s4m.data.image_folder import resolve_datasets
 from s4m.data.splits import write_splits
 from s4m.data.voc_instances import (
@@ -122,6 +122,13 @@ def test_sbd_files_that_do_not_fit_are_refused(tmp_path):
         read_sbd(tmp_path, "one")
     with pytest.raises(FileNotFoundError, match=r"two\.mat' does not exist"):
         read_sbd(tmp_path, "two")
+
+
+def test_dataset_dicts_carry_the_void(prepared, voc_tree):
+    dicts = load_coco("test_voc_void", str(prepared["train_aug"]), str(voc_tree.voc / "JPEGImages"))
+    wanted = {image["id"]: image.get("void") for image in content(prepared["train_aug"])["images"]}
+    assert {d["image_id"]: d.get("void") for d in dicts} == wanted
+    assert sum("void" in d for d in dicts) == 3
 
 
 def test_json_holds_masks_boxes_areas_and_void(prepared, voc_tree):

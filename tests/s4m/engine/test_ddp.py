@@ -94,11 +94,12 @@ def test_two_processes_equal_one(train, config, semi):
     assert_close(found, load(two))
 
 
-def test_all_parts_train_in_two_processes(train):
+@pytest.mark.parametrize("config", ["shapes_student", "shapes_mask2former_student"])
+def test_all_parts_train_in_two_processes(train, config):
     options = {"SOLVER__MAX_ITER": 2, "S4M__SD__ENABLED": True, "DATASETS__TEST": (), "TEST__EVAL_PERIOD": 0}
     options |= {f"S4M__{name}__ENABLED": True for name in ("BOUNDARY", "CALIBRATION", "MATCHING")}
     options |= {"S4M__CALIBRATION__FLOOR": 0.0, "S4M__CALIBRATION__PERIOD": 1}
-    folder = train("all", 2, "shapes_student", semi=True, **options)
+    folder = train("all", 2, config, semi=True, **options)
     logged = metrics(folder)
     assert logged["pseudo_labels/refined"] + logged["pseudo_labels/rejected"] > 0
     assert {"loss_structure", "loss_mask_pseudo", "loss_boundary_pseudo"} <= logged.keys()
@@ -137,3 +138,47 @@ def test_calibration_is_one_over_two_processes(tmp_path):
         assert torch.equal(first[key], second[key]), key
         torch.testing.assert_close(first[key], value, msg=key)
     assert together["drawn"] == 9 and together["seen"].sum() == 9
+
+
+# The criterion of one image with three instances and one with a single light one, at fixed points: `chosen` says which
+# of them a process takes. Class logits leave no doubt about who belongs to whom.
+CRITERION = """
+import torch
+from detectron2.structures import BitMasks, Instances
+from transformers import Mask2FormerConfig
+from s4m.modeling.mask2former_loss import PseudoLabelMask2FormerLoss, to_mask_targets
+
+torch.manual_seed(0)
+size, labels, weights = (16, 16), [[0, 1, 2], [1]], [[1.0, 0.5, 1.0], [0.25]]
+masks = torch.rand(4, *size) > 0.5
+images = [Instances(size, gt_classes=torch.tensor(some), gt_weights=torch.tensor(weight),
+                    gt_masks=BitMasks(masks[: len(some)])) for some, weight in zip(labels, weights)]
+classes, logits = torch.randn(2, 6, 4), torch.randn(2, 6, 8, 8)
+classes[:, :3] += 200 * torch.eye(3, 4)
+points = torch.rand(1, 20, 2)
+criterion = PseudoLabelMask2FormerLoss(Mask2FormerConfig(num_labels=3, train_num_points=20))
+criterion.sample_points_using_uncertainty = lambda logits, *_: points.expand(len(logits), -1, -1)
+found = criterion([classes[chosen]], [logits[chosen]], [to_mask_targets(images[i], size) for i in chosen])
+found = {key: float(value) for key, value in found.items()}
+"""
+ONE_OF_TWO = f"""
+import sys, torch
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", f"file://{{folder}}/meet", rank=rank, world_size=2)
+chosen = [rank]
+{CRITERION}
+torch.save(found, f"{{folder}}/{{rank}}.pth")
+"""
+
+
+def test_mask2formers_losses_are_over_the_instances_of_all_processes(run_python, tmp_path):
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    running = [run_python("-c", ONE_OF_TWO, tmp_path, rank, log=log, wait=False) for rank, log in enumerate(logs)]
+    whole = {"chosen": [0, 1]}
+    exec(CRITERION, whole)
+    for process, log in zip(running, logs, strict=True):
+        assert process.wait(timeout=240) == 0, log.read_text(encoding="utf-8")[-3000:]
+    parts = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2)]
+    assert whole["found"].keys() == {"loss_class", "loss_mask", "loss_dice"} and min(whole["found"].values()) > 0
+    for key, value in whole["found"].items():
+        assert sum(part[key] for part in parts) / 2 == pytest.approx(value, rel=1e-5), key

@@ -1,10 +1,13 @@
 """Which optimizer a configuration gives, and which parameters have which rate."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import get_cfg
 from torch import nn
 
+from d2kit.accumulate import with_accumulation
 from s4m import add_s4m_config
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 
@@ -42,6 +45,25 @@ def test_backbone_has_a_rate_of_its_own(name, kind):
     assert settings(network, optimizer) == {**bottom_up, **lateral, **norm}
 
 
+def test_embeddings_have_a_decay_of_their_own_on_request():
+    def find(**options):
+        cfg = get_cfg()
+        add_s4m_config(cfg)
+        cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.BASE_LR = 0.25, 0.5, 1.0
+        cfg.merge_from_list([item for key, value in options.items() for item in (f"SOLVER.{key}", value)])
+        vit = nn.Linear(1, 1)
+        vit.cls_token, vit.pos_embed = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        frozen = nn.Embedding(1, 1).requires_grad_(False)
+        network = nn.ModuleDict({"backbone": vit, "queries": nn.Embedding(1, 1), "frozen": frozen})
+        return settings(network, build_optimizer(cfg, network))
+
+    plain = {f"backbone.{key}": (0.5, 0.25) for key in ("weight", "bias", "cls_token", "pos_embed")}
+    plain["queries.weight"] = (1.0, 0.25)
+    assert find() == plain
+    own = {key: (plain[key][0], 0.0) for key in ("queries.weight", "backbone.cls_token", "backbone.pos_embed")}
+    assert find(WEIGHT_DECAY_EMBED=0.0) == {**plain, **own}
+
+
 def test_one_rate_by_default_and_clipping_on_request():
     network, optimizer = build()
     assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
@@ -67,6 +89,29 @@ def test_norm_of_all_gradients_together_is_clipped():
     optimizer.step()
     for parameter, old, gradient in zip(learned, before, gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.5 * gradient)
+
+
+@pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
+def test_loaded_optimizer_clips_the_mean_of_accumulated_gradients(kind):
+    options = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": kind, "CLIP_GRADIENTS.CLIP_VALUE": 1.0}
+    moved = []
+    for load in (False, True):
+        network, optimizer = build(**options, MOMENTUM=0.0, WEIGHT_DECAY=0.0)
+        optimizer = with_accumulation(optimizer, 2)
+        if load:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        weight = network.backbone["lateral"].weight
+        before = weight.detach().clone()
+        for gradient in ([[10.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]):
+            weight.grad = torch.tensor(gradient)
+            optimizer.step()
+        moved.append(before - weight.detach())
+    mean = torch.tensor([[5.0, 0.5], [0.0, 0.0]])
+    clipped = mean.clamp(max=1.0) if kind == "value" else mean / mean.norm()
+    torch.testing.assert_close(moved[0], 0.5 * clipped)
+    torch.testing.assert_close(moved[1], moved[0])
 
 
 def test_backbone_without_a_pyramid_has_the_rate_as_a_whole():

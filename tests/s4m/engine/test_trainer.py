@@ -89,8 +89,10 @@ def test_amp_without_a_gpu_is_one_warning_and_fp32(make_trainer, caplog):
     assert isinstance(trainer._trainer, SimpleTrainer) and not isinstance(trainer._trainer, AMPTrainer)
 
 
-def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, tmp_path):
+@pytest.mark.parametrize(("clip", "norm"), [("norm", 5.0), ("full_model", 0.01)])
+def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, tmp_path, clip, norm):
     options = {"semi": False, "SOLVER__ACCUMULATE": 2, "SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 3}
+    options |= {"SOLVER__CLIP_GRADIENTS__CLIP_TYPE": clip, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": norm}
     trainer = make_trainer("quick/shapes_supervised.yaml", **options)
     weight = trainer.model.student.backbone.fpn_output2.weight
     seen = []

@@ -1,4 +1,4 @@
-"""Mask2Former as a student: any batch, frames, protocol, checkpoints of the hub's and of the model zoo's layout."""
+"""Mask2Former as a student: any batch, frames, protocol, backbones of the model zoo."""
 
 import pickle
 import subprocess
@@ -12,7 +12,6 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from s4m import add_s4m_config
 from s4m.data.shapes import ShapesRecipe, draw_scene
@@ -193,73 +192,6 @@ def test_learns_an_image_by_heart():
     for label, mask in zip(truth.gt_classes, truth.gt_masks.tensor, strict=True):
         mine = found.pred_masks[found.pred_classes == label][0]
         assert (mine & mask).sum() > 0.5 * (mine | mask).sum()
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A small model in the hub's layout, with random weights, and its folder."""
-    torch.manual_seed(2)
-    swin = SwinConfig(
-        image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = Mask2FormerConfig(
-        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
-        dim_feedforward=32, encoder_layers=1, decoder_layers=3, num_attention_heads=4, num_queries=7, num_labels=5,
-        train_num_points=64,
-    )  # fmt: skip
-    model = Mask2FormerForUniversalSegmentation(config).eval()
-    folder = tmp_path_factory.mktemp("hub")
-    model.save_pretrained(folder)
-    return model, folder
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_checkpoint_of_the_hub_gives_the_outputs_of_transformers(hub, tmp_path, kind):
-    theirs, folder = hub
-    if kind == "bin":
-        (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-        folder = tmp_path
-    ours = build(MODEL__META_ARCHITECTURE="S4MMask2Former", MODEL__MASK2FORMER__PRETRAINED=str(folder)).eval()
-    pixels = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        wanted = theirs(pixels, output_auxiliary_logits=True)
-        features = ours.backbone(pixels)
-        found = ours.head([features[name] for name in ours.in_features])
-    torch.testing.assert_close(found.class_logits[-1], wanted.class_queries_logits)
-    torch.testing.assert_close(found.mask_logits[-1], wanted.masks_queries_logits)
-    torch.testing.assert_close(found.pixel_features, wanted.pixel_decoder_last_hidden_state)
-    for i, layer in enumerate(wanted.auxiliary_logits):
-        torch.testing.assert_close(found.class_logits[i], layer["class_queries_logits"])
-        torch.testing.assert_close(found.mask_logits[i], layer["masks_queries_logits"])
-
-
-def test_checkpoint_of_the_hub_trains_on_other_classes(hub):
-    theirs, folder = hub
-    model = build(MODEL__MASK2FORMER__PRETRAINED=str(folder), MODEL__ROI_HEADS__NUM_CLASSES=7)
-    student = model.student
-    assert student.head.class_predictor.out_features == 8
-    queries = theirs.model.transformer_module.queries_features.weight
-    assert torch.equal(student.head.transformer_module.queries_features.weight, queries)
-    assert torch.equal(model.teacher.head.class_predictor.weight, student.head.class_predictor.weight)
-    losses, _ = step(model, {"labeled": [scene(0, (50, 64))], "unlabeled": []})
-    assert losses.keys() == TERMS and all(torch.isfinite(value) for value in losses.values())
-    assert any(p.grad.abs().sum() > 0 for p in student.backbone.bottom_up.parameters())
-
-
-def test_folder_that_holds_no_mask2former_is_named(tmp_path):
-    def make():
-        build(MODEL__META_ARCHITECTURE="S4MMask2Former", MODEL__MASK2FORMER__PRETRAINED=str(tmp_path))
-
-    with pytest.raises(FileNotFoundError, match=f"MODEL.MASK2FORMER.PRETRAINED names '{tmp_path}'"):
-        make()
-    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
-    with pytest.raises(ValueError, match="PRETRAINED: .*config.json' describes a swin"):
-        make()
-    (tmp_path / "config.json").write_text('{"model_type": "mask2former"}')
-    with pytest.raises(ValueError, match=f"PRETRAINED: '{tmp_path}' does not load"):
-        make()
 
 
 @pytest.mark.parametrize("semi", [True, False])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import BitMasks, Instances
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
@@ -154,6 +155,20 @@ def test_soft_masks_are_what_is_learned():
         # points at the frame's border mix in the zeros beyond it
         assert entropies[probability] == pytest.approx(expected.item(), abs=0.15)
     assert entropies[0.25] < entropies[0.75]
+
+
+@pytest.mark.parametrize("beside", [[], [[0, 2]]], ids=["alone", "beside"])
+def test_empty_image_of_detectron2s_mapper_is_all_background(beside):
+    empty = annotations_to_instances([], SIZE)
+    assert not empty.has("gt_masks")
+    target = to_mask_targets(empty, (32, 64))
+    assert target.masks.shape == (0, 32, 64) and target.classes.shape == (0,) and target.ignored is None
+    others = [truth(labels) for labels in beside]
+    classes, masks = logits(batch=1 + len(others))
+    found = ours(classes, masks, [empty, *others])
+    wanted = ours(classes, masks, [truth([]), *others])
+    assert all(torch.equal(found[term], wanted[term]) for term in TERMS) and found["loss_class"] > 0
+    assert (found["loss_mask"] > 0) == bool(others)
 
 
 def test_targets_are_padded_to_the_input():

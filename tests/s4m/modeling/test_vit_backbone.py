@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
@@ -18,6 +19,7 @@ def vit_cfg(name="build_vit_backbone", **options):
     cfg = get_cfg()
     add_s4m_config(cfg)
     cfg.MODEL.BACKBONE.NAME, cfg.INPUT.FORMAT, cfg.MODEL.DEVICE = name, "RGB", "cpu"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.CHECKPOINT, cfg.MODEL.VIT.OUT_CHANNELS = "vit_tiny_patch16_224", "random", 32
     cfg.merge_from_list([item for key, value in options.items() for item in (f"MODEL.{key}".replace("__", "."), value)])
     return cfg
@@ -29,7 +31,7 @@ def build(**options):
 
 
 @pytest.mark.parametrize(("stride", "last"), [(16, 6), (8, 5)])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit", "vit_small_plus_patch16_dinov3"])
 def test_maps_have_the_strides_of_their_names(stride, last, name):
     backbone = build(VIT__STRIDE=stride, VIT__NAME=name)
     shape = backbone.output_shape()
@@ -60,6 +62,9 @@ def test_tokens_of_a_layer_are_those_of_timm():
         tokens = ViTTokens(copy.deepcopy(model), 3)
         found = tokens(images).flatten(2).transpose(1, 2)
         again = ViTTokens(model, -9)(images).flatten(2).transpose(1, 2)
+        assert tokens(images[..., :48, :80]).shape == (2, 192, 3, 5)  # another size after the native one
+        assert torch.equal(tokens(images).flatten(2).transpose(1, 2), found)
+    assert [name for name, _ in tokens.named_parameters() if name.endswith("pos_embed")] == ["pos_embed"]
     torch.testing.assert_close(found, torch.nn.functional.layer_norm(wanted, (192,)))
     assert torch.equal(found, again) and len(tokens.model.blocks) == 4
 
@@ -103,8 +108,9 @@ def test_trained_vit_uses_every_weight_and_copies():
     assert torch.equal(a, b)
 
 
-def test_rate_decays_from_block_to_block():
-    cfg = vit_cfg(VIT__FROZEN=False, VIT__LAYER=2)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_plus_patch16_dinov3"])
+def test_rate_decays_from_block_to_block(name):
+    cfg = vit_cfg(VIT__FROZEN=False, VIT__LAYER=2, VIT__NAME=name)
     cfg.SOLVER.BASE_LR, cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0, 0.5, 0.1
     model = torch.nn.ModuleDict({"student": torch.nn.ModuleDict({"backbone": build_backbone(cfg)})})
     names = {id(p): name.removeprefix("student.backbone.") for name, p in model.named_parameters()}
@@ -112,16 +118,15 @@ def test_rate_decays_from_block_to_block():
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates["net.network.model.blocks.2.attn.qkv.weight"] == pytest.approx(0.05)
     assert rates["net.network.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.0125)
-    assert (
-        rates["net.network.pos_embed"] == rates["net.network.model.patch_embed.proj.weight"] == pytest.approx(0.00625)
-    )
+    before = {key for key in rates if key.startswith("net.") and "blocks." not in key}
+    position = "pos_embed" if "tiny" in name else "model.reg_token"
+    assert before >= {f"net.network.{key}" for key in ("model.cls_token", position, "model.patch_embed.proj.weight")}
+    assert [rates[key] for key in before] == pytest.approx([0.1 * 0.5**4] * len(before))
     assert rates["simfp_3.0.weight"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
 def test_hierarchical_network(name, tmp_path):
-    import timm
-
     whole = timm.create_model(name, num_classes=3)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     backbone = build(name="build_timm_backbone", TIMM__NAME=name, TIMM__CHECKPOINT=str(tmp_path / "weights.pth"))
@@ -131,6 +136,22 @@ def test_hierarchical_network(name, tmp_path):
         assert maps[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
     state = whole.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in backbone.bottom_up.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_of_a_file_are_the_networks(tmp_path, frozen):
+    whole = timm.create_model("test_vit", num_classes=0).eval()
+    torch.nn.init.normal_(whole.cls_token)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    backbone = build(VIT__NAME="test_vit", VIT__CHECKPOINT=str(tmp_path / "weights.pth"), VIT__FROZEN=frozen)
+    state, images = whole.state_dict(), torch.randn(1, 3, *whole.patch_embed.img_size)
+    found = {key.removeprefix("model."): value for key, value in backbone.net.network.state_dict().items()}
+    assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight"} <= found.keys()
+    assert all(torch.equal(value, state[key]) for key, value in found.items())
+    with torch.no_grad():
+        wanted = whole.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NLC")[0]
+        tokens = backbone.net.network.eval()(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens, torch.nn.functional.layer_norm(wanted, wanted.shape[2:]))
 
 
 def test_bad_keys_are_named(tmp_path):
@@ -147,19 +168,43 @@ def test_bad_keys_are_named(tmp_path):
         build(VIT__NAME="vit_of_tomorrow")
     with pytest.raises(ValueError, match="MODEL.TIMM.NAME: timm has no model 'swin_of_tomorrow'"):
         build(name="build_timm_backbone", TIMM__NAME="swin_of_tomorrow")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("INPUT.FORMAT", "BGR"), ("MODEL.PIXEL_STD", [1.0] * 3), ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675])],
+)
+def test_images_are_rgb_by_imagenets_statistics(key, value):
     cfg = vit_cfg()
-    cfg.INPUT.FORMAT = "BGR"
-    with pytest.raises(ValueError, match="INPUT.FORMAT RGB"):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match="^build_vit_backbone needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN"):
         build_backbone(cfg)
 
 
 def test_dinov2_weights_serve_both_students(shared, small_cfg):
     weights = str(shared / "weights" / "dinov2_vits14_fp16.pth")
+    overlay = {"file": weights, "custom_load": False}
+    theirs = timm.create_model(
+        "vit_small_patch14_dinov2", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+    ).eval()
+    images = torch.randn(1, 3, 518, 518)
+    with torch.no_grad():
+        wanted = theirs.forward_intermediates(images, indices=[1], intermediates_only=True, output_fmt="NCHW")[0]
+    wanted = torch.nn.functional.layer_norm(wanted.permute(0, 2, 3, 1), (384,)).permute(0, 3, 1, 2)
     for config in ("quick/shapes_vit_supervised.yaml", "quick/shapes_vit_mask2former_supervised.yaml"):
         cfg = small_cfg(config, semi=False, MODEL__VIT__CHECKPOINT=weights, MODEL__VIT__LAYER=1)
         model = build_model(cfg).eval()
         assert model.student.backbone.net.patch == 14
+        network = model.student.backbone.net.network
+        for ours, block in zip(network.model.blocks, theirs.blocks, strict=False):
+            assert torch.equal(ours.attn.qkv.weight, block.attn.qkv.weight) and torch.equal(
+                ours.ls1.gamma, block.ls1.gamma
+            )
+        for name in ("cls_token", "patch_embed.proj.weight"):
+            assert torch.equal(network.model.get_parameter(name), theirs.get_parameter(name))
+        assert torch.equal(network.pos_embed, theirs.pos_embed) and len(network.model.blocks) == 2
         with torch.no_grad():
+            torch.testing.assert_close(network(images), wanted)
             found = model([{"image": torch.zeros(3, 50, 70, dtype=torch.uint8), "height": 50, "width": 70}])[0]
         assert isinstance(found["instances"].pred_boxes, Boxes) and found["instances"].image_size == (50, 70)
         assert not any("blocks" in key for key in model.state_dict())
