@@ -78,6 +78,14 @@ class ResumableTrainer(DefaultTrainer):
         """Detectron2's hooks, with seeding before every step."""
         return [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As DefaultTrainer's; a training that began without AMP goes on with a fresh gradient scaler."""
+        inner = state_dict["_trainer"]
+        if isinstance(self._trainer, AMPTrainer) and "grad_scaler" not in inner:
+            fresh = self._trainer.grad_scaler.state_dict()
+            state_dict = {**state_dict, "_trainer": {**inner, "grad_scaler": fresh}}
+        super().load_state_dict(state_dict)
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or `MODEL.WEIGHTS`, and move the data to the iteration that comes next."""
         super().resume_or_load(resume=resume)

@@ -6,6 +6,7 @@ With MODEL.DEVICE cpu, --num-gpus is the number of CPU processes.
 """
 
 import logging
+import os
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -68,8 +69,21 @@ def main(args):
     return results
 
 
+def keep_to_cpu(args) -> None:
+    """Let `launch` start CPU processes where MODEL.DEVICE is cpu: it takes every GPU that it sees."""
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    add_istd_config(cfg)
+    cfg.merge_from_file(args.config_file, allow_unsafe=False)
+    cfg.merge_from_list(args.opts)
+    if cfg.MODEL.DEVICE == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
+    if arguments.num_gpus > 1:
+        keep_to_cpu(arguments)
     launch(
         main,
         arguments.num_gpus,

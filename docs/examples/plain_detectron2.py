@@ -6,6 +6,8 @@ from detectron2.engine import DefaultTrainer, default_argument_parser, default_s
 from s4m import add_s4m_config
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.hooks import MeanTeacher
+from s4m.engine.schedule import scale_schedule
+from s4m.engine.weights import load_teacher
 
 
 class Trainer(DefaultTrainer):
@@ -17,6 +19,11 @@ class Trainer(DefaultTrainer):
         teacher = self.cfg.S4M.TEACHER
         return [MeanTeacher(teacher.EMA_DECAY, teacher.BURN_IN), *super().build_hooks()]
 
+    def resume_or_load(self, resume=True):
+        super().resume_or_load(resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            load_teacher(self.cfg, self.model)
+
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
@@ -25,6 +32,7 @@ if __name__ == "__main__":
     cfg.merge_from_file(args.config_file, allow_unsafe=False)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
+    cfg = scale_schedule(cfg)
     default_setup(cfg, args)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -10,8 +10,9 @@ def scale_schedule(cfg: CfgNode) -> CfgNode:
 
     With reference batch B (`SOLVER.REFERENCE_BATCH`), batch b (`SOLVER.IMS_PER_BATCH`) and k accumulated passes
     (`SOLVER.ACCUMULATE`): the rate is multiplied by b*k/B, and every count of iterations (length, steps, warm-up,
-    burn-in, evaluation and checkpoint periods) by B/b, so that the same images are seen. `S4M.UNLABELED_BATCH` is
-    yours to set.
+    burn-in, periods of evaluation, checkpoints, overlays and calibration) by B/b, so that the same images are seen.
+    What decays by iteration (the teacher's and the calibration's averages) keeps its length in images: decay^(b/B).
+    `S4M.UNLABELED_BATCH` is yours to set.
 
     Returns:
         a new frozen configuration with REFERENCE_BATCH 0; the given one when REFERENCE_BATCH is 0 already.
@@ -32,6 +33,11 @@ def scale_schedule(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.STEPS = tuple(scaled(step) for step in cfg.SOLVER.STEPS)
     cfg.S4M.TEACHER.BURN_IN = scaled(cfg.S4M.TEACHER.BURN_IN)
     cfg.TEST.EVAL_PERIOD = scaled(cfg.TEST.EVAL_PERIOD)
+    s4m = cfg.S4M
+    s4m.TEACHER.EMA_DECAY, s4m.CALIBRATION.DECAY = (
+        x ** (1 / longer) for x in (s4m.TEACHER.EMA_DECAY, s4m.CALIBRATION.DECAY)
+    )
+    s4m.LOG_PERIOD, s4m.CALIBRATION.PERIOD = scaled(s4m.LOG_PERIOD), scaled(s4m.CALIBRATION.PERIOD)
     cfg.SOLVER.REFERENCE_BATCH = 0
     cfg.freeze()
     return cfg

@@ -77,5 +77,6 @@ def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"S4M.TEACHER.WEIGHTS: '{path}' does not fit the configured network: {reason}") from error
+    model.awaited_teacher = ""
     if cfg.S4M.STUDENT_INIT == "teacher":
         model.student.load_state_dict(weights)

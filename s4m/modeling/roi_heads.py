@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec, cat
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
 from detectron2.utils import comm
@@ -101,6 +102,17 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
             wanted = self.box2box_transform.get_deltas(boxes, targets)
             each = smooth_l1_loss(predicted, wanted, self.smooth_l1_beta, reduction="none").sum(dim=1)
         return (weights * each).sum()
+
+
+class FullPrecisionMaskHead(MaskRCNNConvUpsampleHead):
+    """MaskRCNNConvUpsampleHead whose logits leave half precision before the sigmoid.
+
+    Under autocast a float16 sigmoid rounds all logits above 8.3 to 1, and points could not be drawn by them any more.
+    """
+
+    def layers(self, x: torch.Tensor) -> torch.Tensor:
+        """Mask logits (R, K or 1, 2h, 2w) float32."""
+        return super().layers(x).float()
 
 
 def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Tensor:
@@ -195,6 +207,13 @@ class PseudoLabelROIHeads(StandardROIHeads):
         parts = super()._init_box_head(cfg, input_shape)
         # Only the methods differ; a new one would draw numbers that StandardROIHeads does not, and change every weight.
         parts["box_predictor"].__class__ = WeightedFastRCNNOutputLayers
+        return parts
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_mask_head(cfg, input_shape)
+        if type(parts.get("mask_head")) is MaskRCNNConvUpsampleHead:
+            parts["mask_head"].__class__ = FullPrecisionMaskHead
         return parts
 
     def forward(

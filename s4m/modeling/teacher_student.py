@@ -53,6 +53,7 @@ class TeacherStudent(nn.Module):
         unsup_weight: float,
         evaluate: str,
         strong_labeled: dict[str, Any] | None = None,
+        teacher_weights: str = "",
     ):
         """
         Args:
@@ -64,6 +65,7 @@ class TeacherStudent(nn.Module):
             unsup_weight: weight of the losses on pseudo-labels.
             evaluate: "student" or "teacher", the network that answers in eval mode.
             strong_labeled: arguments of `strong_augment` for labelled images; None: they are seen as they are.
+            teacher_weights: the file that `s4m.engine.weights.load_teacher` reads; training does not begin before.
         """
         super().__init__()
         self.student = student
@@ -76,12 +78,13 @@ class TeacherStudent(nn.Module):
         self.unsup_weight = unsup_weight
         self.evaluate = evaluate
         self.strong_labeled = strong_labeled
+        self.awaited_teacher = "" if teacher is None else teacher_weights  # until it is loaded
         self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
         self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM looks at the augmented views
         if teacher is not None:
             teacher.requires_grad_(False).eval()
             self.reset_teacher()
-        self._register_load_state_dict_pre_hook(self._accept_plain_student)
+        self._register_load_state_dict_pre_hook(self._before_load, with_module=True)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -110,6 +113,7 @@ class TeacherStudent(nn.Module):
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
             "evaluate": cfg.S4M.EVALUATE,
             "strong_labeled": labeled_options if cfg.S4M.STRONG.LABELED else None,
+            "teacher_weights": cfg.S4M.TEACHER.WEIGHTS,
         }
 
     @property
@@ -142,6 +146,7 @@ class TeacherStudent(nn.Module):
         labeled, unlabeled = (batch, []) if isinstance(batch, list) else (batch["labeled"], batch["unlabeled"])
         losses = self._learn_from_labels(labeled) if labeled else {}
         if unlabeled and self.teacher is not None:
+            self._check_teacher()
             if self.calibration is not None and labeled and self.calibration.due():
                 self.calibrate(labeled)
             losses.update(self._learn_from_teacher(unlabeled))
@@ -199,9 +204,18 @@ class TeacherStudent(nn.Module):
         predictions = self.teacher.predict(weak, self.labeler.min_score)
         return predictions, None if self.sam_source is None else self.sam_source(weak)
 
+    def _check_teacher(self) -> None:
+        if self.awaited_teacher:
+            raise RuntimeError(
+                f"The teacher of S4M.TEACHER.WEIGHTS '{self.awaited_teacher}' was never loaded: call "
+                "s4m.engine.weights.load_teacher after MODEL.WEIGHTS are loaded, as S4MTrainer does."
+            )
+
     @staticmethod
-    def _accept_plain_student(state: dict, prefix: str, *_) -> None:
-        """Let the weights of a plain student load into the student."""
+    def _before_load(model: "TeacherStudent", state: dict, prefix: str, *_) -> None:
+        """Let the weights of a plain student load into the student, and note that a checkpoint brings the teacher."""
+        if any(key.startswith(f"{prefix}teacher.") for key in state):
+            model.awaited_teacher = ""
         own = (f"{prefix}student.", f"{prefix}teacher.")
         if not any(key.startswith(own) for key in state):
             for key in [k for k in state if k.startswith(prefix)]:

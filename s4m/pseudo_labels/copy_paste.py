@@ -28,7 +28,8 @@ class Placement:
 def draw_pairs(count: int, fraction: float, generator: torch.Generator | None = None) -> list[tuple[int, int]]:
     """Disjoint random pairs of images: a share of the batch with another share of the same size.
 
-    There are max(1, floor(fraction * count)) pairs, at most half the batch; fewer than two images make none.
+    There are fraction * count pairs, at most half the batch; a broken number is rounded up or down at random, so that
+    the share of mixed images does not depend on how many processes share a batch. One image makes no pair.
 
     Args:
         count: images in the batch.
@@ -37,7 +38,9 @@ def draw_pairs(count: int, fraction: float, generator: torch.Generator | None = 
     """
     if count < 2:
         return []
-    pairs = min(max(1, int(fraction * count)), count // 2)
+    pairs, rest = divmod(fraction * count, 1)
+    pairs = int(pairs) + (rest > 0 and torch.rand((), generator=generator).item() < rest)
+    pairs = min(pairs, count // 2)
     order = torch.randperm(count, generator=generator).tolist()
     return list(zip(order[:pairs], order[pairs : 2 * pairs], strict=True))
 

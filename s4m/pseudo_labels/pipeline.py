@@ -1,5 +1,6 @@
 """From the teacher's predictions to what the student trains on: select, refine, mix, augment (S4M, stage 2)."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
+from detectron2.utils.logger import log_first_n
 
 from d2kit.rng import derive_seed
 from s4m.pseudo_labels.calibration import ConfidenceCalibration
@@ -112,6 +114,8 @@ class PseudoLabeler:
         targets, record = self._label(weak, predictions, segmenter, source, seeds)
         images = [entry.image for entry in record.images]
         if self.mixing is not None:
+            if len(weak) == 1:
+                log_first_n(logging.WARNING, "S4M.ARP mixes nothing: each process has one unlabelled image a batch.")
             pairing = torch.Generator().manual_seed(derive_seed("pairs", *seeds))
             images, targets = mix(
                 images, targets, generator=pairing, generators=_generators(seeds, "paste"), **self.mixing

@@ -78,3 +78,17 @@ def test_one_leaves_the_optimizer_and_zero_is_refused():
     assert type(with_accumulation(optimizer, 1)) is torch.optim.SGD
     with pytest.raises(ValueError, match="SOLVER.ACCUMULATE"):
         with_accumulation(optimizer, 0)
+
+
+def test_under_a_gradient_scaler_a_pass_that_overflows_is_left_out():
+    """Float16 gradients of two of three passes make the step; the one with an infinite gradient makes none."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = with_accumulation(torch.optim.SGD([weight], lr=1.0), 2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for gradient in ([1.0, 2.0], [float("inf"), 0.0], [3.0, 0.0]):
+        assert weight.tolist() == [0, 0]
+        optimizer.zero_grad()
+        scaler.scale((weight * torch.tensor(gradient)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert weight.tolist() == [-2.0, -1.0]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,10 @@ def test_every_network_has_its_trainer(tool, arguments):
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = "PointSupervisedISTD"
     assert tool.trainer_class(cfg).__name__ == "ISTDTrainer"
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", ""), ("cuda", "0,1")])
+def test_processes_on_the_cpu_see_no_gpu(tool, arguments, monkeypatch, device, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    tool.keep_to_cpu(arguments("--num-gpus", "2", MODEL__DEVICE=device))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen

@@ -130,7 +130,8 @@ def calibrate_own_share(folder):
     calibrate(folder, [comm.get_rank()])
 
 
-def test_calibration_is_one_over_two_processes(tmp_path):
+def test_calibration_is_one_over_two_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # `launch` takes every GPU that it sees
     launch(calibrate_own_share, 2, dist_url="auto", args=(tmp_path,))
     calibrate(tmp_path, [0, 1])
     first, second, together = (load(tmp_path, name) for name in ("0", "1", "0_1"))

@@ -37,6 +37,16 @@ def test_rate_and_counts(batch, accumulate, rate, longer):
     assert before.SOLVER.BASE_LR == 0.02 and before.SOLVER.MAX_ITER == 9000
 
 
+@pytest.mark.parametrize(("batch", "accumulate"), [(16, 1), (2, 1), (2, 8), (32, 1)])
+def test_averages_keep_their_length_in_images(batch, accumulate):
+    before = written_for_sixteen(batch, accumulate)
+    scaled, longer = scale_schedule(before).S4M, 16 / batch
+    assert scaled.TEACHER.EMA_DECAY**longer == pytest.approx(before.S4M.TEACHER.EMA_DECAY)
+    assert scaled.CALIBRATION.DECAY**longer == pytest.approx(before.S4M.CALIBRATION.DECAY)
+    periods = [scaled.LOG_PERIOD, scaled.CALIBRATION.PERIOD]
+    assert periods == [200 * longer, 10 * longer]
+
+
 def test_once_is_enough():
     scaled = scale_schedule(written_for_sixteen(4))
     assert scale_schedule(scaled) is scaled

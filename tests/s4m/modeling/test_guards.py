@@ -72,6 +72,19 @@ def test_all_work_with_mask2former(small_cfg):
     assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad and p.grad is not None)
 
 
+@pytest.mark.parametrize("name", ["shapes_student", "shapes_mask2former_student"])
+def test_a_whole_step_in_half_precision(small_cfg, name):
+    options = {f"S4M__{guard}__ENABLED": True for guard in SWITCHES}
+    options |= {"S4M__SD__ENABLED": True, "S4M__CALIBRATION__FLOOR": 0.0, "S4M__SELECTION__SCORE": 0.05}
+    torch.manual_seed(0)
+    model = build_model(small_cfg(f"quick/{name}.yaml", **options)).train()
+    with torch.autocast("cpu", dtype=torch.float16):
+        losses, logged = step(model)
+    assert logged["pseudo_labels/selected"][0] > 0 and {"loss_structure", "loss_boundary_pseudo"} <= losses.keys()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.grad is not None)
+
+
 def test_everything_ignored_is_no_background(small_cfg):
     model = build(small_cfg, SWITCHES, S4M__CALIBRATION__FLOOR=1.0, S4M__ARP__ENABLED=False)
     losses, logged = step(model)

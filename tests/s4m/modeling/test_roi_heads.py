@@ -204,6 +204,19 @@ def test_rpn_weights_scale_what_the_anchors_of_each_instance_cost(kind):
         assert first[key] > none[key] < second[key]
 
 
+def test_mask_probabilities_are_told_apart_under_autocast():
+    ours, _ = heads_pair()
+    for parameter in ours.mask_head.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        ours.mask_head.predictor.bias.copy_(torch.tensor([9.0, 12.0, 0.0]))
+    found = Instances((64, 64), pred_boxes=Boxes(torch.tensor(BOXES).float()), pred_classes=torch.tensor([0, 1]))
+    with torch.autocast("cpu", dtype=torch.float16):
+        masks = ours.eval()._forward_mask({"p2": torch.randn(1, 8, 16, 16)}, [found])[0].pred_masks
+    torch.testing.assert_close(masks[:, 0, 0, 0], torch.tensor([9.0, 12.0]).sigmoid())
+    assert masks.dtype == torch.float32 and masks.max() < 1
+
+
 def test_rpn_equals_detectron2_and_ignores_regions():
     cfg = small_cfg()
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def block(size, *boxes):
 
 @pytest.mark.parametrize(
     ("count", "fraction", "pairs"),
-    [(0, 0.25, 0), (1, 0.25, 0), (2, 0.25, 1), (3, 0.25, 1), (7, 0.25, 1), (8, 0.25, 2), (16, 0.25, 4), (5, 0.9, 2)],
+    [(0, 0.25, 0), (1, 0.25, 0), (4, 0.25, 1), (8, 0.25, 2), (16, 0.25, 4), (5, 0.9, 2)],
 )
 def test_pairs(count, fraction, pairs):
     drawn = draw_pairs(count, fraction, generator())
@@ -40,6 +40,14 @@ def test_pairs(count, fraction, pairs):
     assert len({i for pair in drawn for i in pair}) == 2 * pairs
     assert drawn == draw_pairs(count, fraction, generator())
     assert count < 8 or drawn != draw_pairs(count, fraction, generator(1))
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 7])
+def test_the_mixed_share_does_not_depend_on_the_batch(count):
+    draws = generator()
+    numbers = [len(draw_pairs(count, 0.25, draws)) for _ in range(2000)]
+    assert {*numbers} == {count // 4, count // 4 + 1}
+    assert sum(numbers) / 2000 == pytest.approx(0.25 * count, abs=0.05)
 
 
 def test_static_both_directions_by_hand():
