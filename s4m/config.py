@@ -46,7 +46,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights, of SAM 2 a folder in the hub's layout; tiny carries its own
     cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
     cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
-    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder
+    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder; what does not fit is embedded each time
 
     cfg.S4M.SD = CN()  # structural distillation, stage 1
     cfg.S4M.SD.ENABLED = False

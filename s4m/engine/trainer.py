@@ -64,7 +64,9 @@ class S4MTrainer(ResumableTrainer):
         super().__init__(cfg)
         segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
         if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and segmenter is not None:
-            self.network.sam_source = CachedSource(cfg, segmenter)
+            unlabeled = self._trainer.data_loader.unlabeled
+            images = 0 if unlabeled is None else len(unlabeled.dataset)
+            self.network.sam_source = CachedSource(cfg, segmenter, images)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
