@@ -44,9 +44,10 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.SAM = CN()
     cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam2.1_hiera_large ...; empty: none
     cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights, of SAM 2 a folder in the hub's layout; tiny carries its own
+    cfg.S4M.SAM.ENCODE_BATCH = 0  # images an encoder call; 0: chosen by device, 1 for ViT-L/H on a GPU below 40 GiB
     cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
     cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
-    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder
+    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder; what does not fit is embedded each time
 
     cfg.S4M.SD = CN()  # structural distillation, stage 1
     cfg.S4M.SD.ENABLED = False

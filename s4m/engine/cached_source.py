@@ -20,13 +20,14 @@ class CachedSource:
     What it changes: SAM sees the whole image at its own size, not the flipped, rescaled or cropped view.
     """
 
-    def __init__(self, cfg: CfgNode, segmenter: PromptableSegmenter):
+    def __init__(self, cfg: CfgNode, segmenter: PromptableSegmenter, images: int = 0):
         """
         Args:
             cfg: S4M.SAM.CACHE (a folder) and CACHE_GIB are read.
             segmenter: what embeds.
+            images: unlabelled images in all; 0: unknown.
         """
-        self.cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB)
+        self.cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
 
     def __call__(self, weak: list[dict]) -> Source:
         """The source of a batch of the unlabelled mapper's dictionaries."""

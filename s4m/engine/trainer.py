@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.accumulate import with_accumulation
-from d2kit.hooks import BestCheckpointer
+from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
 from d2kit.trainer import ResumableTrainer
 from s4m.data.test_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
@@ -64,7 +64,9 @@ class S4MTrainer(ResumableTrainer):
         super().__init__(cfg)
         segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
         if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and segmenter is not None:
-            self.network.sam_source = CachedSource(cfg, segmenter)
+            unlabeled = self._trainer.data_loader.unlabeled
+            images = 0 if unlabeled is None else len(unlabeled.dataset)
+            self.network.sam_source = CachedSource(cfg, segmenter, images)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -94,7 +96,10 @@ class S4MTrainer(ResumableTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list:
-        """The common hooks, EMA before checkpoints, pseudo-label quality and the best checkpoint after evaluation."""
+        """The common hooks, EMA before checkpoints, pseudo-label quality and the best checkpoint after evaluation.
+
+        A resume makes up the evaluation that was cut off.
+        """
         hooks, cfg, network = super().build_hooks(), self.cfg, self.network
         evaluates = cfg.TEST.EVAL_PERIOD > 0 and len(cfg.DATASETS.TEST) > 0
         if network.teacher is not None:
@@ -106,6 +111,10 @@ class S4MTrainer(ResumableTrainer):
             metric = f"{cfg.S4M.EVALUATE}/{cfg.S4M.BEST_METRIC}"
             best = BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
             _insert_after(hooks, d2_hooks.EvalHook, best)
+        if evaluates:
+            kinds = (d2_hooks.EvalHook, BestCheckpointer, PseudoLabelQualityHook, d2_hooks.PeriodicWriter)
+            at_evaluation = [hook for hook in hooks if isinstance(hook, kinds)]
+            hooks.append(EvaluationCatchUp(cfg.TEST.EVAL_PERIOD, cfg.OUTPUT_DIR, at_evaluation))
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:

@@ -100,8 +100,9 @@ class TeacherStudent(nn.Module):
         build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else None
         if not hasattr(build, "losses_and_features"):
             raise ValueError(f"S4M.STUDENT must name a registered student such as S4MRCNN, not '{cfg.S4M.STUDENT}'.")
+        sam = cfg.S4M.SAM
         make_segmenter = partial(
-            build_segmenter, cfg.S4M.SAM.NAME, cfg.S4M.SAM.CHECKPOINT, cfg.MODEL.DEVICE, cfg.S4M.SAM.DECODE_CHUNK
+            build_segmenter, sam.NAME, sam.CHECKPOINT, cfg.MODEL.DEVICE, sam.DECODE_CHUNK, sam.ENCODE_BATCH
         )
         labeled_options = {**strong_options(cfg), "bgr": cfg.INPUT.FORMAT == "BGR"}
         return {
@@ -165,6 +166,7 @@ class TeacherStudent(nn.Module):
         return {**entry, "image": strong_augment(entry["image"], generator=generator, **self.strong_labeled)}
 
     def _learn_from_teacher(self, unlabeled: list[dict]) -> dict[str, torch.Tensor]:
+        self.last_record = None  # else the masks of two batches would be held
         targets, self.last_record = self.pseudo_label(unlabeled)
         if has_event_storage():
             get_event_storage().put_scalars(**self.last_record.scalars())

@@ -1,52 +1,46 @@
 """Embeddings of un-augmented images on disk, and the way of points and masks between image and augmented view."""
 
-import hashlib
 import io
-import logging
 import os
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.data.transforms import Transform, TransformList
+from detectron2.utils import comm
 from torch.nn import functional as F
 
-from d2kit.files import atomic_write
+from d2kit.bounded_folder import BoundedFolder
 from s4m.sam.segmenter import PromptableSegmenter
 from s4m.sam.structures import Embedding, Frame
 
-logger = logging.getLogger(__name__)
-
 _SUFFIX = ".embedding"
-_DIGEST = 16  # bytes of the checksum before the payload
-_STALE_SECONDS = 3600.0  # age at which a temporary file is one that a killed process left
 
 
 class EmbeddingCache:
-    """Embeds each image file once; a folder keeps the features as fp16, bounded in bytes, the longest unused leave.
+    """Embeds image files; a folder, bounded in bytes, keeps the features as fp16.
 
-    A file is replaced as a whole or not at all, carries a checksum, and counts as absent when it is damaged. Where the
-    folder cannot be written (disk full) there is one warning, and images are embedded anew. Features are rounded to
-    fp16 whether they come from the disk or not, so that a warm cache and a cold one give the same numbers.
+    When the folder is full nothing leaves and nothing more is written: images that it does not hold are embedded each
+    time they come, after one warning. So it is for one segmenter and one set of images; the embeddings of others stay
+    until the folder is deleted. Damaged files count as absent; where the folder cannot be written there is one warning,
+    too. See `BoundedFolder`. Features are rounded to fp16 whether they come from the disk or not, so that a warm cache
+    and a cold one give the same numbers.
 
     Args:
         folder: made when missing; processes may share it.
         segmenter: embeds what is not there. Its fingerprint, and path, size and time of change of the image file, are
             the key of an entry.
         max_gib: bound of the folder in GiB.
+        images: how many there are in all, for the warning; 0: unknown.
     """
 
-    def __init__(self, folder: str | os.PathLike, segmenter: PromptableSegmenter, max_gib: float):
-        if max_gib <= 0:
-            raise ValueError(f"S4M.SAM.CACHE_GIB must be positive, but is {max_gib}.")
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike, segmenter: PromptableSegmenter, max_gib: float, images: int = 0):
+        keys = ("S4M.SAM.CACHE", "S4M.SAM.CACHE_GIB")
+        self.files = BoundedFolder(
+            folder, max_gib, _SUFFIX, names=keys, processes=comm.get_world_size(), expected=images
+        )
         self.segmenter = segmenter
-        self.max_bytes = int(max_gib * 2**30)
         self.hits = self.misses = 0
-        self._writable = True
-        self._bytes = self._evict()
 
     def encode_files(self, file_names: Sequence[str], load: Callable[[str], torch.Tensor]) -> Embedding:
         """The embedding of the images of some files, in their order.
@@ -57,7 +51,7 @@ class EmbeddingCache:
         """
         entries: dict[str, Embedding] = {}
         for name in dict.fromkeys(file_names):
-            found = self._read(self._path(name))
+            found = self._read(self._key(name))
             if found is not None:
                 entries[name] = found
         missing = [name for name in dict.fromkeys(file_names) if name not in entries]
@@ -67,36 +61,28 @@ class EmbeddingCache:
             fresh = Embedding(fresh.features.half(), fresh.frames)
             for index, name in enumerate(missing):
                 entries[name] = fresh[index]
-                self._write(self._path(name), entries[name])
+                self._write(self._key(name), entries[name])
         device = self.segmenter.device
         joint = Embedding.cat([entries[name].to(device) for name in file_names])
         return Embedding(joint.features.float(), joint.frames)
 
-    def _path(self, file_name: str) -> Path | None:
-        """The entry of a file; None where the file has no size and time to tell its versions apart."""
+    def _key(self, file_name: str) -> str | None:
+        """The key of a file; None where the file has no size and time to tell its versions apart."""
         try:
             state = os.stat(file_name)
         except OSError:
             return None
-        parts = (os.path.abspath(file_name), state.st_size, state.st_mtime_ns, self.segmenter.fingerprint)
-        key = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
-        return self.folder / key[:2] / f"{key}{_SUFFIX}"
+        return repr((os.path.abspath(file_name), state.st_size, state.st_mtime_ns, self.segmenter.fingerprint))
 
-    def _read(self, path: Path | None) -> Embedding | None:
-        if path is None:
+    def _read(self, key: str | None) -> Embedding | None:
+        content = None if key is None else self.files.read(key)
+        if content is None:
             return None
-        try:
-            content = path.read_bytes()
-            os.utime(path)
-        except OSError:
-            return None
-        if hashlib.blake2b(content[_DIGEST:], digest_size=_DIGEST).digest() != content[:_DIGEST]:
-            return None
-        entry = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True)
+        entry = torch.load(io.BytesIO(content), weights_only=True)
         return Embedding(entry["features"], [Frame(*entry["frame"])])
 
-    def _write(self, path: Path | None, embedding: Embedding) -> None:
-        if path is None or not self._writable:
+    def _write(self, key: str | None, embedding: Embedding) -> None:
+        if key is None:
             return
         frame = embedding.frames[0]
         payload = io.BytesIO()
@@ -106,39 +92,7 @@ class EmbeddingCache:
             "frame": (frame.image_size, frame.input_size, frame.side),
         }
         torch.save(entry, payload)
-        content = payload.getvalue()
-        try:
-            with atomic_write(path) as file:
-                file.write(hashlib.blake2b(content, digest_size=_DIGEST).digest() + content)
-        except OSError as error:
-            self._writable = False
-            logger.warning("S4M.SAM.CACHE: %s; going on without writing to it.", error)
-            return
-        self._bytes += len(content) + _DIGEST
-        if self._bytes > self.max_bytes:
-            self._bytes = self._evict()
-
-    def _evict(self) -> int:
-        """Delete the longest unused entries above the bound, and what killed processes left; returns the bytes left."""
-        entries = []
-        for path in self.folder.glob("??/*"):
-            try:
-                state = path.stat()
-                if path.name.startswith(".") and path.name.endswith(".tmp"):
-                    if time.time() - state.st_mtime > _STALE_SECONDS:
-                        path.unlink()
-                elif path.suffix == _SUFFIX:
-                    entries.append((state.st_mtime_ns, state.st_size, path))
-            except OSError:
-                continue  # another process was faster
-        total = sum(size for _, size, _ in entries)
-        goal = self.max_bytes * 0.9 if total > self.max_bytes else total
-        for _, size, path in sorted(entries):
-            if total <= goal:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
-        return total
+        self.files.write(key, payload.getvalue())
 
 
 class ViewTransform:

@@ -17,6 +17,8 @@ _GPU_TOKENS = 16 * _CPU_TOKENS
 # Input pixels of an encoder call: one image of ViT-B's on a CPU.
 _CPU_PIXELS = 1024**2
 _GPU_PIXELS = 4 * _CPU_PIXELS
+_LARGE = ("vit_l", "vit_h")  # one image an encoder call on a GPU with less than _LARGE_GIB in all
+_LARGE_GIB = 40
 
 
 class PromptableSegmenter(ABC):
@@ -31,7 +33,11 @@ class PromptableSegmenter(ABC):
         side: of the network's square input in pixels.
         device: where the network runs.
         chunk: prompts a decoder call; 0: chosen by the device and the size of the tokens.
+
+    `encode_batch` may be set: images an encoder call; 0: chosen by the device and the size of the input.
     """
+
+    encode_batch = 0
 
     def __init__(self, name: str, network: nn.Module, side: int, device: torch.device | str = "cpu", chunk: int = 0):
         self.name = name
@@ -88,7 +94,7 @@ class PromptableSegmenter(ABC):
 
     @torch.no_grad()
     def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
-        """Embed a batch of images, in as few encoder calls as the memory allows.
+        """Embed a batch of images, in as few encoder calls as `encode_batch` or the memory allows.
 
         Args:
             images: (3, H, W) uint8 RGB, at least one, of any sizes.
@@ -97,15 +103,24 @@ class PromptableSegmenter(ABC):
             if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
                 raise ValueError(f"encode needs uint8 images (3, H, W), not {image.dtype} {tuple(image.shape)}.")
         frames = [self.frame(tuple(image.shape[1:])) for image in images]
-        on_cpu = self.device.type == "cpu"
-        batch = max(1, (_CPU_PIXELS if on_cpu else _GPU_PIXELS) // self.side**2)
-        batch = min(batch, 8 if on_cpu else 64)
+        batch = self.encode_batch or self._default_batch()
         features = []
         with torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(images), batch):
                 some = zip(images[start : start + batch], frames[start : start + batch], strict=True)
                 features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in some]))
         return Embedding(torch.cat(features), frames)
+
+    def _default_batch(self) -> int:
+        """Images an encoder call that the device's memory is sure to hold."""
+        if self.device.type == "cpu":
+            return min(max(1, _CPU_PIXELS // self.side**2), 8)
+        small = self.device.type == "cuda" and (
+            torch.cuda.get_device_properties(self.device).total_memory < _LARGE_GIB * 2**30
+        )
+        if small and self.name in _LARGE:
+            return 1
+        return min(max(1, _GPU_PIXELS // self.side**2), 64)
 
     @torch.no_grad()
     def decode(
@@ -216,7 +231,7 @@ SEGMENTERS: dict[str, Callable[[str, str, torch.device | str, int], PromptableSe
 
 
 def build_segmenter(
-    name: str, checkpoint: str = "", device: torch.device | str = "cpu", chunk: int = 0
+    name: str, checkpoint: str = "", device: torch.device | str = "cpu", chunk: int = 0, encode_batch: int = 0
 ) -> PromptableSegmenter:
     """The frozen segmenter of a name.
 
@@ -226,11 +241,16 @@ def build_segmenter(
         checkpoint: file of its weights, of SAM 2 a folder in the hub's layout; tiny needs none.
         device: where it runs.
         chunk: prompts a decoder call; 0: chosen by the device.
+        encode_batch: images an encoder call; 0: chosen by the device.
 
     Raises:
-        ValueError: an unknown name, or a checkpoint of another model.
+        ValueError: an unknown name, a negative `encode_batch`, or a checkpoint of another model.
         FileNotFoundError: the checkpoint is absent.
     """
     if name not in SEGMENTERS:
         raise ValueError(f"S4M.SAM.NAME is '{name}', but the segmenters are {', '.join(sorted(SEGMENTERS))}.")
-    return SEGMENTERS[name](name, checkpoint, device, chunk)
+    if encode_batch < 0:
+        raise ValueError(f"S4M.SAM.ENCODE_BATCH must be 0 or more, but is {encode_batch}.")
+    segmenter = SEGMENTERS[name](name, checkpoint, device, chunk)
+    segmenter.encode_batch = encode_batch
+    return segmenter

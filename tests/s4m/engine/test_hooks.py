@@ -1,15 +1,17 @@
-"""Burn-in and EMA of the teacher by hand; the best value survives a resume."""
+"""Burn-in and EMA of the teacher by hand; the best value and an unfinished evaluation survive a resume."""
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.engine import hooks as d2_hooks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2kit.checkpoint import AtomicCheckpointer
-from d2kit.hooks import BestCheckpointer
+from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
 from s4m.engine.hooks import MeanTeacher
 from s4m.modeling.teacher_student import TeacherStudent
 
@@ -114,3 +116,73 @@ def test_best_model_over_a_resume(tmp_path):
 def test_training_anew_forgets_the_best(tmp_path):
     evaluate(tmp_path, 0, [7.0])
     assert evaluate(tmp_path, 0, [4.0]).best_metric == 4.0 == best_weight(tmp_path)
+
+
+class Killed(BaseException):
+    """In place of kill -9."""
+
+
+def train(folder, start, stop, killed_at=None, max_iter=10):
+    """Iterations start to stop, the model's weight being those done and its AP; each second one is evaluated.
+
+    Returns:
+        what was evaluated as (iteration of the figure, AP).
+    """
+    model, evaluated = scalar(start), []
+    trainer = SimpleNamespace(start_iter=start, iter=start, max_iter=max_iter)
+
+    def evaluation():
+        if model.weight.item() == killed_at:
+            raise Killed
+        evaluated.append((trainer.storage.iter, model.weight.item()))
+        return {"student": {"segm": {"AP": model.weight.item()}}}
+
+    evaluates = d2_hooks.EvalHook(2, evaluation)
+    best = BestCheckpointer(2, AtomicCheckpointer(model, str(folder)), "student/segm/AP")
+    hooks = [evaluates, best, EvaluationCatchUp(2, folder, [evaluates, best])]
+    with EventStorage(start) as trainer.storage:
+        for hook in hooks:
+            hook.trainer = trainer
+        try:
+            for hook in hooks:
+                hook.before_train()
+            assert trainer.iter == trainer.storage.iter == start
+            for trainer.iter in range(start, stop):
+                trainer.storage.iter = trainer.iter
+                nn.init.constant_(model.weight, trainer.iter + 1)
+                for hook in hooks:
+                    hook.after_step()
+            trainer.iter = stop
+            for hook in hooks:
+                hook.after_train()
+        except Killed:
+            pass
+    return evaluated
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up(tmp_path):
+    assert train(tmp_path, 0, 6, killed_at=4) == [(1, 2.0)]
+    assert best_weight(tmp_path) == 2.0
+    assert train(tmp_path, 4, 4, killed_at=4) == []  # killed again, in the evaluation that was to make up
+    assert train(tmp_path, 4, 5) == [(3, 4.0)]
+    assert best_weight(tmp_path) == 4.0
+    assert json.loads((tmp_path / "model_best.json").read_text()) == {"metric": 4.0, "iteration": 3}
+
+
+def test_a_finished_evaluation_is_not_repeated(tmp_path):
+    train(tmp_path, 0, 4)
+    assert train(tmp_path, 4, 6) == [(5, 6.0)]
+    assert train(tmp_path, 4, 5) == []  # an older checkpoint
+    assert train(tmp_path, 7, 8, max_iter=12) == [(7, 8.0)]
+
+
+def test_the_last_evaluation_is_detectron2s_to_repeat(tmp_path):
+    assert train(tmp_path, 6, 10, killed_at=10) == [(5, 6.0), (7, 8.0)]
+    assert train(tmp_path, 10, 10) == [(10, 10.0)]
+    assert train(tmp_path, 10, 12, max_iter=12) == [(11, 12.0)]
+
+
+def test_a_training_from_its_start_forgets_the_evaluations_of_another(tmp_path):
+    train(tmp_path, 0, 10)
+    train(tmp_path, 0, 6, killed_at=4)
+    assert train(tmp_path, 4, 5) == [(3, 4.0)]

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
 
 from s4m.engine.trainer import S4MTrainer
 
@@ -78,6 +79,27 @@ def test_best_checkpoint_is_by_the_network_that_is_evaluated(make_trainer, monke
     monkeypatch.setattr(trainer, "test", test)
     trainer.train()
     assert json.loads((tmp_path / "run" / "model_best.json").read_text()) == {"metric": 9.0, "iteration": 0}
+
+
+def test_resume_makes_up_the_evaluation_that_was_cut_off(make_trainer, monkeypatch, tmp_path):
+    options = {"TEST__EVAL_PERIOD": 1, "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__MAX_ITER": 3, "SOLVER__BASE_LR": 1e-4}
+
+    def train(values, **flags):
+        trainer, left = make_trainer(**options, **flags), iter(values)
+        monkeypatch.setattr(trainer, "test", lambda cfg, model: {"student": {"segm": {"AP": next(left)}}})
+        for hook in trainer._hooks:
+            if isinstance(hook, PeriodicWriter):
+                hook._period = 1
+        trainer.train()
+
+    with pytest.raises(StopIteration):
+        train([1.0])
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
+    train([9.0, 2.0], resume=True)
+    assert json.loads((tmp_path / "run" / "model_best.json").read_text()) == {"metric": 9.0, "iteration": 1}
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    (made_up,) = (line for line in logged if line["iteration"] == 1 and "student/segm/AP" in line)
+    assert made_up["student/segm/AP"] == 9.0 and "pseudo_label_quality/labels" in made_up
 
 
 def test_amp_without_a_gpu_is_one_warning_and_fp32(make_trainer, caplog):

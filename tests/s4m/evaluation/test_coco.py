@@ -72,6 +72,30 @@ def test_it_equals_pycocotools_where_there_is_nothing(tmp_path, case):
     assert math.isnan(ours["segm"]["AP"]) == (case != "one image without either")
 
 
+@pytest.mark.parametrize("absent", [("area",), ("iscrowd",), ("area", "iscrowd")], ids=" and ".join)
+@pytest.mark.parametrize("polygons", [False, True])
+def test_a_json_without_area_or_iscrowd_is_evaluated_as_with_them(tmp_path, absent, polygons):
+    data = draw_annotations(3, 40)
+    (height, width) = (data["images"][0][side] for side in ("height", "width"))
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 0
+        if polygons:
+            x, y, w, h = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            (rle,) = mask_util.frPyObjects(annotation["segmentation"], height, width)
+            annotation["area"] = float(mask_util.area(rle))
+    found = draw_detections(data, 100)
+    expected, _ = both(data, found, written(data, tmp_path))
+    for annotation in data["annotations"]:
+        for key in absent:
+            del annotation[key]
+    (tmp_path / "bare").mkdir()
+    plain, ours = both(data, found, written(data, tmp_path / "bare"))
+    assert 5 < expected["segm"]["AP"] < 90 and not math.isnan(expected["segm"]["APs"])
+    assert ap_difference(plain, expected)["AP in percent"] == 0
+    assert ap_difference(plain, ours)["AP in percent"] < 1e-6
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [("coco_mini/annotations/instances_val2017.json", 100), ("dsb2018/annotations/instances_train.json", 400)],

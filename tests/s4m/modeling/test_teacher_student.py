@@ -289,3 +289,15 @@ def test_sam_that_cannot_be_built_is_named_at_its_first_use(build, options, erro
     model = build(**options)
     with pytest.raises(error, match=message):
         _ = model.segmenter
+
+
+def test_the_record_of_the_batch_before_is_not_held(whole, monkeypatch):
+    step(whole, batch([scene(0)], [weak(1)]))
+    first, held, ask = whole.last_record, [], whole.pseudo_label
+    monkeypatch.setattr(whole, "pseudo_label", lambda images: held.append(whole.last_record) or ask(images))
+    step(whole, batch([scene(0)], [weak(2)]))
+    assert first is not None and held == [None] and whole.last_record not in (None, first)
+
+
+def test_images_an_encoder_call_come_from_the_configuration(build):
+    assert build(S4M__SAM__ENCODE_BATCH=2).segmenter.encode_batch == 2

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from s4m.sam import Prompts, build_segmenter, embedding_cache
+from d2kit import bounded_folder
+from s4m.sam import Prompts, build_segmenter
 from s4m.sam.embedding_cache import EmbeddingCache
 
 ENTRY = 60_000  # bytes, a little more than an entry of the tiny SAM
@@ -43,7 +44,7 @@ def files(tmp_path) -> list[str]:
 
 
 def entries(cache: EmbeddingCache) -> list:
-    return sorted(cache.folder.glob("??/*.embedding"))
+    return sorted(cache.files.folder.glob("??/*.embedding"))
 
 
 def test_it_equals_encoding_to_half_precision_and_reads_each_image_once(tiny, files, tmp_path):
@@ -88,20 +89,30 @@ def test_a_damaged_entry_is_a_miss_and_is_written_again(tiny, files, tmp_path, d
     assert cache.hits == 1
 
 
-def test_the_longest_unused_leave_first(tiny, files, tmp_path):
-    cache = EmbeddingCache(tmp_path / "cache", tiny, 2.5 * ENTRY / 2**30)
-    cache.encode_files(files[:1], load)
-    time.sleep(0.02)
-    cache.encode_files(files[1:2], load)
-    time.sleep(0.02)
-    cache.encode_files(files[:1], refuse)
-    time.sleep(0.02)
-    cache.encode_files(files[2:], load)
-    assert sum(path.stat().st_size for path in entries(cache)) <= cache.max_bytes
-    cache.encode_files([files[0], files[2]], refuse)
-    misses = cache.misses
-    cache.encode_files(files[1:2], load)
-    assert cache.misses == misses + 1
+def test_a_full_cache_keeps_what_it_has(tiny, files, tmp_path, caplog):
+    cache = EmbeddingCache(tmp_path / "cache", tiny, 2.5 * ENTRY / 2**30, images=1000)
+    for _ in range(3):
+        cache.encode_files(files, load)
+    assert (cache.hits, cache.misses) == (4, 5)
+    cache.encode_files(files[:2], refuse)
+    assert sum(path.stat().st_size for path in entries(cache)) <= cache.files.max_bytes
+    (warning,) = (record.getMessage() for record in caplog.records if "S4M.SAM.CACHE" in record.getMessage())
+    size = entries(cache)[0].stat().st_size
+    assert (
+        "S4M.SAM.CACHE_GIB is 0.00014)" in warning and f"All 1000 need about {1000 * size / 2**30:.3g} GiB" in warning
+    )
+
+
+def test_a_warm_cache_that_can_only_be_read_answers(tiny, files, tmp_path, monkeypatch):
+    def refuse_writing(*args, **options):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    EmbeddingCache(tmp_path / "cache", tiny, 1.0).encode_files(files, load)
+    for module, name in ((os, "utime"), (os, "unlink"), (bounded_folder, "atomic_write")):
+        monkeypatch.setattr(module, name, refuse_writing)
+    cache = EmbeddingCache(tmp_path / "cache", tiny, 1.0)
+    cache.encode_files(files, refuse)
+    assert (cache.hits, cache.misses) == (3, 0)
 
 
 def test_an_entry_larger_than_the_bound_still_answers(tiny, files, tmp_path):
@@ -118,7 +129,7 @@ def test_a_full_disk_is_one_warning_and_nothing_lost(tiny, files, tmp_path, monk
 
     cache = EmbeddingCache(tmp_path / "cache", tiny, 1.0)
     cache.encode_files(files[:1], load)
-    monkeypatch.setattr(embedding_cache, "atomic_write", full)
+    monkeypatch.setattr(bounded_folder, "atomic_write", full)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert len(cache.encode_files(files, load)) == 3
@@ -160,7 +171,7 @@ if sys.argv[2] == "write":
     print("ready", flush=True)
     while True:
         for name in sys.argv[3:]:
-            cache._write(cache._path(name), Fake().encode([0]))
+            cache._write(cache._key(name), Fake().encode([0]))
 else:
     assert bool((cache.encode_files(sys.argv[3:], load).features == 3).all())
     print(cache.hits + cache.misses)

@@ -1,6 +1,7 @@
 """The interface of promptable segmenters, on the tiny SAM that the package carries."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +175,30 @@ def test_it_is_frozen_and_in_no_module(tiny):
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize(("encode_batch", "calls"), [(0, [3]), (1, [1, 1, 1]), (2, [2, 1])])
+def test_images_an_encoder_call(tiny, monkeypatch, encode_batch, calls):
+    segmenter, seen = build_segmenter("tiny", encode_batch=encode_batch), []
+    embed = segmenter.embed
+    monkeypatch.setattr(segmenter, "embed", lambda images: seen.append(len(images)) or embed(images))
+    images = [square_image(*SCENES[name]) for name in ("square image", "wide", "large")]
+    embedding = segmenter.encode(images)
+    assert seen == calls
+    torch.testing.assert_close(embedding.features, tiny.encode(images).features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "expected"), [("vit_h", 24, 1), ("vit_l", 24, 1), ("vit_h", 79, 4), ("vit_b", 24, 4)]
+)
+def test_images_an_encoder_call_on_a_gpu(monkeypatch, name, gib, expected):
+    segmenter, seen = build_segmenter("tiny"), []
+    segmenter.name, segmenter.side = name, 1024
+    memory = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: seen.append(str(device)) or memory)
+    segmenter.device = torch.device("cuda:0")
+    assert segmenter._default_batch() == expected
+    assert seen == ["cuda:0"]
+
+
 def test_autocast_around_it_changes_nothing(tiny):
     image, prompts = square_image(*SCENES["wide"]), [points((110, 60))]
     plain = tiny.decode(tiny.encode([image]), prompts)[0]
@@ -205,3 +230,5 @@ def test_bad_input_is_refused(tiny):
         Prompts(torch.zeros(2, 0, 2), torch.ones(2, 0))
     with pytest.raises(ValueError, match="S4M.SAM.NAME is 'vit_x'.*tiny, vit_b, vit_h, vit_l"):
         build_segmenter("vit_x")
+    with pytest.raises(ValueError, match="S4M.SAM.ENCODE_BATCH must be 0 or more, but is -1"):
+        build_segmenter("tiny", encode_batch=-1)
