@@ -287,8 +287,14 @@ def network_from_config(cfg: CfgNode) -> Network:
 
 
 def _accept_plain_network(module: PointSupervisedISTD, state_dict: dict, prefix: str, *_) -> None:
-    """Let the file of one network (`istd.checkpoints.save_network`) be MODEL.WEIGHTS."""
-    if not state_dict or any(key.startswith(f"{prefix}network.") for key in state_dict):
+    """Let the file of one network (`istd.checkpoints.save_network`) be MODEL.WEIGHTS, and fill averages it lacks."""
+    if not state_dict:
         return
-    for key in list(state_dict):
-        state_dict[f"{prefix}network.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    parts = tuple(f"{prefix}{name}." for name in ("network", "scam", "average"))
+    if not any(key.startswith(parts) for key in state_dict):
+        for key in list(state_dict):
+            state_dict[f"{parts[0]}{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    if module.average is not None and not any(key.startswith(parts[2]) for key in state_dict):
+        # The averages answer in eval mode: without this they would answer with their first, random weights.
+        found = [key for key in state_dict if key.startswith(parts[:2])]
+        state_dict.update({f"{parts[2]}{key.removeprefix(prefix)}": state_dict[key] for key in found})
