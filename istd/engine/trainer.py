@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,7 +22,7 @@ from d2kit.files import atomic_write
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
-from istd.engine.hooks import FinalTest, LabelEvolution, OuterStep, WeightAverage
+from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.labels import remove
 from istd.engine.processes import share_statistics
 from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
@@ -57,8 +57,12 @@ class ISTDTrainer(ResumableTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping."""
+        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping; SCAM by ISTD.SCAM.LR."""
         groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
+        rate = cfg.ISTD.SCAM.LR or cfg.SOLVER.BASE_LR
+        if model.scam is not None and rate != cfg.SOLVER.BASE_LR:
+            scam = [{"params": [one], "lr": rate} for one in model.scam.parameters() if one.requires_grad]
+            groups = reduce_param_groups([*groups, *scam])  # later items replace earlier ones' settings
         adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         optimizer = adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
         return with_accumulation(optimizer, cfg.SOLVER.ACCUMULATE)
@@ -79,7 +83,7 @@ class ISTDTrainer(ResumableTrainer):
 
     def _epoch_hooks(self) -> list:
         cfg, model, data, clock = self.cfg, self.network, self.data, self.clock
-        hooks = []
+        hooks = [GateLog(model.scam)] if model.has_teacher else []
         if cfg.ISTD.OUTER.ENABLED:
             hooks.append(OuterStep(cfg, model, data, clock))
         if cfg.ISTD.SCHEDULE.AVERAGE > 0:

@@ -52,6 +52,33 @@ def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_p
     assert results[0] == results[1]
 
 
+def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
+    options = {"OUTPUT_DIR": str(tmp_path), "SOLVER__BASE_LR": 0.01, "SOLVER__BASE_LR_END": 0.002}
+    cfg = istd_cfg(ISTD__OUTER__STEPS=1, **options)
+    trainer = start(cfg)
+
+    def rates(trainer):
+        scam = {id(parameter) for parameter in trainer.network.scam.parameters()}
+        found = {True: set(), False: set()}
+        for group in trainer.optimizer.param_groups:
+            for parameter in group["params"]:
+                found[id(parameter) in scam].add(group["lr"])
+        return found[True], found[False]
+
+    assert rates(trainer) == ({0.001}, {0.01}) and trainer.optimizer.param_groups[0]["lr"] == 0.01
+    trainer.train()
+    (scam,), (network,) = rates(trainer)
+    assert 0 < network < 0.01 and scam == pytest.approx(network / 10)
+    assert '"scam/gate": ' in (tmp_path / "metrics.json").read_text()
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    resumed = start(cfg, resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+    assert rates(resumed) == ({scam}, {network})
+    for off in (0, None):
+        assert rates(ISTDTrainer(istd_cfg(ISTD__SCAM__LR=off, **options))) == ({0.01}, {0.01})
+
+
 def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
     cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
     scored = []
