@@ -75,7 +75,7 @@ def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
     assert resumed.start_iter == 2
     resumed.train()
     assert rates(resumed) == ({scam}, {network})
-    for off in (0, None):
+    for off in (0.0, None):
         assert rates(ISTDTrainer(istd_cfg(ISTD__SCAM__LR=off, **options))) == ({0.01}, {0.01})
 
 
