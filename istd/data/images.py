@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 EXTENSIONS = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 DEPTHS = ("range", "type")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion
+MAX_PIXELS = 2**30  # OpenCV's own limit; Pillow's, a sixth of it, would refuse scans of whole scenes
 BYTE_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -41,7 +42,7 @@ def read_infrared(path: str | os.PathLike, depth: str = "range") -> np.ndarray:
         (H, W) float32, 0..255.
 
     Raises:
-        BadImageError: no image, truncated, or of more channels than 4.
+        BadImageError: no image, damaged, of more channels than 4, or of more than MAX_PIXELS pixels.
         FileNotFoundError: no such file.
     """
     if depth not in DEPTHS:
@@ -68,7 +69,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width from the file's header."""
     with _naming(path):
         try:
-            with Image.open(path) as image:
+            with _open(path) as image:
                 return image.height, image.width
         except UnidentifiedImageError:
             with tifffile.TiffFile(path) as file:
@@ -107,14 +108,32 @@ def _naming(path: str | os.PathLike):
         yield
     except (FileNotFoundError, BadImageError):
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, tifffile.TiffFileError) as error:
-        raise BadImageError(f"{os.fspath(path)} cannot be read as an image ({error}).") from error
+    except Exception as error:  # on damaged bytes decoders raise nearly anything: zlib.error, struct.error, TypeError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"{os.fspath(path)} cannot be read as an image ({reason}).") from error
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike):
+    """Pillow's image, bounded by MAX_PIXELS in place of Pillow's own limit."""
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            _check_size(image.height, image.width)
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
+def _check_size(height: int, width: int) -> None:
+    if int(height) * int(width) > MAX_PIXELS:  # damaged TIFF headers give tuples
+        raise ValueError(f"it has {width}x{height} pixels, and more than {MAX_PIXELS} are not read")
 
 
 def _read_bytes(path: str | os.PathLike) -> np.ndarray | None:
     """(H, W) uint8 luma of a file with 8 bits or fewer; None for a deeper one."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             if image.mode not in BYTE_MODES or _deep_colour(image):
                 return None
             image.load()
@@ -134,7 +153,7 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
     """(H, W) or (H, W, C) array of the file's own type; colours in the order RGB."""
     is_tiff = Path(path).suffix.lower() in (".tif", ".tiff")
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             colour = _deep_colour(image) and image.mode in BYTE_MODES
             image.load()  # finds truncation, which OpenCV passes over
             if not colour:
@@ -143,7 +162,9 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         if not is_tiff:
             raise
     if is_tiff:
-        array = tifffile.imread(path, key=0)
+        with tifffile.TiffFile(path) as file:
+            _check_size(file.pages[0].imagelength, file.pages[0].imagewidth)
+            array = file.asarray(key=0)
         if not array.size:
             raise ValueError("it holds no image")
         return array
