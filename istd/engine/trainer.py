@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -111,10 +112,23 @@ class ISTDTrainer(ResumableTrainer):
         task = "istd_teacher" if teacher else "istd"
         return f"{task}/IoU" if self._validates_by_masks else f"{task}_points/F1"
 
-    @property
+    @cached_property
     def _validates_by_masks(self) -> bool:
-        masks = any("mask_file" in record for record in self.data.validation)
-        return masks and self.cfg.ISTD.TEST.SELECT_BY == "masks"
+        if self.cfg.ISTD.TEST.SELECT_BY != "masks":
+            return False
+        records = self.data.validation
+        without = [record["file_name"] for record in records if "mask_file" not in record]
+        if not without or len(without) == len(records):
+            return not without
+        by_points = all(record.get("points") is not None for record in records)
+        logger.warning(
+            "%d of %d validation images have no mask, %s for one: the best checkpoint is selected by %s.",
+            len(without),
+            len(records),
+            without[0],
+            "points" if by_points else "the others, because some have no points either",
+        )
+        return not by_points
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint, the store rewound to its version; or start afresh from MODEL.WEIGHTS."""

@@ -1,6 +1,7 @@
 """The trainer: exact resume after a kill, selection, the single final test, errors."""
 
 import json
+import logging
 import signal
 import time
 
@@ -105,6 +106,21 @@ def test_points_select_where_there_are_no_masks(istd_cfg, scenes, tmp_path):
     trainer = start(cfg)
     assert trainer.selection_metric == "istd_points/F1"
     assert "F1" in trainer.validate()["istd_points"]
+
+
+def test_points_select_where_a_mask_is_missing(istd_cfg, scenes, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("istd"), "propagate", True)
+    mixed = (scenes.val, f"{scenes.test}:masks=")
+    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=mixed)
+    trainer = start(cfg)
+    assert trainer.selection_metric == "istd_points/F1"
+    found = trainer.validate()
+    assert found["istd_points"]["images"] == 4 and "istd" not in found
+    warnings = [text for text in caplog.messages if text.startswith("2 of 4 validation images have no mask")]
+    assert len(warnings) == 1 and warnings[0].endswith("selected by points.")
+    bare = (f"{scenes.val}:points=", f"{scenes.test}:masks=")
+    outer = {"DATASETS__VALIDATION": bare, "OUTPUT_DIR": str(tmp_path)}
+    assert ISTDTrainer(istd_cfg("quick/istd_pal.yaml", **outer)).selection_metric == "istd/IoU"
 
 
 def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
