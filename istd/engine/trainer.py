@@ -164,7 +164,9 @@ class ISTDTrainer(ResumableTrainer):
         share_statistics(self.network)
         if best.is_file():
             self.checkpointer.load(str(best), checkpointables=[])
-        results = self.test(self.cfg, self.network)
+        names = list(self.cfg.DATASETS.TEST)
+        folders = [f"test{number}" if len(names) > 1 else "test" for number in range(len(names))]
+        results = self.test(self.cfg, self.network, [self._evaluator(self.cfg, folder, True) for folder in folders])
         if comm.is_main_process():
             used = BEST if best.is_file() else "model_final.pth"
             figures = flatten_results_dict(results)
@@ -184,10 +186,13 @@ class ISTDTrainer(ResumableTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """IoU, nIoU, Pd and Fa of student and teacher."""
+        """IoU, nIoU, Pd and Fa of student and teacher, with their files in OUTPUT_DIR/eval/<name of MODEL.WEIGHTS>.
+
+        The folder `test` is of the training's own final test alone.
+        """
         names = list(cfg.DATASETS.TEST)
-        number = names.index(dataset_name) if dataset_name in names and len(names) > 1 else ""
-        return cls._evaluator(cfg, f"test{number}", use_masks=True)
+        number = str(names.index(dataset_name)) if dataset_name in names and len(names) > 1 else ""
+        return cls._evaluator(cfg, os.path.join("eval", Path(cfg.MODEL.WEIGHTS).stem or "untrained", number), True)
 
     @classmethod
     def _evaluator(cls, cfg: CfgNode, folder: str, use_masks: bool) -> ISTDEvaluator:

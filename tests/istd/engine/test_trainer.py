@@ -1,15 +1,20 @@
 """The trainer: exact resume after a kill, selection, the single final test, errors."""
 
+import importlib.util
 import json
 import logging
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def start(cfg, resume: bool = False) -> ISTDTrainer:
@@ -90,6 +95,36 @@ def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "test" / "results.json").read_text())["checkpoint"] == "model_best.pth"
     start(cfg, resume=True).train()
     assert scored == [1]
+
+
+@pytest.fixture
+def train_net(monkeypatch):
+    """tools/train_net.py; it gives loggers handlers of their own, which go again."""
+    for name in ("s4m", "istd", "d2kit", "detectron2", "fvcore"):
+        one = logging.getLogger(name)
+        monkeypatch.setattr(one, "handlers", one.handlers[:])
+        monkeypatch.setattr(one, "propagate", one.propagate)
+    spec = importlib.util.spec_from_file_location("train_net_istd", ROOT / "tools" / "train_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, scenes, tmp_path):
+    def main(*flags, **more):
+        options = istd_options(OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1, **more)
+        command = [*flags, "--config-file", ROOT / "configs" / "quick" / "istd_pal.yaml", *options]
+        return train_net.main(default_argument_parser().parse_args([str(item) for item in command]))
+
+    main()
+    final = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}
+    assert len(final) >= 2 and not (tmp_path / "eval").exists()
+    other = (scenes.val,)
+    main("--eval-only", DATASETS__TEST=other, MODEL__WEIGHTS=str(tmp_path / "model_best.pth"))
+    main("--eval-only", "--resume", DATASETS__TEST=(*other, scenes.test))
+    assert {path: path.read_bytes() for path in (tmp_path / "test").iterdir()} == final
+    found = sorted(str(path.relative_to(tmp_path / "eval")) for path in (tmp_path / "eval").rglob("istd.json"))
+    assert found == ["model_best/istd.json", "model_final/0/istd.json", "model_final/1/istd.json"]
 
 
 def test_selection_by_masks_points_or_the_teacher(istd_cfg, tmp_path):
