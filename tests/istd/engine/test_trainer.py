@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -187,3 +188,17 @@ def test_an_image_that_is_in_no_cluster_is_named(istd_cfg, tmp_path):
     table.write_text('{"format": 1, "num_clusters": 1, "features": [], "clusters": {"other": 0}}')
     with pytest.raises(KeyError, match="scene_.*clusters.json"):
         TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path), ISTD__CLUSTERS__FILE=str(table)))
+
+
+def test_clusters_that_a_run_made_are_of_its_own_images_and_depth(istd_cfg, scenes, tmp_path):
+    shutil.copytree(scenes.root, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(scenes.root)
+
+    def files(root=scenes.root, **more):
+        names = {key: (f"sirst:{root}:{split}.txt",) for key, split in (("TRAIN", "train"), ("VALIDATION", "val"))}
+        names = {f"DATASETS__{key}": value for key, value in names.items()}
+        TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path / "run"), **names, **more))
+        return len(list((tmp_path / "run").glob("clusters-*.json")))
+
+    assert [files(), files(), files(tmp_path / "link")] == [1, 1, 1]
+    assert [files(ISTD__INPUT__DEPTH="type"), files(tmp_path / "copy")] == [2, 3]
