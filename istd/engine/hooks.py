@@ -132,7 +132,7 @@ class OuterStep(HookBase):
     def _forward(self, images: list[dict]) -> Forward:
         batch = self._model.collect(images)
         student, teacher = self._model.both_maps(batch, learner="student")
-        return Forward(student, teacher[0], batch.targets, batch.clusters)
+        return Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone)
 
     def state_dict(self) -> dict[str, Any]:
         """alpha, the second optimizer and the steps done."""
