@@ -44,6 +44,7 @@ def _add_model(node: CN) -> None:
     node.SCAM.SCALE = -1.0  # s; negative: the network's own (ALCLNet 0.12, MLCLNet 0.55)
     node.SCAM.STAGES = ()  # stages that are modulated, 0 the finest; empty: all
     node.SCAM.HIDDEN_DIM = 128
+    node.SCAM.LR = 0.001  # of its parameters, by the network's schedule: higher ones close its gates; 0.0: BASE_LR
 
     node.VFM = CN()
     node.VFM.NAME = "vit_small_patch14_dinov2"  # any ViT of timm, or sam_vit_b, sam_vit_l, sam_vit_h
@@ -66,7 +67,9 @@ def _add_model(node: CN) -> None:
     node.TEST.THRESHOLD = 0.5
     node.TEST.DISTANCE = 3.0  # pixels, exclusive, between the centroids of a target and of a region that finds it
     node.TEST.EMPTY = "zero"  # nIoU of an image without target and prediction, see IRMetrics
-    node.TEST.SELECT_BY = "masks"  # the best checkpoint by IoU with the validation masks, or by "points" alone (F1)
+    node.TEST.SELECT_BY = (
+        "masks"  # the best checkpoint by IoU with the masks, where all validation images have one, or by "points" (F1)
+    )
     node.TEST.SELECT = "student"  # whose score: student or teacher
 
 

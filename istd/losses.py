@@ -99,7 +99,7 @@ def supervise(maps: Sequence[Tensor], targets: Tensor, loss: SampleLoss = bce) -
     return torch.stack(losses).mean(0)
 
 
-def sample_weights(alpha: Tensor, clusters: Tensor) -> Tensor:
+def sample_weights(alpha: Tensor, clusters: Tensor, everyone: Tensor | None = None) -> Tensor:
     """Weights of a batch's samples from the learnable scalars of their clusters.
 
     r = alpha_c - mean of alpha_c over the batch; w = exp(log 2 * tanh(r / log 2)), in [0.5, 2]; divided by the batch
@@ -108,14 +108,19 @@ def sample_weights(alpha: Tensor, clusters: Tensor) -> Tensor:
     Args:
         alpha: (clusters,) learnable scalars.
         clusters: (B,) int64 cluster of each sample.
+        everyone: (B',) the clusters of the whole batch, where `clusters` are one process's share of it: both means are
+            over the whole batch.
 
     Returns:
-        (B,) with mean 1; differentiable in alpha.
+        (B,) with mean 1 over the whole batch; differentiable in alpha.
     """
     log2 = torch.log(alpha.new_tensor(2.0))
-    chosen = alpha[clusters]
-    weights = torch.exp(log2 * torch.tanh((chosen - chosen.mean()) / log2))
-    return weights / weights.mean().detach()
+    batch = alpha[clusters if everyone is None else everyone]
+
+    def raw(chosen: Tensor) -> Tensor:
+        return torch.exp(log2 * torch.tanh((chosen - batch.mean()) / log2))
+
+    return raw(alpha[clusters]) / raw(batch).mean().detach()
 
 
 def inner_losses(

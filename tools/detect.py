@@ -69,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources, refused = find_sources(options.inputs)
     run = DetectionRun(predictor, options.output)
     run.failed.update(refused)
-    for source in tqdm(sources, desc="files", unit="file"):
-        run.add(source, partial(tqdm, desc=source.name, unit="frame", leave=False))
-    run.close()
+    try:
+        for source in tqdm(sources, desc="files", unit="file"):
+            run.add(source, partial(tqdm, desc=source.name, unit="frame", leave=False))
+    finally:  # an interrupted run keeps the tables of what is done
+        run.close()
     found = sum(len(record["detections"]) for record in run.records)
     print(f"{found} detections in {len(run.records)} images and frames: {options.output}")
     for file, reason in run.failed.items():

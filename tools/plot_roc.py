@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Plot ROC curves of ISTD results; training writes them to OUTPUT_DIR/test/istd.json, --eval-only does too.
+"""Plot ROC curves of ISTD results; training writes them to OUTPUT_DIR/test/istd.json, --eval-only to
+OUTPUT_DIR/eval/NAME/istd.json, NAME that of the checkpoint.
 
     python tools/plot_roc.py output/alcnet_full/test/istd.json output/alcnet_pal/test/istd.json --output roc.png
 

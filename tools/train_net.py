@@ -60,7 +60,13 @@ def main(args):
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = kind.build_model(cfg)
-    kind.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = kind.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR)
+    if args.resume and checkpointer.has_checkpoint():
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()  # evaluators name their files after it
+        cfg.freeze()
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = kind.test(cfg, model)
     if comm.is_main_process():
         for name, metrics in results.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,12 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from istd.data.mask_values import byte_values, foreground
+
 EXTENSIONS = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 DEPTHS = ("range", "type")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion
+MAX_PIXELS = 2**30  # OpenCV's own limit; Pillow's, a sixth of it, would refuse scans of whole scenes
 BYTE_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -41,7 +45,7 @@ def read_infrared(path: str | os.PathLike, depth: str = "range") -> np.ndarray:
         (H, W) float32, 0..255.
 
     Raises:
-        BadImageError: no image, truncated, or of more channels than 4.
+        BadImageError: no image, damaged, of more channels than 4, or of more than MAX_PIXELS pixels.
         FileNotFoundError: no such file.
     """
     if depth not in DEPTHS:
@@ -50,25 +54,30 @@ def read_infrared(path: str | os.PathLike, depth: str = "range") -> np.ndarray:
         byte_image = _read_bytes(path)
         if byte_image is not None:
             return byte_image.astype(np.float32)
-        return _scale(_luma(_read_deep(path), path), depth)
+        return _scale(_channels(_read_deep(path), path, _luma), depth)
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask: (H, W) uint8, 1 where the file is above half of its range (8-bit: > 127; 0/1 files: > 0)."""
+    """Read a mask: (H, W) uint8, 1 on targets, by the rules of `istd.data.mask_values`.
+
+    0/255 and 0/1 of any depth, soft borders (above half of the file's largest value), numbers of instances, palettes
+    (index 0 is the background) and colours of instances (the largest channel counts).
+
+    Raises:
+        BadImageError, FileNotFoundError: as `read_infrared`; also where it is unclear what is target.
+    """
     with _naming(path):
-        values = _read_bytes(path)
+        values = _read_bytes(path, byte_values)
         if values is None:
-            values = _luma(_read_deep(path), path)
-    top = float(values.max(initial=0))
-    # Masks come as 0/255, as 0/65535 and as 0/1; whatever the file's own top value is, its half is the border.
-    return (values > top / 2).astype(np.uint8) if top > 0 else np.zeros(values.shape, np.uint8)
+            values = _channels(_read_deep(path), path, lambda colour: colour.max(-1))
+        return foreground(values, lossy=Path(path).suffix.lower() in (".jpg", ".jpeg"))
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width from the file's header."""
     with _naming(path):
         try:
-            with Image.open(path) as image:
+            with _open(path) as image:
                 return image.height, image.width
         except UnidentifiedImageError:
             with tifffile.TiffFile(path) as file:
@@ -107,18 +116,42 @@ def _naming(path: str | os.PathLike):
         yield
     except (FileNotFoundError, BadImageError):
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, tifffile.TiffFileError) as error:
-        raise BadImageError(f"{os.fspath(path)} cannot be read as an image ({error}).") from error
+    except Exception as error:  # on damaged bytes decoders raise nearly anything: zlib.error, struct.error, TypeError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"{os.fspath(path)} cannot be read as an image ({reason}).") from error
 
 
-def _read_bytes(path: str | os.PathLike) -> np.ndarray | None:
-    """(H, W) uint8 luma of a file with 8 bits or fewer; None for a deeper one."""
+@contextlib.contextmanager
+def _open(path: str | os.PathLike):
+    """Pillow's image, bounded by MAX_PIXELS in place of Pillow's own limit."""
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
+            _check_size(image.height, image.width)
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
+def _check_size(height: int, width: int) -> None:
+    if int(height) * int(width) > MAX_PIXELS:  # damaged TIFF headers give tuples
+        raise ValueError(f"it has {width}x{height} pixels, and more than {MAX_PIXELS} are not read")
+
+
+def _luma_bytes(image: Image.Image) -> np.ndarray:
+    return np.asarray(image if image.mode == "L" else image.convert("RGB").convert("L"))
+
+
+def _read_bytes(
+    path: str | os.PathLike, convert: Callable[[Image.Image], np.ndarray] = _luma_bytes
+) -> np.ndarray | None:
+    """(H, W) uint8 values of a file with 8 bits or fewer; None for a deeper one."""
+    try:
+        with _open(path) as image:
             if image.mode not in BYTE_MODES or _deep_colour(image):
                 return None
             image.load()
-            return np.asarray(image if image.mode == "L" else image.convert("RGB").convert("L"))
+            return convert(image)
     except UnidentifiedImageError:
         if Path(path).suffix.lower() in (".tif", ".tiff"):
             return None  # Pillow does not know every TIFF (16-bit colour, for one)
@@ -134,7 +167,7 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
     """(H, W) or (H, W, C) array of the file's own type; colours in the order RGB."""
     is_tiff = Path(path).suffix.lower() in (".tif", ".tiff")
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             colour = _deep_colour(image) and image.mode in BYTE_MODES
             image.load()  # finds truncation, which OpenCV passes over
             if not colour:
@@ -143,7 +176,9 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         if not is_tiff:
             raise
     if is_tiff:
-        array = tifffile.imread(path, key=0)
+        with tifffile.TiffFile(path) as file:
+            _check_size(file.pages[0].imagelength, file.pages[0].imagewidth)
+            array = file.asarray(key=0)
         if not array.size:
             raise ValueError("it holds no image")
         return array
@@ -153,12 +188,16 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
     return array[..., 2::-1] if array.ndim == 3 else array
 
 
-def _luma(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """(H, W) grey values from (H, W) or (H, W, C)."""
+def _luma(colour: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W) grey values of the same type."""
+    grey = colour.astype(np.float32) @ LUMA
+    return np.rint(grey).astype(colour.dtype) if np.issubdtype(colour.dtype, np.integer) else grey
+
+
+def _channels(array: np.ndarray, path: str | os.PathLike, merge: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(H, W) values from (H, W) or (H, W, C); `merge` makes one of three channels."""
     if array.ndim == 3 and array.shape[2] in (3, 4):
-        dtype = array.dtype
-        grey = array[..., :3].astype(np.float32) @ LUMA
-        return np.rint(grey).astype(dtype) if np.issubdtype(dtype, np.integer) else grey
+        return merge(array[..., :3])
     if array.ndim == 3 and array.shape[2] in (1, 2):
         return array[..., 0]
     if array.ndim != 2:

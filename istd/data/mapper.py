@@ -32,6 +32,7 @@ class ISTDMapper:
         channels: the grey image is repeated so often.
         crop, target_share, augment: see `View.draw`.
         views: crops an image has, the same in every epoch (`View.of_set`); 0: a new one each time.
+        seed: of those views.
         fill: grey value beyond the border.
         depth: see `read_infrared`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMaskStore.reader()`; a dict's own
@@ -50,6 +51,7 @@ class ISTDMapper:
         target_share: float = 0.5,
         augment: bool = True,
         views: int = 0,
+        seed: int = 0,
         fill: float = 0.0,
         depth: str = "range",
         pseudo_masks: Callable[[str], np.ndarray] | None = None,
@@ -62,7 +64,7 @@ class ISTDMapper:
             raise ValueError(f"ISTD.INPUT.CROP must be at least 1 pixel, not {crop}.")
         self.is_train, self.channels, self.depth = is_train, channels, depth
         self.crop, self.target_share, self.augment, self.fill = crop, target_share, augment, fill
-        self.views = views
+        self.views, self.seed = views, seed
         self.pseudo_masks, self.use_masks, self.clusters = pseudo_masks, use_masks, clusters
 
     @classmethod
@@ -76,6 +78,7 @@ class ISTDMapper:
             "target_share": options.TARGET_CROP,
             "augment": options.AUGMENT,
             "views": options.VIEWS,
+            "seed": max(cfg.SEED, 0),
             "fill": options.MEAN,
             "depth": options.DEPTH,
             **lookups,
@@ -108,7 +111,7 @@ class ISTDMapper:
         targets = points if points else np.argwhere(label > 0.5)[:, ::-1]
         options = {"targets": targets, "target_share": self.target_share, "augment": self.augment}
         if self.views:
-            view = View.of_set(dataset_dict["image_id"], self.views, *image.shape, self.crop, **options)
+            view = View.of_set(dataset_dict["image_id"], self.views, self.seed, *image.shape, self.crop, **options)
         else:
             view = View.draw(*image.shape, self.crop, **options)
         result = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width")}

@@ -26,12 +26,12 @@ class View:
     recurs: bool = False
 
     @classmethod
-    def of_set(cls, image_id: str, size: int, *args, **options) -> "View":
-        """Draw one of the `size` views that this image has, which are the same in every epoch and every run.
+    def of_set(cls, image_id: str, size: int, seed: int, *args, **options) -> "View":
+        """Draw one of the `size` views that this image has under a seed, the same in every epoch and every run.
 
         Which of them comes follows np.random's global generator; the rest is as in `draw`, whose arguments follow.
         """
-        with seeded(derive_seed("view", image_id, int(np.random.randint(size)))):
+        with seeded(derive_seed("view", seed, image_id, int(np.random.randint(size)))):
             view = cls.draw(*args, **options)
         return dataclasses.replace(view, recurs=True)
 

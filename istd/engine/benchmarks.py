@@ -117,7 +117,9 @@ def outer_plainly(model: PointSupervisedISTD, train: list[dict], validation: lis
         batch = model.collect(crops)
         with torch.no_grad():
             teacher = teacher_alone(model, batch)
-        return batch_loss(Forward(student_alone(model, batch), teacher[0], batch.targets, batch.clusters), alpha)
+        return batch_loss(
+            Forward(student_alone(model, batch), teacher[0], batch.targets, batch.clusters, batch.everyone), alpha
+        )
 
     outer = torch.autograd.grad(loss(validation), [*theta, alpha])
     inner = torch.autograd.grad(loss(train), theta)
@@ -135,7 +137,7 @@ def outer_shared(model: PointSupervisedISTD, train: list[dict], validation: list
     for crops in (validation, train):
         batch = model.collect(crops)
         student, teacher = model.both_maps(batch, learner="student")
-        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters), alpha))
+        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone), alpha))
     found = outer_gradients(*losses, list(model.network.parameters()), alpha, _ETA)
     return torch.cat([gradient.reshape(-1) for gradient in (*found.theta, found.alpha)])
 

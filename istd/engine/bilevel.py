@@ -49,13 +49,14 @@ class Forward:
     """What one forward pass of a batch gives the outer level.
 
     student_maps: logits with gradient, finest first. teacher_logits: (B, 1, H, W). targets: (B, 1, H, W).
-    clusters: (B,) int64.
+    clusters: (B,) int64. everyone: those of the whole batch, where it is shared over processes.
     """
 
     student_maps: Sequence[Tensor]
     teacher_logits: Tensor
     targets: Tensor
     clusters: Tensor
+    everyone: Tensor | None = None
 
 
 def batch_loss(
@@ -69,7 +70,8 @@ def batch_loss(
         weighted: w by `sample_weights`; False: w = 1.
         loss: supervision per sample; published: BCE.
     """
-    weights = sample_weights(alpha, forward.clusters) if weighted else alpha.new_ones(len(forward.clusters))
+    ones = alpha.new_ones(len(forward.clusters))
+    weights = sample_weights(alpha, forward.clusters, forward.everyone) if weighted else ones
     return outer_loss(
         forward.student_maps, forward.teacher_logits, forward.targets, weights, loss=loss, temperature=temperature
     )

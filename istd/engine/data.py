@@ -105,16 +105,18 @@ class TrainingData:
     def _load_clusters(self) -> ClusterTable:
         """The table of ISTD.CLUSTERS.FILE, or one fitted to the training images alone, once in the output folder."""
         node = self._cfg.ISTD.CLUSTERS
-        ids = [record["image_id"] for record in [*self.train, *self.validation]]
+        records, depth = [*self.train, *self.validation], self._cfg.ISTD.INPUT.DEPTH
+        ids = [record["image_id"] for record in records]
         seed = max(self._cfg.SEED, 0)
+        files = [str(Path(record["file_name"]).resolve()) for record in records]
         # Named by what decides its content, so that a run never takes over another one's clusters.
-        made = f"clusters-{derive_seed(node.NUMBER, seed, len(self.train), *ids):08x}.json"
+        made = f"clusters-{derive_seed(node.NUMBER, seed, depth, len(self.train), *ids, *files):08x}.json"
         path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, made))
         if not node.FILE:
             if comm.is_main_process() and not path.is_file():
                 table = make_clusters(
                     self.train,
-                    partial(read_infrared, depth=self._cfg.ISTD.INPUT.DEPTH),
+                    partial(read_infrared, depth=depth),
                     assigned=self.validation,
                     num_clusters=node.NUMBER,
                     seed=seed,

@@ -15,6 +15,7 @@ from istd.engine.data import TrainingData
 from istd.engine.processes import average_over_processes, share_statistics
 from istd.engine.schedule import EpochClock
 from istd.modeling.point_supervised import PointSupervisedISTD
+from istd.modeling.scam import SCAM
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,23 @@ class WeightAverage(HookBase):
         """Update the averages."""
         step = self.trainer.iter
         self._model.update_average(min(self._decay, (1 + step) / (10 + step)))
+
+
+class GateLog(HookBase):
+    """Logs mean |gate| of SCAM as `scam/gate`: 1 at first; near 0 the teacher is its student, unmodulated in scale."""
+
+    def __init__(self, scam: SCAM, period: int = 20):
+        """
+        Args:
+            scam: whose gates.
+            period: iterations.
+        """
+        self._scam, self._period = scam, period
+
+    def after_step(self) -> None:
+        """Log where it is due."""
+        if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
+            self.trainer.storage.put_scalar("scam/gate", self._scam.gate_penalty().item(), smoothing_hint=False)
 
 
 class OuterStep(HookBase):
@@ -114,7 +132,7 @@ class OuterStep(HookBase):
     def _forward(self, images: list[dict]) -> Forward:
         batch = self._model.collect(images)
         student, teacher = self._model.both_maps(batch, learner="student")
-        return Forward(student, teacher[0], batch.targets, batch.clusters)
+        return Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone)
 
     def state_dict(self) -> dict[str, Any]:
         """alpha, the second optimizer and the steps done."""

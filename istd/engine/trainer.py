@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,7 +23,7 @@ from d2kit.files import atomic_write
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
-from istd.engine.hooks import FinalTest, LabelEvolution, OuterStep, WeightAverage
+from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.labels import remove
 from istd.engine.processes import share_statistics
 from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
@@ -57,8 +58,12 @@ class ISTDTrainer(ResumableTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping."""
+        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping; SCAM by ISTD.SCAM.LR."""
         groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
+        rate = cfg.ISTD.SCAM.LR or cfg.SOLVER.BASE_LR
+        if model.scam is not None and rate != cfg.SOLVER.BASE_LR:
+            scam = [{"params": [one], "lr": rate} for one in model.scam.parameters() if one.requires_grad]
+            groups = reduce_param_groups([*groups, *scam])  # later items replace earlier ones' settings
         adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         optimizer = adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
         return with_accumulation(optimizer, cfg.SOLVER.ACCUMULATE)
@@ -79,7 +84,7 @@ class ISTDTrainer(ResumableTrainer):
 
     def _epoch_hooks(self) -> list:
         cfg, model, data, clock = self.cfg, self.network, self.data, self.clock
-        hooks = []
+        hooks = [GateLog(model.scam)] if model.has_teacher else []
         if cfg.ISTD.OUTER.ENABLED:
             hooks.append(OuterStep(cfg, model, data, clock))
         if cfg.ISTD.SCHEDULE.AVERAGE > 0:
@@ -107,10 +112,23 @@ class ISTDTrainer(ResumableTrainer):
         task = "istd_teacher" if teacher else "istd"
         return f"{task}/IoU" if self._validates_by_masks else f"{task}_points/F1"
 
-    @property
+    @cached_property
     def _validates_by_masks(self) -> bool:
-        masks = any("mask_file" in record for record in self.data.validation)
-        return masks and self.cfg.ISTD.TEST.SELECT_BY == "masks"
+        if self.cfg.ISTD.TEST.SELECT_BY != "masks":
+            return False
+        records = self.data.validation
+        without = [record["file_name"] for record in records if "mask_file" not in record]
+        if not without or len(without) == len(records):
+            return not without
+        by_points = all(record.get("points") is not None for record in records)
+        logger.warning(
+            "%d of %d validation images have no mask, %s for one: the best checkpoint is selected by %s.",
+            len(without),
+            len(records),
+            without[0],
+            "points" if by_points else "the others, because some have no points either",
+        )
+        return not by_points
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint, the store rewound to its version; or start afresh from MODEL.WEIGHTS."""
@@ -146,7 +164,9 @@ class ISTDTrainer(ResumableTrainer):
         share_statistics(self.network)
         if best.is_file():
             self.checkpointer.load(str(best), checkpointables=[])
-        results = self.test(self.cfg, self.network)
+        names = list(self.cfg.DATASETS.TEST)
+        folders = [f"test{number}" if len(names) > 1 else "test" for number in range(len(names))]
+        results = self.test(self.cfg, self.network, [self._evaluator(self.cfg, folder, True) for folder in folders])
         if comm.is_main_process():
             used = BEST if best.is_file() else "model_final.pth"
             figures = flatten_results_dict(results)
@@ -166,10 +186,13 @@ class ISTDTrainer(ResumableTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """IoU, nIoU, Pd and Fa of student and teacher."""
+        """IoU, nIoU, Pd and Fa of student and teacher, with their files in OUTPUT_DIR/eval/<name of MODEL.WEIGHTS>.
+
+        The folder `test` is of the training's own final test alone.
+        """
         names = list(cfg.DATASETS.TEST)
-        number = names.index(dataset_name) if dataset_name in names and len(names) > 1 else ""
-        return cls._evaluator(cfg, f"test{number}", use_masks=True)
+        number = str(names.index(dataset_name)) if dataset_name in names and len(names) > 1 else ""
+        return cls._evaluator(cfg, os.path.join("eval", Path(cfg.MODEL.WEIGHTS).stem or "untrained", number), True)
 
     @classmethod
     def _evaluator(cls, cfg: CfgNode, folder: str, use_masks: bool) -> ISTDEvaluator:

@@ -1,6 +1,7 @@
 """Detectron2 evaluator of ISTD networks: student and teacher, by masks or by points, by target characteristic."""
 
 import json
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 
 from d2kit.files import atomic_write
 from istd.evaluation.ir_metrics import IRMetrics
@@ -27,7 +29,8 @@ class ISTDEvaluator(DatasetEvaluator):
     `teacher_probability`.
 
     Results: {"istd": {"IoU", "nIoU", "Pd", "Fa", "AUC", "IoU-salient", ...}, "istd_teacher": ...}, and for images
-    without masks {"istd_points": {"F1", "Pd", "Fa", "false_regions", ...}, "istd_teacher_points": ...}. All values are
+    without masks {"istd_points": {"F1", "Pd", "Fa", "false_regions", ...}, "istd_teacher_points": ...}. `images` is the
+    number of images behind each; a set that masks score only in part is named in a warning, once. All values are
     scalars; ROC curves and each image's counts go to `output_dir`/<task>.json.
 
     Args:
@@ -101,6 +104,7 @@ class ISTDEvaluator(DatasetEvaluator):
                 metrics[key] = metrics[key].merge([value]) if key in metrics else value
             for task, part in part_names.items():
                 names[task] = names.get(task, []) + part
+        self._warn_of_parts(names)
         results = OrderedDict()
         for task in self._tasks(names):
             splits = sorted(split for known, split in metrics if known == task)
@@ -108,7 +112,7 @@ class ISTDEvaluator(DatasetEvaluator):
             results[task] = {
                 key if not split else f"{key}-{split}": value
                 for split, values in computed.items()
-                for key, value in values.items()
+                for key, value in [*values.items(), ("images", len(metrics[task, split].scores))]
                 if key != "ROC"
             }
             if self.output_dir:
@@ -118,6 +122,18 @@ class ISTDEvaluator(DatasetEvaluator):
     def _tasks(self, names: Mapping[str, list[str]]) -> list[str]:
         order = [task for known in self.outputs for task in (known, f"{known}_points")]
         return [task for task in order if task in names]
+
+    def _warn_of_parts(self, names: Mapping[str, list[str]]) -> None:
+        for task in self.outputs:
+            masks, points = names.get(task, []), names.get(f"{task}_points", [])
+            if masks and points:
+                log_first_n(
+                    logging.WARNING,
+                    f"'{task}' scores {len(masks)} of {len(masks) + len(points)} images: the other {len(points)}, "
+                    f"{min(points)} for one, have no mask and are in '{task}_points'.",
+                    name=__name__,
+                    key="message",
+                )
 
     def _write(self, task: str, computed: dict, scores: list, names: list[str]) -> None:
         images = [{"file_name": name} | vars(score) for name, score in zip(names, scores, strict=True)]

@@ -18,7 +18,9 @@ GIB = 2**30
 def view_key(
     file_name: str, image_size: tuple[int, int], crop: tuple[int, int, int, int] | None = None, variant: str = ""
 ) -> str | None:
-    """Cache key of a view that shows the whole image; None for any other view, which is not worth keeping.
+    """Name of a view that shows the whole image; None for any other view, which is not worth keeping.
+
+    It says which views the cache keeps; what it finds is decided by their pixels.
 
     Args:
         file_name: name of the image.
@@ -96,7 +98,9 @@ class FeatureCache:
     """Features of a frozen model, computed once a view.
 
     What it changes: kept features are rounded to float16 (relative error up to 2**-11), on a miss as on a hit, and
-    each such view runs through the model alone; so results depend neither on what the cache holds nor on the batch.
+    each such view runs through the model alone, in float32 under autocast too; so results depend neither on what the
+    cache holds nor on the batch. Entries are found by the pixels that the model sees: another file under an old name,
+    depth or fill is another entry.
     It is exact only for views that come again pixel by pixel: the whole, un-augmented image, as in label updates and
     evaluation, crops that hold the whole image, and the finite sets of crops of ISTD.INPUT.VIEWS. Other random crops
     have no key, run as one batch and are not rounded: a crop of cached features would not be the features of the crop,
@@ -134,12 +138,15 @@ class FeatureCache:
         return torch.stack(maps, dim=1)
 
     def _kept(self, image: Tensor, key: str) -> Tensor:
-        key = f"{self.vfm.fingerprint}|{self.vfm.layers}|{key}"
+        content = image.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+        pixels = f"{image.dtype}|{tuple(image.shape)}|{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+        key = f"{self.vfm.fingerprint}|{self.vfm.layers}|{key}|{pixels}"
         array = self.store.get(key)
         self.hits += array is not None
         self.misses += array is None
         if array is None:
-            array = torch.stack(self.vfm(image))[:, 0].half().cpu().numpy()
+            with torch.autocast(image.device.type, enabled=False):
+                array = torch.stack(self.vfm(image))[:, 0].half().cpu().numpy()
             self.store.put(key, array)
         return torch.from_numpy(array).to(image.device).float()
 

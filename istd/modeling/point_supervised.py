@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from d2kit.ema import update_ema
 from istd.losses import SUPERVISION, inner_losses, sample_weights, supervise
 from istd.modeling.backbones import Network, build_network, frozen_statistics, pad_to_multiple
-from istd.modeling.batch import Batch, batch_key
+from istd.modeling.batch import Batch, batch_key, of_all_processes
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.modeling.scam import SCAM
 from istd.modeling.vfm import build_vfm
@@ -160,6 +160,7 @@ class PointSupervisedISTD(nn.Module):
             grey=grey,
             targets=targets,
             clusters=clusters,
+            everyone=clusters if self.alpha is None else of_all_processes(clusters),
             keys=[batch_key(image) for image in batched_inputs],
             names=[str(image.get("file_name", "?")) for image in batched_inputs],
         )
@@ -185,7 +186,7 @@ class PointSupervisedISTD(nn.Module):
         """(B,) sample weights by alpha, 1 without it."""
         if self.alpha is None:
             return batch.targets.new_ones(len(batch.targets))
-        return sample_weights(self.alpha, batch.clusters)
+        return sample_weights(self.alpha, batch.clusters, batch.everyone)
 
     def both_maps(self, batch: Batch, *, learner: str) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's logit maps from one pass of the encoder.
@@ -287,8 +288,12 @@ def network_from_config(cfg: CfgNode) -> Network:
 
 
 def _accept_plain_network(module: PointSupervisedISTD, state_dict: dict, prefix: str, *_) -> None:
-    """Let the file of one network (`istd.checkpoints.save_network`) be MODEL.WEIGHTS."""
-    if not state_dict or any(key.startswith(f"{prefix}network.") for key in state_dict):
-        return
-    for key in list(state_dict):
-        state_dict[f"{prefix}network.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    """Let the file of one network (`istd.checkpoints.save_network`) be MODEL.WEIGHTS, and fill averages it lacks."""
+    parts = tuple(f"{prefix}{name}." for name in ("network", "scam", "average"))
+    if not any(key.startswith(parts) for key in state_dict):
+        for key in list(state_dict):
+            state_dict[f"{parts[0]}{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    if module.average is not None and not any(key.startswith(parts[2]) for key in state_dict):
+        # The averages answer in eval mode: without this they would answer with their first, random weights.
+        found = [key for key in state_dict if key.startswith(parts[:2])]
+        state_dict.update({f"{parts[2]}{key.removeprefix(prefix)}": state_dict[key] for key in found})

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from istd.checkpoints import Recipe, save_network
+from istd.data import images
 from istd.deploy import ISTDPredictor, Runner
 from istd.modeling import build_network
 
@@ -103,6 +105,26 @@ def test_bad_files_are_named_and_the_rest_goes_on(tool, tmp_path, capsys):
     assert list(document["failed"]) == [str(empty), str(folder / "a.png"), str(folder / "c.mp4")]
     errors = capsys.readouterr().err
     assert all(f"left out {name}: " in errors for name in document["failed"])
+
+
+def test_an_interrupted_run_keeps_its_tables(tool, tmp_path, monkeypatch):
+    folder, decode = tmp_path / "in", images._read_bytes
+    folder.mkdir()
+    for name in "abc":
+        Image.fromarray(scene()).save(folder / f"{name}.png")
+
+    def fail(path):
+        if path.stem == "b":
+            return decode(path)
+        raise zlib.error("incorrect data check") if path.stem == "a" else KeyboardInterrupt
+
+    monkeypatch.setattr(images, "_read_bytes", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run(tool, folder, tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [Path(record["file"]).name for record in document["images"]] == ["b.png"]
+    assert list(document["failed"]) == [str(folder / "a.png")]
+    assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 2
 
 
 def test_an_empty_folder_alone(tool, tmp_path):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -99,6 +102,64 @@ def test_a_truncated_image_is_named(tmp_path, byte, deep, extension):
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(BadImageError, match=f"{path.name} cannot be read as an image"):
         read_infrared(path)
+
+
+KINDS = ["8.png", "16.png", "colour16.png", "8.jpg", "8.bmp", "8.tif", "16.tif", "zlib.tif", "lzw.tif"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_bytes_are_one_named_error(tmp_path, byte, deep, kind):
+    path = tmp_path / kind
+    if kind == "zlib.tif":
+        tifffile.imwrite(path, np.stack([deep] * 3, axis=-1), compression="zlib", photometric="rgb")
+    elif kind == "lzw.tif":
+        Image.fromarray(deep).save(path, compression="tiff_lzw")
+    elif kind == "16.tif":
+        tifffile.imwrite(path, deep)
+    else:
+        arrays = {"16.png": deep, "colour16.png": np.stack([deep] * 3, axis=-1)}
+        cv2.imwrite(str(path), arrays.get(kind, byte))
+    content, generator = path.read_bytes(), np.random.default_rng(KINDS.index(kind))
+    for turn in range(48):
+        damaged = bytearray(content)
+        end = len(content) if turn % 2 else min(len(content), 300)  # headers fail in more ways than pixels
+        for place in generator.integers(0, end, generator.integers(1, 6)):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged if turn % 5 else damaged[: generator.integers(1, len(damaged))])
+        for read in (read_infrared, read_mask, image_size):
+            try:
+                read(path)
+            except BadImageError as error:
+                assert kind in str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [zlib.error("x"), struct.error("x"), TypeError("x"), OverflowError("x"), MemoryError()]
+)
+def test_whatever_a_decoder_raises_is_named(tmp_path, byte, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    Image.fromarray(byte).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", fail)
+    for read in (read_infrared, read_mask, image_size):
+        with pytest.raises(BadImageError, match=r"a\.png cannot be read as an image \((x|MemoryError)\)"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_the_limit_of_pixels_is_ours_and_not_pillow_s(tmp_path, byte, deep, monkeypatch, extension):
+    Image.fromarray(byte).save(tmp_path / f"a.{extension}")
+    tifffile.imwrite(tmp_path / "b.tif", np.stack([deep] * 3, axis=-1), photometric="rgb")
+    names = [f"a.{extension}", "b.tif"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name in names:
+        assert read_infrared(tmp_path / name).shape == image_size(tmp_path / name) == (20, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr("istd.data.images.MAX_PIXELS", 599)
+    for name in names:
+        with pytest.raises(BadImageError, match=rf"{name} .*30x20 pixels, and more than 599"):
+            read_infrared(tmp_path / name)
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "jpg"])

@@ -132,3 +132,19 @@ def test_bad_options(cfg):
         ISTDMapper(is_train=True, channels=2)
     with pytest.raises(ValueError, match="CROP must be at least 1"):
         ISTDMapper(is_train=True, crop=0)
+
+
+def test_the_finite_set_of_views_follows_the_seed(tmp_path, cfg):
+    given = record(tmp_path)
+    cfg.ISTD.INPUT.VIEWS = 2
+
+    def views(seed):
+        cfg.SEED = seed
+        mapper, found = ISTDMapper(cfg, True, pseudo_masks=lambda image_id: soft_mask()), set()
+        for draw in range(20):
+            with seeded(draw):
+                found.add(mapper(given)["view"])
+        return found
+
+    assert len(views(1)) == 2 and views(1) == views(1)
+    assert views(1).isdisjoint(views(2)) and views(-1) == views(0)

@@ -78,16 +78,17 @@ def test_augmentation_can_be_left_out():
 
 
 def test_a_finite_set_of_views():
-    def one_of(image_id, seed, size=4):
+    def one_of(image_id, seed, size=4, of=1):
         with seeded(seed):
-            return View.of_set(image_id, size, 300, 400, 64)
+            return View.of_set(image_id, size, of, 300, 400, 64)
 
     drawn = [one_of("a", seed) for seed in range(60)]
     assert len(set(drawn)) == 4 and all(view.recurs for view in drawn)
     assert {view.box for view in drawn}.isdisjoint({one_of("b", seed).box for seed in range(60)})
+    assert {view.box for view in drawn}.isdisjoint({one_of("a", seed, of=2).box for seed in range(60)})
     assert len({one_of("a", seed, size=1) for seed in range(9)}) == 1
     with seeded(3):
-        View.of_set("a", 4, 300, 400, 64)
+        View.of_set("a", 4, 1, 300, 400, 64)
         after = np.random.random_sample()
     with seeded(3):
         np.random.randint(4)

@@ -8,6 +8,7 @@ from istd.checkpoints import Recipe
 from istd.deploy import export_student, open_model
 from istd.deploy.benchmarks import build_settled
 from istd.deploy.quantize import first_and_last, quantise
+from istd.modeling import NETWORK_REGISTRY
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,22 @@ def test_int8(exported, tmp_path):
     grey = np.random.default_rng(1).uniform(0, 255, (50, 90)).astype(np.float32)
     difference = np.abs(small(grey) - plain(grey))
     assert 0 < difference.max() < 0.25 and difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("name", [name for name, _ in NETWORK_REGISTRY])
+def test_every_network_has_an_int8_form(name, tmp_path):
+    plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    export_student(build_settled(name), Recipe(name), plain)
+    quantise(plain, small, np.random.default_rng(0).uniform(0, 255, (2, 33, 70)).astype(np.float32))
+    kinds = {node.op_type for node in onnx.load(small).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert small.stat().st_size < 0.6 * plain.stat().st_size
+    exact, rounded = open_model(plain), open_model(small)
+    for size in ((32, 48), (33, 70)):
+        grey = np.random.default_rng(1).uniform(0, 255, size).astype(np.float32)
+        expected, found = exact(grey), rounded(grey)
+        assert found.shape == size and np.abs(found - expected).max() > 0
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.7
 
 
 def test_the_first_and_the_last_convolution_stay_in_float(exported, tmp_path):

@@ -1,14 +1,21 @@
 """The trainer: exact resume after a kill, selection, the single final test, errors."""
 
+import importlib.util
 import json
+import logging
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def start(cfg, resume: bool = False) -> ISTDTrainer:
@@ -52,6 +59,33 @@ def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_p
     assert results[0] == results[1]
 
 
+def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
+    options = {"OUTPUT_DIR": str(tmp_path), "SOLVER__BASE_LR": 0.01, "SOLVER__BASE_LR_END": 0.002}
+    cfg = istd_cfg(ISTD__OUTER__STEPS=1, **options)
+    trainer = start(cfg)
+
+    def rates(trainer):
+        scam = {id(parameter) for parameter in trainer.network.scam.parameters()}
+        found = {True: set(), False: set()}
+        for group in trainer.optimizer.param_groups:
+            for parameter in group["params"]:
+                found[id(parameter) in scam].add(group["lr"])
+        return found[True], found[False]
+
+    assert rates(trainer) == ({0.001}, {0.01}) and trainer.optimizer.param_groups[0]["lr"] == 0.01
+    trainer.train()
+    (scam,), (network,) = rates(trainer)
+    assert 0 < network < 0.01 and scam == pytest.approx(network / 10)
+    assert '"scam/gate": ' in (tmp_path / "metrics.json").read_text()
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    resumed = start(cfg, resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+    assert rates(resumed) == ({scam}, {network})
+    for off in (0.0, None):
+        assert rates(ISTDTrainer(istd_cfg(ISTD__SCAM__LR=off, **options))) == ({0.01}, {0.01})
+
+
 def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
     cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
     scored = []
@@ -62,6 +96,36 @@ def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "test" / "results.json").read_text())["checkpoint"] == "model_best.pth"
     start(cfg, resume=True).train()
     assert scored == [1]
+
+
+@pytest.fixture
+def train_net(monkeypatch):
+    """tools/train_net.py; it gives loggers handlers of their own, which go again."""
+    for name in ("s4m", "istd", "d2kit", "detectron2", "fvcore"):
+        one = logging.getLogger(name)
+        monkeypatch.setattr(one, "handlers", one.handlers[:])
+        monkeypatch.setattr(one, "propagate", one.propagate)
+    spec = importlib.util.spec_from_file_location("train_net_istd", ROOT / "tools" / "train_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, scenes, tmp_path):
+    def main(*flags, **more):
+        options = istd_options(OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1, **more)
+        command = [*flags, "--config-file", ROOT / "configs" / "quick" / "istd_pal.yaml", *options]
+        return train_net.main(default_argument_parser().parse_args([str(item) for item in command]))
+
+    main()
+    final = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}
+    assert len(final) >= 2 and not (tmp_path / "eval").exists()
+    other = (scenes.val,)
+    main("--eval-only", DATASETS__TEST=other, MODEL__WEIGHTS=str(tmp_path / "model_best.pth"))
+    main("--eval-only", "--resume", DATASETS__TEST=(*other, scenes.test))
+    assert {path: path.read_bytes() for path in (tmp_path / "test").iterdir()} == final
+    found = sorted(str(path.relative_to(tmp_path / "eval")) for path in (tmp_path / "eval").rglob("istd.json"))
+    assert found == ["model_best/istd.json", "model_final/0/istd.json", "model_final/1/istd.json"]
 
 
 def test_selection_by_masks_points_or_the_teacher(istd_cfg, tmp_path):
@@ -78,6 +142,21 @@ def test_points_select_where_there_are_no_masks(istd_cfg, scenes, tmp_path):
     trainer = start(cfg)
     assert trainer.selection_metric == "istd_points/F1"
     assert "F1" in trainer.validate()["istd_points"]
+
+
+def test_points_select_where_a_mask_is_missing(istd_cfg, scenes, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("istd"), "propagate", True)
+    mixed = (scenes.val, f"{scenes.test}:masks=")
+    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=mixed)
+    trainer = start(cfg)
+    assert trainer.selection_metric == "istd_points/F1"
+    found = trainer.validate()
+    assert found["istd_points"]["images"] == 4 and "istd" not in found
+    warnings = [text for text in caplog.messages if text.startswith("2 of 4 validation images have no mask")]
+    assert len(warnings) == 1 and warnings[0].endswith("selected by points.")
+    bare = (f"{scenes.val}:points=", f"{scenes.test}:masks=")
+    outer = {"DATASETS__VALIDATION": bare, "OUTPUT_DIR": str(tmp_path)}
+    assert ISTDTrainer(istd_cfg("quick/istd_pal.yaml", **outer)).selection_metric == "istd/IoU"
 
 
 def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
@@ -109,3 +188,17 @@ def test_an_image_that_is_in_no_cluster_is_named(istd_cfg, tmp_path):
     table.write_text('{"format": 1, "num_clusters": 1, "features": [], "clusters": {"other": 0}}')
     with pytest.raises(KeyError, match="scene_.*clusters.json"):
         TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path), ISTD__CLUSTERS__FILE=str(table)))
+
+
+def test_clusters_that_a_run_made_are_of_its_own_images_and_depth(istd_cfg, scenes, tmp_path):
+    shutil.copytree(scenes.root, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(scenes.root)
+
+    def files(root=scenes.root, **more):
+        names = {key: (f"sirst:{root}:{split}.txt",) for key, split in (("TRAIN", "train"), ("VALIDATION", "val"))}
+        names = {f"DATASETS__{key}": value for key, value in names.items()}
+        TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path / "run"), **names, **more))
+        return len(list((tmp_path / "run").glob("clusters-*.json")))
+
+    assert [files(), files(), files(tmp_path / "link")] == [1, 1, 1]
+    assert [files(ISTD__INPUT__DEPTH="type"), files(tmp_path / "copy")] == [2, 3]

@@ -1,6 +1,7 @@
 """The Detectron2 evaluator: masks, points, teacher, characteristics, several processes."""
 
 import json
+import logging
 import math
 
 import numpy as np
@@ -42,9 +43,9 @@ def test_student_and_teacher_by_masks():
     for image, output in samples:
         metrics.update(output["probability"].numpy(), image["mask"].numpy())
     wanted = metrics.compute()
-    assert results["istd"] == {key: wanted[key] for key in ("IoU", "nIoU", "Pd", "Fa", "AUC")}
+    assert results["istd"] == {key: wanted[key] for key in ("IoU", "nIoU", "Pd", "Fa", "AUC")} | {"images": 5}
     assert results["istd_teacher"]["IoU"] == 100
-    assert all(isinstance(value, float) for value in flatten_results_dict(results).values())
+    assert all(isinstance(value, float | int) for value in flatten_results_dict(results).values())
     print_csv_format(results)
 
 
@@ -55,7 +56,7 @@ def test_points_where_there_are_no_masks():
     metrics = PointMetrics()
     for image, output in samples:
         metrics.update(output["probability"].numpy(), image["points"])
-    assert results["istd_points"] == metrics.compute()
+    assert results["istd_points"] == metrics.compute() | {"images": 4}
     assert results["istd_teacher_points"]["F1"] == 100
     by_choice = evaluate(ISTDEvaluator(use_masks=False), [sample(i) for i in range(4)])
     assert by_choice == results
@@ -68,7 +69,21 @@ def test_characteristics_split_the_metrics():
     assert results["istd"]["IoU-faint"] == only["istd"]["IoU"]
     assert results["istd"]["nIoU-salient"] == evaluate(ISTDEvaluator(roc_bins=0), samples[1:2])["istd"]["nIoU"]
     assert results["istd"]["IoU"] == evaluate(ISTDEvaluator(roc_bins=0), samples)["istd"]["IoU"]
-    assert len(results["istd"]) == 12
+    assert len(results["istd"]) == 15
+    assert [results["istd"][f"images{split}"] for split in ("", "-faint", "-salient")] == [3, 2, 1]
+
+
+def test_a_set_that_masks_score_in_part_is_named_once(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("istd"), "propagate", True)
+    samples = [sample(i, mask=i < 3) for i in range(71, 76)] + [sample(i) for i in range(2)]
+    for _ in range(2):
+        results = evaluate(ISTDEvaluator(), samples)
+        assert (results["istd"]["images"], results["istd_points"]["images"]) == (2, 5)
+        assert results["istd_teacher_points"]["images"] == 5
+    (warning,) = [text for text in caplog.messages if text.startswith("'istd' ")]
+    assert warning == (
+        "'istd' scores 2 of 7 images: the other 5, 71.png for one, have no mask and are in 'istd_points'."
+    )
 
 
 def test_files_hold_curves_and_images(tmp_path):

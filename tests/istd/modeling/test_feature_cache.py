@@ -2,10 +2,14 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from istd.data.mapper import ISTDMapper
 from istd.data.view import View
+from istd.modeling import build_vfm
 from istd.modeling.batch import batch_key
 from istd.modeling.feature_cache import GIB, DiskStore, FeatureCache, MemoryStore, view_key
 
@@ -85,6 +89,45 @@ def test_disk_outlives_the_process_and_tells_models_apart(tmp_path):
     fresh = FeatureCache(other, folder=str(tmp_path))
     fresh(IMAGES, ["a", "b", "c"])
     assert fresh.hits == 0
+
+
+def test_other_pixels_under_the_same_name_are_another_entry(folder):
+    cache = FeatureCache(CountingVFM(), folder=folder)
+    cache(IMAGES[:1], ["a"])
+    assert torch.equal(cache(IMAGES[1:2], ["a"]), FeatureCache(CountingVFM())(IMAGES[1:2], ["b"]))
+    cache(IMAGES[:1], ["a"])
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
+@pytest.mark.parametrize("change", [{"depth": "type"}, {"fill": 10.0}, {"file": 1}])
+def test_depth_fill_and_a_new_file_change_what_is_found(tmp_path, change):
+    """The mapper's crop of a deep image that does not fill it, by the key that training gives it."""
+
+    def prepared(depth="range", fill=95.0, file=0):
+        pixels = np.random.default_rng(file).integers(9000, 9500, (40, 50)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        mapper = ISTDMapper(is_train=True, crop=64, views=1, depth=depth, fill=fill)
+        np.random.seed(0)
+        record = {"file_name": str(tmp_path / "a.png"), "image_id": "a", "height": 40, "width": 50}
+        image = mapper(record | {"pseudo_mask": np.zeros((40, 50), np.float32)})
+        return image["image"][None] / 255, [batch_key(image)]
+
+    cache = FeatureCache(CountingVFM(), folder=str(tmp_path / "features"))
+    cache(*prepared())
+    cache(*prepared())
+    assert (cache.hits, cache.misses) == (1, 1)
+    wanted = FeatureCache(CountingVFM())(*prepared(**change))
+    assert torch.equal(cache(*prepared(**change)), wanted) and cache.hits == 1
+
+
+def test_autocast_does_not_change_what_is_kept():
+    vfm = build_vfm("test_vit", "random", layers=3)
+    image = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    wanted = FeatureCache(vfm)(image, ["a"])
+    cache = FeatureCache(vfm)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cache(image, ["a"]), wanted)
+    assert torch.equal(cache(image, ["a"]), wanted) and cache.hits == 1
 
 
 def test_damaged_file_is_computed_again(tmp_path):

@@ -7,7 +7,9 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
+from istd.checkpoints import Recipe, save_network
 from istd.data.view import View
+from istd.engine.trainer import ISTDTrainer
 from istd.losses import bce, bce_hard_iou, bce_soft_iou, distillation, soft_iou
 from istd.modeling import SCAM, build_network, build_vfm
 from istd.modeling.feature_cache import FeatureCache
@@ -190,6 +192,23 @@ def test_a_network_s_own_file_loads():
     found = model.load_state_dict(other.state_dict(), strict=False)
     assert not found.unexpected_keys
     assert torch.equal(model.network.state_dict()["stem.1.weight"], other.state_dict()["stem.1.weight"])
+
+
+@pytest.mark.parametrize("kind", ["network", "without averages", "with averages"])
+def test_loaded_weights_answer_in_eval_mode(kind, tmp_path):
+    path, image = tmp_path / "w.pth", {"image": torch.rand(3, 32, 32) * 255, "file_name": "a.png"}
+    source = make(answer="student", averaged=kind == "with averages")
+    with torch.no_grad():
+        source.network.output_layer().bias += 1  # its averages, where it has them, stay behind
+    if kind == "network":
+        save_network(path, source.network, Recipe("ACM"))
+    else:
+        torch.save({"model": source.state_dict()}, path)
+    model = make(answer="student", averaged=True)
+    ISTDTrainer.checkpointer_class(model, save_dir=str(tmp_path)).resume_or_load(str(path), resume=False)
+    assert torch.equal(model.eval()([image])[0]["probability"], source.eval()([image])[0]["probability"])
+    if kind == "without averages":
+        assert torch.equal(model.average["scam"].mlp[-1].weight, source.scam.mlp[-1].weight)
 
 
 def test_a_loss_that_is_not_finite_names_the_image_and_the_term():
