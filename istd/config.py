@@ -67,9 +67,7 @@ def _add_model(node: CN) -> None:
     node.TEST.THRESHOLD = 0.5
     node.TEST.DISTANCE = 3.0  # pixels, exclusive, between the centroids of a target and of a region that finds it
     node.TEST.EMPTY = "zero"  # nIoU of an image without target and prediction, see IRMetrics
-    node.TEST.SELECT_BY = (
-        "masks"  # the best checkpoint by IoU with the masks, where all validation images have one, or by "points" (F1)
-    )
+    node.TEST.SELECT_BY = "masks"  # by IoU, where all validation images have a mask, or by "points" (F1)
     node.TEST.SELECT = "student"  # whose score: student or teacher
 
 

@@ -10,23 +10,7 @@ def add_s4m_config(cfg: CN) -> None:
     _add_mask2former_config(cfg)
     _add_timm_config(cfg)
 
-    cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
-
-    cfg.INPUT.IGNORE_VOID = True  # no loss in VOC's void regions wider than contours; Detectron2's own heads need False
-
-    cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
-    cfg.INPUT.LSJ.ENABLED = False
-    cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
-    cfg.INPUT.LSJ.MAX_SCALE = 2.0
-    cfg.INPUT.LSJ.SIZE = 1024  # side of the square crop in pixels, padded on the right and below
-
-    cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
-    cfg.SOLVER.OPTIMIZER = "SGD"  # or ADAMW
-    cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone without its pyramid
-    cfg.SOLVER.LAYER_DECAY = 1.0  # of the rate, from each block of a trained ViT to the one before it
-    cfg.SOLVER.WEIGHT_DECAY_EMBED = None  # of embeddings and of class, register and position tokens; None: as the rest
-    cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
+    _add_input_and_solver_config(cfg)
 
     cfg.S4M = CN()
     cfg.S4M.STUDENT = "S4MRCNN"  # META_ARCH_REGISTRY name of the network that is trained
@@ -41,13 +25,7 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.TEACHER.BURN_IN = 0  # iterations with the teacher fixed; then it becomes the student, then its EMA
     cfg.S4M.STUDENT_INIT = "backbone"  # backbone: MODEL.WEIGHTS only (guided burn-in); teacher: the teacher's weights
 
-    cfg.S4M.SAM = CN()
-    cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam2.1_hiera_large ...; empty: none
-    cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights, of SAM 2 a folder in the hub's layout; tiny carries its own
-    cfg.S4M.SAM.ENCODE_BATCH = 0  # images an encoder call; 0: chosen by device, 1 for ViT-L/H on a GPU below 40 GiB
-    cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
-    cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
-    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder; what does not fit is embedded each time
+    _add_sam_config(cfg)
 
     cfg.S4M.SD = CN()  # structural distillation, stage 1
     cfg.S4M.SD.ENABLED = False
@@ -99,6 +77,38 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
     cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
     cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best
+
+
+def _add_input_and_solver_config(cfg: CN) -> None:
+    """Keys of images, optimizer and schedule that Detectron2 lacks."""
+    cfg.INPUT.CROP.AFTER_RESIZE = False  # INPUT.CROP is of the resized image; False: of the image as it is
+
+    cfg.INPUT.IGNORE_VOID = True  # no loss in VOC's void regions wider than contours; Detectron2's own heads need False
+
+    cfg.INPUT.LSJ = CN()  # large-scale jitter in place of INPUT.CROP and INPUT.MIN_SIZE_TRAIN
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1  # of the size that just fits SIZE x SIZE
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.INPUT.LSJ.SIZE = 1024  # side of the square crop in pixels, padded on the right and below
+
+    cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or ADAMW
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # of the rate, for parameters of the backbone without its pyramid
+    cfg.SOLVER.LAYER_DECAY = 1.0  # of the rate, from each block of a trained ViT to the one before it
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None  # of embeddings and of class, register and position tokens; None: as the rest
+    cfg.SOLVER.REFERENCE_BATCH = 0  # batch the schedule was written for; 0: take the schedule as it is
+
+
+def _add_sam_config(cfg: CN) -> None:
+    """Keys of the segmenter."""
+    cfg.S4M.SAM = CN()
+    cfg.S4M.SAM.NAME = ""  # tiny, vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam2.1_hiera_large ...; empty: none
+    cfg.S4M.SAM.CHECKPOINT = ""  # file of its weights, of SAM 2 a folder in the hub's layout; tiny carries its own
+    cfg.S4M.SAM.ENCODE_BATCH = 0  # images an encoder call; 0: chosen by device, 1 for ViT-L/H on a GPU below 40 GiB
+    cfg.S4M.SAM.DECODE_CHUNK = 0  # prompts a decoder call; 0: chosen by device
+    cfg.S4M.SAM.CACHE = ""  # folder for embeddings of un-augmented images; empty: encode the augmented view
+    cfg.S4M.SAM.CACHE_GIB = 20.0  # bound of that folder; what does not fit is embedded each time
 
 
 def _add_mask2former_config(cfg: CN) -> None:

@@ -205,6 +205,13 @@ def small_cfg(small_options):
 
 
 @pytest.fixture(scope="session")
+def tiny_mask2former():
+    """Options of `small_cfg` for a Mask2Former whose step on 64 px images takes a fraction of a second."""
+    sizes = {"HIDDEN": 32, "QUERIES": 10, "POINTS": 64, "ENCODER_LAYERS": 1, "DECODER_LAYERS": 1}
+    return {f"MODEL__MASK2FORMER__{key}": value for key, value in sizes.items()}
+
+
+@pytest.fixture(scope="session")
 def run_python():
     """Function (script or -c, arguments, ...) that starts a Python process of its own in the project's folder.
 

@@ -30,13 +30,19 @@ def trainer_class(cfg: CfgNode) -> type:
     return ISTDTrainer if cfg.MODEL.META_ARCHITECTURE == "PointSupervisedISTD" else S4MTrainer
 
 
-def setup(args) -> CfgNode:
-    """The frozen configuration of this run, with its seed drawn and its data sets registered."""
+def read_config(args) -> CfgNode:
+    """The configuration as file and options say it."""
     cfg = get_cfg()
     add_s4m_config(cfg)
     add_istd_config(cfg)
     cfg.merge_from_file(args.config_file, allow_unsafe=False)
     cfg.merge_from_list(args.opts)
+    return cfg
+
+
+def setup(args) -> CfgNode:
+    """The frozen configuration of this run, with its seed drawn and its data sets registered."""
+    cfg = read_config(args)
     for name in ("s4m", "istd", "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -77,12 +83,7 @@ def main(args):
 
 def keep_to_cpu(args) -> None:
     """Let `launch` start CPU processes where MODEL.DEVICE is cpu: it takes every GPU that it sees."""
-    cfg = get_cfg()
-    add_s4m_config(cfg)
-    add_istd_config(cfg)
-    cfg.merge_from_file(args.config_file, allow_unsafe=False)
-    cfg.merge_from_list(args.opts)
-    if cfg.MODEL.DEVICE == "cpu":
+    if read_config(args).MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

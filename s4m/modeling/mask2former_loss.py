@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss, sample_point
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses
 from s4m.modeling.roi_heads import IGNORED_OVERLAP, global_count, outside_ignored
+from s4m.pseudo_labels.masks import truth_masks
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,6 @@ class MaskTargets:
     boundary: BoundaryTargets | None = None
 
 
-def bitmaps(instances: Instances) -> torch.Tensor:
-    """(N, H, W) bool masks of `gt_masks`, whether BitMasks or polygons, at the image's size.
-
-    An image without an instance needs no `gt_masks`: Detectron2's mapper gives it none.
-    """
-    if len(instances) == 0:
-        return torch.zeros((0, *instances.image_size), dtype=torch.bool, device=instances.gt_classes.device)
-    masks = instances.gt_masks
-    if not isinstance(masks, BitMasks):
-        masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-    return masks.tensor.to(instances.gt_classes.device)
-
-
 def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskTargets:
     """Targets of one image.
 
@@ -58,7 +46,7 @@ def to_mask_targets(instances: Instances, padded_size: tuple[int, int]) -> MaskT
     classes = instances.gt_classes
     weights = instances.gt_weights.float() if instances.has("gt_weights") else torch.ones_like(classes).float()
     labelled = classes >= 0
-    binary = None if labelled.all() and instances.has("gt_soft_masks") else bitmaps(instances)
+    binary = None if labelled.all() and instances.has("gt_soft_masks") else truth_masks(instances)
     masks = instances.gt_soft_masks.float() if instances.has("gt_soft_masks") else binary
     ignored = None if labelled.all() else binary[~labelled].any(dim=0)
     boundary = BoundaryTargets.of(instances[labelled], ignored)

@@ -13,15 +13,17 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec, cat
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
+from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.pseudo_labels.masks import truth_masks
 
 _MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")  # too large to go along with every proposal
 IGNORED_OVERLAP = 0.5  # a background box with more of its area than this inside an ignored region is not background
@@ -46,6 +48,24 @@ def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
     if len(ignored) == 0 or len(boxes) == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     return pairwise_ioa(ignored, boxes).max(dim=0).values > IGNORED_OVERLAP
+
+
+def box_losses(
+    owner: RPN | FastRCNNOutputLayers, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """What the regression of each of P boxes costs.
+
+    Args:
+        owner: its `box_reg_loss_type` (smooth_l1 or giou), `smooth_l1_beta` and `box2box_transform` decide.
+        deltas: (P, 4) predicted; boxes: (P, 4) what they start from; targets: (P, 4).
+
+    Returns:
+        (P,) float.
+    """
+    if owner.box_reg_loss_type == "giou":
+        return giou_loss(owner.box2box_transform.apply_deltas(deltas, boxes), targets, reduction="none")
+    wanted = owner.box2box_transform.get_deltas(boxes, targets)
+    return smooth_l1_loss(deltas, wanted, owner.smooth_l1_beta, reduction="none").sum(dim=1)
 
 
 def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
@@ -96,11 +116,7 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
         else:
             predicted = deltas.view(-1, self.num_classes, 4)[index, classes[index]]
         boxes, targets, weights = boxes[index], targets[index], weights[index]
-        if self.box_reg_loss_type == "giou":
-            each = giou_loss(self.box2box_transform.apply_deltas(predicted, boxes), targets, reduction="none")
-        else:
-            wanted = self.box2box_transform.get_deltas(boxes, targets)
-            each = smooth_l1_loss(predicted, wanted, self.smooth_l1_beta, reduction="none").sum(dim=1)
+        each = box_losses(self, predicted, boxes, targets)
         return (weights * each).sum()
 
 
@@ -141,17 +157,6 @@ def _align(maps: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, side: i
     return ROIAlign((side, side), 1.0, 0, aligned=True)(maps.to(boxes), rois)
 
 
-def ignored_area(labels: Instances) -> torch.Tensor | None:
-    """(H, W) bool of what an image's ignored regions cover; None where there is none or it has no mask."""
-    ignored = labels.gt_classes < 0
-    if not labels.has("gt_masks") or not ignored.any():
-        return None
-    masks = labels.gt_masks[ignored]
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *labels.image_size)
-    return masks.tensor.any(dim=0)
-
-
 def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cells that a mask loss counts: all but those of ignored regions, unless they are the object's own.
 
@@ -163,9 +168,10 @@ def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> torch.Tensor:
     """`outside_ignored` of the mask targets (R, side, side) of an image's R proposals."""
-    area = ignored_area(labels)
-    if area is None:
+    ignored = labels.gt_classes < 0
+    if not ignored.any():
         return torch.ones_like(targets, dtype=torch.bool)
+    area = truth_masks(labels[ignored]).any(dim=0)
     boxes = proposals.proposal_boxes.tensor
     index = torch.zeros(len(boxes), device=boxes.device)
     return outside_ignored(_align(area[None, None], boxes, index, targets.shape[-1])[:, 0], targets)

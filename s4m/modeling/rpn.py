@@ -8,9 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, Instances
-from fvcore.nn import giou_loss, smooth_l1_loss
+from detectron2.utils.events import get_event_storage
 
-from s4m.modeling.roi_heads import inside_ignored, split_ignored
+from s4m.modeling.roi_heads import box_losses, inside_ignored, split_ignored
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -55,30 +55,23 @@ class PseudoLabelRPN(RPN):
     ) -> dict[str, torch.Tensor]:
         """As Detectron2's; `gt_boxes` are of `label_and_sample_anchors`, (R, 5) an image."""
         boxes, weights = [some[:, :4] for some in gt_boxes], torch.stack([some[:, 4] for some in gt_boxes])
-        plain = super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, boxes)
-        labels = torch.stack(gt_labels)
         if (weights == 1).all():
-            return plain
+            return super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, boxes)
+        labels = torch.stack(gt_labels)
+        for name, kind in (("pos", 1), ("neg", 0)):
+            get_event_storage().put_scalar(f"rpn/num_{name}_anchors", (labels == kind).sum().item() / len(labels))
         logits, chosen = cat(pred_objectness_logits, dim=1), labels >= 0
         entropy = F.binary_cross_entropy_with_logits(logits[chosen], labels[chosen].float(), reduction="none")
         positive = labels == 1
-        location = self._box_losses(Boxes.cat(anchors).tensor, cat(pred_anchor_deltas, dim=1), boxes, positive)
+        deltas = cat(pred_anchor_deltas, dim=1)
+        starts = Boxes.cat(anchors).tensor.expand_as(deltas)
+        location = box_losses(self, deltas[positive], starts[positive], torch.stack(boxes)[positive])
         sums = {
             "loss_rpn_cls": (weights[chosen] * entropy).sum(),
             "loss_rpn_loc": (weights[positive] * location).sum(),
         }
         count = self.batch_size_per_image * len(labels)
         return {key: value / count * self.loss_weight.get(key, 1.0) for key, value in sums.items()}
-
-    def _box_losses(
-        self, anchors: torch.Tensor, deltas: torch.Tensor, boxes: list[torch.Tensor], positive: torch.Tensor
-    ) -> torch.Tensor:
-        """(P,) of the positive (B, R) anchors, whose deltas are (B, R, 4)."""
-        anchors, boxes, deltas = anchors.expand_as(deltas)[positive], torch.stack(boxes)[positive], deltas[positive]
-        if self.box_reg_loss_type == "giou":
-            return giou_loss(self.box2box_transform.apply_deltas(deltas, anchors), boxes, reduction="none")
-        wanted = self.box2box_transform.get_deltas(anchors, boxes)
-        return smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, reduction="none").sum(dim=1)
 
 
 def _with_weights(labels: torch.Tensor, matched: torch.Tensor, instances: Instances) -> torch.Tensor:

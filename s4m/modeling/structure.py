@@ -2,10 +2,11 @@
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
+from detectron2.structures import Instances
 
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
 from s4m.modeling.roi_heads import global_count
+from s4m.pseudo_labels.masks import truth_masks
 from s4m.sam import PromptableSegmenter
 
 
@@ -14,13 +15,7 @@ def foreground_of(instances: Instances) -> torch.Tensor | None:
     labelled = instances[instances.gt_classes >= 0]
     if len(labelled) == 0:
         return None
-    if isinstance(labelled.gt_masks, BitMasks):
-        return labelled.gt_masks.tensor.any(dim=0)
-    height, width = instances.image_size
-    bitmaps = [
-        torch.from_numpy(polygons_to_bitmask(polygons, height, width)) for polygons in labelled.gt_masks.polygons
-    ]
-    return torch.stack(bitmaps).any(dim=0)
+    return truth_masks(labelled).any(dim=0)
 
 
 class StructuralDistillation:

@@ -50,13 +50,16 @@ def paired_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def truth_masks(truth: Instances) -> torch.Tensor:
-    """(M, H, W) bool of annotations with `gt_masks` of either kind; of those without the field none, on the CPU."""
+    """(M, H, W) bool of annotations with `gt_masks` of either kind, on the device of their classes.
+
+    An image without an instance needs no `gt_masks`: Detectron2's mapper gives it none.
+    """
     if not truth.has("gt_masks"):
-        return torch.zeros(0, *truth.image_size, dtype=torch.bool)
+        return torch.zeros(0, *truth.image_size, dtype=torch.bool, device=truth.gt_classes.device)
     masks = truth.gt_masks
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
-    return masks.tensor
+    return masks.tensor.to(truth.gt_classes.device)
 
 
 def class_iou(masks: torch.Tensor, classes: torch.Tensor, truth: Instances) -> torch.Tensor:

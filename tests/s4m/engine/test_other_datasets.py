@@ -16,13 +16,8 @@ from s4m.data.splits import write_splits
 from s4m.data.voc_instances import prepare_voc
 from s4m.engine.trainer import S4MTrainer
 
-# A Mask2Former and a loader whose step on 64 px images takes a fraction of a second.
-TINY = {
-    "MODEL__MASK2FORMER__HIDDEN": 32,
-    "MODEL__MASK2FORMER__QUERIES": 10,
-    "MODEL__MASK2FORMER__POINTS": 64,
-    "MODEL__MASK2FORMER__ENCODER_LAYERS": 1,
-    "MODEL__MASK2FORMER__DECODER_LAYERS": 1,
+# A training of two iterations.
+SHORT = {
     "SOLVER__MAX_ITER": 2,
     "SOLVER__STEPS": (),
     "SOLVER__IMS_PER_BATCH": 1,
@@ -87,8 +82,14 @@ def voc_sets(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("student", ["student", "mask2former_student"])
-def test_voc_trains_is_scored_and_goes_on(voc_sets, student, small_cfg, tmp_path):
-    options = {**TINY, **voc_sets, "MODEL__ROI_HEADS__NUM_CLASSES": 20, "OUTPUT_DIR": str(tmp_path)}
+def test_voc_trains_is_scored_and_goes_on(voc_sets, student, small_cfg, tiny_mask2former, tmp_path):
+    options = {
+        **SHORT,
+        **tiny_mask2former,
+        **voc_sets,
+        "MODEL__ROI_HEADS__NUM_CLASSES": 20,
+        "OUTPUT_DIR": str(tmp_path),
+    }
     results, logged = train_and_resume(small_cfg(f"quick/voc_mini_{student}.yaml", **options))
     assert list(results) == ["student", "teacher"]
     for scores in results.values():
@@ -112,10 +113,18 @@ def cityscapes(cityscapes_tree, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("student", ["R50-FPN", "Mask2Former-R50"])
-def test_cityscapes_trains_is_scored_and_goes_on(cityscapes, student, small_cfg, tmp_path):
+def test_cityscapes_trains_is_scored_and_goes_on(cityscapes, student, small_cfg, tiny_mask2former, tmp_path):
     small = {"MODEL__RESNETS__DEPTH": 18, "MODEL__RESNETS__RES2_OUT_CHANNELS": 64, "INPUT__CROP__SIZE": [48, 64]}
     none = dict.fromkeys(("MODEL__WEIGHTS", "S4M__TEACHER__WEIGHTS", "S4M__SAM__CHECKPOINT"), "")
-    options = {**TINY, **cityscapes, **small, **none, "MODEL__ROI_HEADS__NUM_CLASSES": 8, "MODEL__DEVICE": "cpu"}
+    options = {
+        **SHORT,
+        **tiny_mask2former,
+        **cityscapes,
+        **small,
+        **none,
+        "MODEL__ROI_HEADS__NUM_CLASSES": 8,
+        "MODEL__DEVICE": "cpu",
+    }
     options |= {"S4M__SAM__NAME": "tiny", "SOLVER__REFERENCE_BATCH": 0, "OUTPUT_DIR": str(tmp_path / "run")}
     results, logged = train_and_resume(small_cfg(f"s4m/cityscapes/{student}_20pct_student.yaml", **options))
     assert {name: set(scores["segm"]) for name, scores in results.items()} == {

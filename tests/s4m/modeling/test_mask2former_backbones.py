@@ -11,14 +11,6 @@ from detectron2.utils.events import EventStorage
 
 from s4m.engine.weights import TeacherStudentCheckpointer
 
-TINY = {
-    "MODEL__MASK2FORMER__HIDDEN": 32,
-    "MODEL__MASK2FORMER__QUERIES": 10,
-    "MODEL__MASK2FORMER__POINTS": 64,
-    "MODEL__MASK2FORMER__ENCODER_LAYERS": 1,
-    "MODEL__MASK2FORMER__DECODER_LAYERS": 1,
-}
-
 
 def labeled(size=(64, 64)):
     """An image with one square object."""
@@ -45,8 +37,8 @@ def check_step(model, batch):
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
-def test_hierarchical_timm_network_trains(small_cfg, name):
-    options = {**TINY, "MODEL__BACKBONE__NAME": "build_timm_backbone", "MODEL__TIMM__NAME": name}
+def test_hierarchical_timm_network_trains(small_cfg, tiny_mask2former, name):
+    options = {**tiny_mask2former, "MODEL__BACKBONE__NAME": "build_timm_backbone", "MODEL__TIMM__NAME": name}
     torch.manual_seed(0)
     model = build_model(small_cfg("quick/shapes_mask2former_supervised.yaml", semi=False, **options))
     assert type(model.student.backbone).__name__ == "TimmBackbone"
@@ -55,8 +47,8 @@ def test_hierarchical_timm_network_trains(small_cfg, name):
 
 
 @pytest.mark.parametrize("config", ["shapes_supervised", "shapes_mask2former_supervised"])
-def test_resnet_101_trains(small_cfg, config):
-    options = {**TINY, "MODEL__RESNETS__DEPTH": 101, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
+def test_resnet_101_trains(small_cfg, tiny_mask2former, config):
+    options = {**tiny_mask2former, "MODEL__RESNETS__DEPTH": 101, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
     torch.manual_seed(0)
     model = build_model(small_cfg(f"quick/{config}.yaml", semi=False, MODEL__RESNETS__NORM="FrozenBN", **options))
     resnet = getattr(model.student.backbone, "bottom_up", model.student.backbone)
@@ -76,8 +68,8 @@ def msra_name(name):
 
 
 @pytest.mark.parametrize("semi", [True, False])
-def test_imagenet_weights_in_msras_names_go_to_the_student(small_cfg, tmp_path, semi):
-    options = {**TINY, "MODEL__RESNETS__DEPTH": 50, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
+def test_imagenet_weights_in_msras_names_go_to_the_student(small_cfg, tiny_mask2former, tmp_path, semi):
+    options = {**tiny_mask2former, "MODEL__RESNETS__DEPTH": 50, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
     model = build_model(
         small_cfg("quick/shapes_mask2former_student.yaml", semi=semi, MODEL__RESNETS__NORM="FrozenBN", **options)
     )
