@@ -1,15 +1,15 @@
 """A bounded cache of foundation-model features for views that come again unchanged."""
 
 import hashlib
-from collections import OrderedDict
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 from torch import Tensor
 
-from d2kit.files import atomic_write
+from d2kit.bounded_folder import BoundedFolder
 from istd.modeling.vfm import FrozenVFM
 
 GIB = 2**30
@@ -35,63 +35,22 @@ def view_key(
 
 
 class MemoryStore:
-    """float16 arrays in memory; the least recently used go when `max_bytes` are exceeded."""
+    """Contents by key in memory; what does not fit into `max_bytes` is not kept, as in `BoundedFolder`."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
-        self._arrays: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._contents: dict[str, bytes] = {}
         self._bytes = 0
 
-    def get(self, key: str) -> np.ndarray | None:
-        if key in self._arrays:
-            self._arrays.move_to_end(key)
-        return self._arrays.get(key)
+    def read(self, key: str) -> bytes | None:
+        """The content of a key, or None."""
+        return self._contents.get(key)
 
-    def put(self, key: str, array: np.ndarray) -> None:
-        if array.nbytes > self.max_bytes:
-            return
-        self._bytes += array.nbytes
-        self._arrays[key] = array
-        while self._bytes > self.max_bytes:
-            self._bytes -= self._arrays.popitem(last=False)[1].nbytes
-
-
-class DiskStore:
-    """float16 arrays as files of one folder, which processes may share; the least recently used go, as above."""
-
-    def __init__(self, folder: str, max_bytes: int):
-        self.folder, self.max_bytes = Path(folder), max_bytes
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
-
-    def get(self, key: str) -> np.ndarray | None:
-        path = self._path(key)
-        try:
-            array = np.load(path, allow_pickle=False)
-            path.touch()
-        except (OSError, ValueError, EOFError):  # absent, removed by another process, or damaged: computed again
-            return None
-        return array
-
-    def put(self, key: str, array: np.ndarray) -> None:
-        if array.nbytes > self.max_bytes:
-            return
-        with atomic_write(self._path(key)) as file:
-            np.save(file, array)
-        files = []
-        for path in self.folder.glob("*.npy"):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue
-            files.append((stat.st_mtime_ns, stat.st_size, path))
-        excess = sum(size for _, size, _ in files) - self.max_bytes
-        for _, size, path in sorted(files):
-            if excess <= 0:
-                break
-            path.unlink(missing_ok=True)
-            excess -= size
+    def write(self, key: str, content: bytes) -> None:
+        """Keep a content, where there is room for it."""
+        if key not in self._contents and self._bytes + len(content) <= self.max_bytes:
+            self._contents[key] = content
+            self._bytes += len(content)
 
 
 class FeatureCache:
@@ -108,14 +67,22 @@ class FeatureCache:
 
     Args:
         vfm: the model.
-        max_gib: bound in GiB; 13 layers of a 252x252 view of ViT-S/14 take 3.2 MB.
+        max_gib: bound in GiB; 13 layers of a 252x252 view of ViT-S/14 take 3.2 MB. When it is reached nothing leaves:
+            the other views run through the model each time.
         folder: keep the features there (under OUTPUT_DIR, say), for a resumed run too; empty: in memory.
+
+    Raises:
+        ValueError: a bound of a folder that is not positive.
     """
 
     def __init__(self, vfm: FrozenVFM, max_gib: float = 1.0, folder: str = ""):
         self.vfm = vfm
-        max_bytes = int(max_gib * GIB)
-        self.store = DiskStore(folder, max_bytes) if folder else MemoryStore(max_bytes)
+        names = ("ISTD.VFM.CACHE", "ISTD.VFM.CACHE_GIB")
+        self.store = (
+            BoundedFolder(folder, max_gib, ".npy", names=names, processes=comm.get_world_size())
+            if folder
+            else MemoryStore(int(max_gib * GIB))
+        )
         self.hits = self.misses = 0
 
     def __call__(self, images: Tensor, keys: Sequence[str | None] | None = None) -> Tensor:
@@ -138,16 +105,20 @@ class FeatureCache:
         return torch.stack(maps, dim=1)
 
     def _kept(self, image: Tensor, key: str) -> Tensor:
-        content = image.contiguous().view(torch.uint8).cpu().numpy().tobytes()
-        pixels = f"{image.dtype}|{tuple(image.shape)}|{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+        pixels = image.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+        pixels = f"{image.dtype}|{tuple(image.shape)}|{hashlib.blake2b(pixels, digest_size=16).hexdigest()}"
         key = f"{self.vfm.fingerprint}|{self.vfm.layers}|{key}|{pixels}"
-        array = self.store.get(key)
-        self.hits += array is not None
-        self.misses += array is None
-        if array is None:
+        content = self.store.read(key)
+        self.hits += content is not None
+        self.misses += content is None
+        if content is not None:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        else:
             with torch.autocast(image.device.type, enabled=False):
                 array = torch.stack(self.vfm(image))[:, 0].half().cpu().numpy()
-            self.store.put(key, array)
+            file = io.BytesIO()
+            np.save(file, array)
+            self.store.write(key, file.getvalue())
         return torch.from_numpy(array).to(image.device).float()
 
     def __deepcopy__(self, memo: dict) -> "FeatureCache":
