@@ -19,6 +19,7 @@ METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
 QUALITY = tuple(
     f"pseudo_label_quality/{when}/{what}" for when in ("before", "after") for what in ("precision", "recall", "iou")
 )
+PANEL = 512  # width of a picture's column in pixels: images of all sizes stand below the title of their column
 
 
 def final_metrics(folder: str | Path) -> dict[str, float]:
@@ -63,11 +64,12 @@ def format_table(rows: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _draw(image: np.ndarray, masks: list, labels: list[str], classes: list[int]) -> np.ndarray:
-    """(2H, 2W, 3) RGB: the image in grey under masks in one vivid colour a class, so that no colour is mistaken."""
+    """(~PANEL H / W, PANEL, 3) RGB: the image in grey under masks in one vivid colour a class, none to be mistaken."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     colors = [colorsys.hsv_to_rgb(c * 0.618034 % 1, 0.95, 1.0) for c in classes]
-    canvas = Visualizer(grey, scale=2.0, instance_mode=ColorMode.IMAGE)
-    return canvas.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=0.45).get_image()
+    canvas = Visualizer(grey, scale=PANEL / image.shape[1], instance_mode=ColorMode.IMAGE)
+    drawn = canvas.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=0.45).get_image()
+    return cv2.resize(drawn, (PANEL, round(PANEL * image.shape[0] / image.shape[1])))
 
 
 def _panel(record: dict, metadata, found: list[dict], score: float) -> np.ndarray:
@@ -88,10 +90,14 @@ def _truth(record: dict, metadata) -> np.ndarray:
     return _draw(image, masks, [metadata.thing_classes[c] for c in classes], classes)
 
 
+def _framed(panel: np.ndarray) -> np.ndarray:
+    return np.pad(panel, ((0, 4), (0, 4), (0, 0)), constant_values=255)
+
+
 def comparison_picture(
     folders: Mapping[str, str | Path], dataset: str, output: str | Path, *, images: int = 6, score: float = 0.5
 ) -> Path:
-    """Ground truth beside the students' predictions on the first test images.
+    """Ground truth beside the students' predictions on the first test images, all columns of one width.
 
     Args:
         folders: title of each training and its OUTPUT_DIR.
@@ -109,18 +115,15 @@ def comparison_picture(
     for title, folder in folders.items():
         file = Path(folder, "student", "inference", "coco_instances_results.json")
         results[title] = json.loads(file.read_text(encoding="utf-8"))
-    rows = []
+    titles = []
+    for title in ("ground truth", *results):
+        titles.append(np.full((28, PANEL, 3), 255, np.uint8))
+        cv2.putText(titles[-1], title, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+    rows = [titles]
     for record in records:
-        panels = [_truth(record, metadata)] + [_panel(record, metadata, found, score) for found in results.values()]
-        height, width = panels[0].shape[:2]
-        rows.append(np.concatenate([cv2.resize(p, (width, height)) for p in panels], axis=1))
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    step = width // (len(results) + 1)
-    title_row = np.full((28, width, 3), 255, np.uint8)
-    for index, title in enumerate(["ground truth", *results]):
-        cv2.putText(title_row, title, (index * step + 6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
-    done, data = cv2.imencode(".png", np.concatenate([title_row, *rows])[:, :, ::-1])
+        rows.append([_truth(record, metadata)] + [_panel(record, metadata, found, score) for found in results.values()])
+    picture = np.concatenate([np.concatenate([_framed(panel) for panel in row], axis=1) for row in rows])
+    done, data = cv2.imencode(".png", picture[:, :, ::-1])
     assert done
     path = Path(output, "comparison.png")
     with atomic_write(path) as file:
