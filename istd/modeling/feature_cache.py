@@ -105,9 +105,9 @@ class FeatureCache:
         return torch.stack(maps, dim=1)
 
     def _kept(self, image: Tensor, key: str) -> Tensor:
-        pixels = image.contiguous().view(torch.uint8).cpu().numpy().tobytes()
-        pixels = f"{image.dtype}|{tuple(image.shape)}|{hashlib.blake2b(pixels, digest_size=16).hexdigest()}"
-        key = f"{self.vfm.fingerprint}|{self.vfm.layers}|{key}|{pixels}"
+        pixels = hashlib.blake2b(image.contiguous().view(torch.uint8).cpu().numpy().tobytes(), digest_size=16)
+        seen = f"{image.dtype}|{tuple(image.shape)}|{pixels.hexdigest()}"
+        key = f"{self.vfm.fingerprint}|{self.vfm.layers}|{key}|{seen}"
         content = self.store.read(key)
         self.hits += content is not None
         self.misses += content is None

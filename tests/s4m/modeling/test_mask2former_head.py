@@ -4,21 +4,18 @@ import math
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from torch import nn
 
 from s4m.config import add_s4m_config
+from s4m.modeling.mask2former_head import build_head
 
-pytest.importorskip("transformers")
 HIDDEN = 64
 
 
 @pytest.fixture(scope="module")
 def head():
-    from detectron2.config import get_cfg
-
-    from s4m.modeling.mask2former_head import build_head
-
     cfg = get_cfg()
     add_s4m_config(cfg)
     node = cfg.MODEL.MASK2FORMER
