@@ -12,12 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
 from d2kit.benchmark import Case, Comparison, Goal, Scenario
+from d2kit.coco_masks import decode_segmentation, encode_mask
 from s4m.config import add_s4m_config
 from s4m.data.coco import read_json
 from s4m.evaluation import coco
@@ -41,7 +41,7 @@ def draw_annotations(images: int, instances: int, seed: int = 0) -> dict:
             mask = np.zeros(_SIZE, np.uint8)
             center = rng.integers(0, (width, height)).tolist()
             cv2.ellipse(mask, center, rng.integers(3, 25, 2).tolist(), rng.uniform(0, 180), 0, 360, 1, -1)
-            found = {"image_id": image, "category_id": int(rng.integers(1, _CLASSES + 1)), **_encode(mask)}
+            found = {"image_id": image, "category_id": int(rng.integers(1, _CLASSES + 1)), **encode_mask(mask)}
             crowd = int(rng.random() < 0.03)
             annotations.append({**found, "id": len(annotations) + 1, "iscrowd": crowd, "area": int(mask.sum())})
     return {
@@ -49,24 +49,6 @@ def draw_annotations(images: int, instances: int, seed: int = 0) -> dict:
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": f"class{i}"} for i in range(_CLASSES)],
     }
-
-
-def _encode(mask: np.ndarray) -> dict:
-    """`segmentation` (RLE) and `bbox` (xywh) of a mask (H, W) uint8."""
-    rle = mask_util.encode(np.asfortranarray(mask))
-    return {
-        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-        "bbox": mask_util.toBbox(rle).tolist(),
-    }
-
-
-def _decode(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """Mask (H, W) uint8 of polygons or of RLE of either kind."""
-    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, height, width)
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(segmentation)
-    return mask_util.decode(segmentation)
 
 
 def draw_detections(data: dict, limit: int, seed: int = 0) -> dict[int, list[dict]]:
@@ -84,14 +66,14 @@ def draw_detections(data: dict, limit: int, seed: int = 0) -> dict[int, list[dic
     categories = [category["id"] for category in data["categories"]]
     found: dict[int, list[dict]] = {image: [] for image in sizes}
     for annotation in data["annotations"]:
-        truth = _decode(annotation["segmentation"], *sizes[annotation["image_id"]])
+        truth = decode_segmentation(annotation["segmentation"], *sizes[annotation["image_id"]])
         for _ in range(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3])):
             mask = _spoil(truth, rng)
             category = rng.choice(categories) if rng.random() < 0.2 else annotation["category_id"]
             if mask.any() and len(found[annotation["image_id"]]) < limit:
                 score = round(float(rng.random()), 2)
                 item = {"image_id": annotation["image_id"], "category_id": int(category), "score": score}
-                found[annotation["image_id"]].append({**item, **_encode(mask)})
+                found[annotation["image_id"]].append({**item, **encode_mask(mask)})
     return found
 
 

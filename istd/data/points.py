@@ -14,8 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from d2kit.coco_masks import decode_segmentation
 from istd.data.images import EXTENSIONS, SizeMismatch, find_image, image_name, image_size, read_mask
 
 logger = logging.getLogger(__name__)
@@ -171,21 +171,13 @@ def _coco_points(annotation: dict, image: dict) -> Iterable[list[int]]:
         return [[math.floor(x), math.floor(y)] for x, y in visible[:1]]
     segmentation = annotation.get("segmentation")
     if segmentation:
-        mask = _decode(segmentation, image["height"], image["width"])
+        mask = decode_segmentation(segmentation, image["height"], image["width"])
         if mask.any():
             rows, columns = np.nonzero(mask)
             return [list(_on_target(mask > 0, np.array([columns.mean(), rows.mean()])))]
     x, y, width, height = annotation["bbox"]
     # The far edge of a box belongs to the next pixel: a box of no size at the border is still a pixel of the image.
     return [[math.floor(x + width / 2), math.floor(y + height / 2)]]
-
-
-def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
-    return coco_mask.decode(segmentation)
 
 
 def _read_voc(path: Path) -> PointList:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 
+from d2kit.coco_masks import encode_mask
 from d2kit.files import atomic_write
 from s4m.data.coco import register_coco_json
 from s4m.data.textures import TEXTURES, paint
@@ -182,16 +182,15 @@ def _annotations(owner: np.ndarray, names: list[str], image_id: int, first_id: i
     """COCO annotations, with compressed RLE of what is visible; category ids count from 1."""
     result = []
     for number, name in enumerate(names):
-        rle = mask_util.encode(np.asfortranarray((owner == number + 1).astype(np.uint8)))
+        mask = owner == number + 1
         result.append(
             {
                 "id": first_id + number,
                 "image_id": image_id,
                 "category_id": classes.index(name) + 1,
-                "bbox": mask_util.toBbox(rle).tolist(),
-                "area": int(mask_util.area(rle)),
+                "area": int(mask.sum()),
                 "iscrowd": 0,
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+                **encode_mask(mask),
             }
         )
     return result

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
-from detectron2.structures.masks import polygons_to_bitmask
 
+from d2kit.coco_masks import decode_segmentation, encode_mask
 from d2kit.files import atomic_write
 from s4m.data.coco import validate_coco
 
@@ -28,13 +27,10 @@ def tile_bounds(length: int, tile: int) -> list[tuple[int, int]]:
 
 
 def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
-    """(H, W) uint8 of an annotation's polygons or RLE, compressed or not."""
-    code = annotation["segmentation"]
-    if isinstance(code, list):
-        return polygons_to_bitmask([np.asarray(p, float) for p in code if len(p) >= 6], height, width).astype(np.uint8)
-    if isinstance(code["counts"], list):
-        code = mask_util.frPyObjects(code, height, width)
-    return mask_util.decode(code)
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        segmentation = [part for part in segmentation if len(part) >= 6]  # what has fewer than 3 points is no polygon
+    return decode_segmentation(segmentation, height, width)
 
 
 def cut_annotation(annotation: dict, mask: np.ndarray, box: tuple[int, int, int, int], min_share: float) -> dict | None:
@@ -51,14 +47,12 @@ def cut_annotation(annotation: dict, mask: np.ndarray, box: tuple[int, int, int,
         the annotation in the frame of the tile, its segmentation a compressed RLE; None if the tile has no pixel of it.
     """
     x0, y0, x1, y1 = box
-    part = np.asfortranarray(mask[y0:y1, x0:x1])
+    part = mask[y0:y1, x0:x1]
     area = int(part.sum())
     if not area:
         return None
-    code = mask_util.encode(part)
     crowd = annotation.get("iscrowd", 0) or int(area < min_share * mask.sum())
-    found = {"segmentation": {"size": code["size"], "counts": code["counts"].decode()}, "iscrowd": crowd}
-    return {**annotation, **found, "area": area, "bbox": mask_util.toBbox(code).tolist()}
+    return {**annotation, **encode_mask(part), "area": area, "iscrowd": crowd}
 
 
 def write_tiles(
