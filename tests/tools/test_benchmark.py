@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -17,14 +16,6 @@ from s4m.pseudo_labels import refinement
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The converter as a program, and the published networks' scores on real images."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +14,6 @@ from istd.data.datasets import load_sirst
 from istd.modeling import build_network
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_istd_checkpoint.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("convert_istd_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """An exported network is Detectron2's own Mask R-CNN: no import of ours, equal outputs."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -33,14 +32,6 @@ torch.save([[x["instances"].pred_boxes.tensor, x["instances"].scores, x["instanc
 ours = {"s4m", "istd", "d2kit"} & {name.split(".")[0] for name in sys.modules}
 assert not ours, ours
 """
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("export_student_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

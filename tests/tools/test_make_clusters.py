@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,6 @@ from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_clusters.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    specification = importlib.util.spec_from_file_location("make_clusters_tool", TOOL)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -7,14 +6,6 @@ import pytest
 from s4m.data.shapes import write_shapes
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "make_tiles.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("make_tiles_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_options_reach_the_files(tool, tmp_path, capsys):

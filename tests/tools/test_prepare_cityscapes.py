@@ -1,18 +1,9 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "prepare_cityscapes.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("prepare_cityscapes_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def images(path):

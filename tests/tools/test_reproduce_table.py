@@ -1,19 +1,10 @@
 """The arguments of tools/reproduce_table.py."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 TOOL = Path(__file__).resolve().parent.parent.parent / "tools" / "reproduce_table.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("reproduce_table", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_arguments(tool):

@@ -1,6 +1,5 @@
 """tools/train_net.py in this process: what it makes of arguments, and evaluation alone."""
 
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -12,14 +11,6 @@ from s4m.engine.trainer import S4MTrainer
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "train_net.py"
 CONFIGS = SCRIPT.parents[1] / "configs" / "quick"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("train_net_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
