@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from d2kit.benchmark import Case, Comparison, Goal, ResultsDiffer
 from s4m.benchmarks_ap import make_evaluator
 from s4m.pseudo_labels import refinement
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 MIB = 2**20
 
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,8 +5,6 @@ from PIL import Image
 from istd.clusters import ClusterTable, make_clusters
 from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared
-
-TOOL = Path(__file__).parents[2] / "tools" / "make_clusters.py"
 
 
 @pytest.fixture

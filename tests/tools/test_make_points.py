@@ -1,12 +1,8 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from istd.data.points import PointsOf
-
-TOOL = Path(__file__).parents[2] / "tools" / "make_points.py"
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import pytest
 
 from s4m.data.shapes import write_shapes
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "make_tiles.py"
-
 
 def test_options_reach_the_files(tool, tmp_path, capsys):
     source = write_shapes(tmp_path / "set", 2, seed=0, image_size=(48, 40))

@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "prepare_voc.py"
-
 
 def images(path):
     return {image["file_name"] for image in json.loads(Path(path).read_text())["images"]}

@@ -1,10 +1,6 @@
 """The arguments of tools/reproduce_table.py."""
 
-from pathlib import Path
-
 import pytest
-
-TOOL = Path(__file__).resolve().parent.parent.parent / "tools" / "reproduce_table.py"
 
 
 def test_arguments(tool):
