@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,12 @@ def tile_bounds(length: int, tile: int) -> list[tuple[int, int]]:
     """
     edges = np.linspace(0, length, -(-length // tile) + 1).round().astype(int).tolist()
     return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def tile_boxes(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]:
+    """x0, y0, x1, y1 of an image's tiles, row by row; x1 and y1 exclusive."""
+    columns = tile_bounds(width, tile)
+    return [(x0, y0, x1, y1) for y0, y1 in tile_bounds(height, tile) for x0, x1 in columns]
 
 
 def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
@@ -86,17 +93,16 @@ def write_tiles(
     for image in data["images"]:
         pixels = _read(Path(images, image["file_name"]), image)
         masks = [_mask(a, image["height"], image["width"]) for a in of_image[image["id"]]]
-        for y0, y1 in tile_bounds(image["height"], tile):
-            for x0, x1 in tile_bounds(image["width"], tile):
-                name = Path(image["file_name"])
-                name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
-                _write(Path(output, "images", name), pixels[y0:y1, x0:x1])
-                size = {"height": y1 - y0, "width": x1 - x0, "source_id": image["id"]}
-                records.append({**image, **size, "id": len(records) + 1, "file_name": name.as_posix()})
-                for annotation, mask in zip(of_image[image["id"]], masks, strict=True):
-                    part = cut_annotation(annotation, mask, (x0, y0, x1, y1), min_share)
-                    if part is not None:
-                        annotations.append({**part, "id": len(annotations) + 1, "image_id": len(records)})
+        for box in tile_boxes(image["height"], image["width"], tile):
+            x0, y0, x1, y1 = box
+            name = Path(image["file_name"])
+            name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
+            _write(Path(output, "images", name), pixels[y0:y1, x0:x1])
+            size = {"height": y1 - y0, "width": x1 - x0, "source_id": image["id"]}
+            records.append({**image, **size, "id": len(records) + 1, "file_name": name.as_posix()})
+            parts = map(partial(cut_annotation, box=box, min_share=min_share), of_image[image["id"]], masks)
+            for part in filter(None, parts):
+                annotations.append({**part, "id": len(annotations) + 1, "image_id": len(records)})
     path = Path(output, "annotations.json")
     with atomic_write(path) as file:
         file.write(json.dumps({**data, "images": records, "annotations": annotations}).encode())
