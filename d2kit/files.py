@@ -1,4 +1,4 @@
-"""Atomic writes and safe reads of outside files."""
+"""Atomic writes, of pictures too, and safe reads of outside files."""
 
 import contextlib
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import cv2
+import numpy as np
 import torch
 
 
@@ -45,6 +47,21 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         if isinstance(error, OSError):
             raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write (H, W) grey or (H, W, 3) BGR pixels, uint8 or uint16, as PNG by `atomic_write`.
+
+    Raises:
+        ValueError: the pixels are no picture.
+        OSError: as `atomic_write`.
+    """
+    try:
+        content = cv2.imencode(".png", picture)[1].tobytes()
+    except cv2.error as error:
+        raise ValueError(f"{path}: {picture.dtype} pixels of shape {picture.shape} are no picture.") from error
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> dict:

@@ -20,10 +20,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from istd.data.datasets import load_sirst
 from istd.data.synthetic import write_scenes
-from istd.engine.pictures import evolution_picture, save_picture
+from istd.engine.pictures import evolution_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMES = ("full", "lesps", "pal", "semantic_prior")
@@ -98,7 +98,7 @@ def main() -> None:
     print(format_table(rows))
     for scheme in (scheme for scheme in args.schemes if scheme != "full"):
         picture = args.output / f"evolution_{scheme}.png"
-        save_picture(picture, evolution_picture(args.output / scheme / "pseudo_masks", load_sirst(data, "train.txt")))
+        write_png(picture, evolution_picture(args.output / scheme / "pseudo_masks", load_sirst(data, "train.txt")))
         print(f"Label evolution: {picture}")
     print(f"{time.monotonic() - began:.0f} s in all. TensorBoard: tensorboard --logdir {args.output}")
 

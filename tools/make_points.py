@@ -10,13 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from d2kit.rng import derive_seed
 from istd.data.images import EXTENSIONS, image_name, read_mask
-from istd.data.points import KINDS, PointList, points_from_mask
+from istd.data.points import KINDS, points_from_mask
 from istd.data.synthetic import draw_points
 
 
@@ -57,14 +56,9 @@ def write_folder(folder: Path, rows) -> tuple[int, int]:
     """One PNG per image, 255 at the points. Numbers of images and points."""
     images = points = 0
     for name, found, height, width in rows:
-        _write_png(folder / f"{name}.png", found, height, width)
+        write_png(folder / f"{name}.png", draw_points(found, height, width))
         images, points = images + 1, points + len(found)
     return images, points
-
-
-def _write_png(path: Path, points: PointList, height: int, width: int) -> None:
-    with atomic_write(path) as file:
-        file.write(cv2.imencode(".png", draw_points(points, height, width))[1].tobytes())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,10 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from d2kit.rng import derive_seed
 from istd.data.datasets import CHARACTERISTICS as CHARACTERISTICS_FILE
 from istd.data.points import points_from_mask
@@ -90,8 +89,7 @@ def _write_images(root: Path, name: str, image: np.ndarray, mask: np.ndarray, rn
     for kind in ("centroid", "coarse"):
         pictures[f"masks_{kind}"] = draw_points(points_from_mask(mask, kind, rng), *mask.shape)
     for folder, picture in pictures.items():
-        if not cv2.imwrite(str(root / folder / f"{name}.png"), picture):
-            raise OSError(f"cannot write {root / folder / name}.png.")
+        write_png(root / folder / f"{name}.png", picture)
 
 
 def draw_points(points: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:

@@ -9,12 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from istd.data.images import read_infrared
 from istd.deploy.detections import detection_table, draw_overlay
 from istd.deploy.predictor import ISTDPredictor
 from istd.deploy.sources import Source, Video
-from istd.engine.pictures import save_picture
 
 TABLE, DOCUMENT = "detections.csv", "detections.json"
 
@@ -54,7 +53,7 @@ class DetectionRun:
     def _add_image(self, source: Source) -> None:
         overlay = f"overlays/{source.name}.png"
         grey = read_infrared(source.path, self.predictor.runner.recipe.depth)
-        save_picture(self.folder / overlay, self._predict(source, grey, source.name, overlay))
+        write_png(self.folder / overlay, self._predict(source, grey, source.name, overlay))
 
     def _add_video(self, source: Source, watch: Callable[[Iterable], Iterable]) -> None:
         video, overlay = Video(source.path), f"overlays/{source.name}.mp4"
@@ -72,7 +71,7 @@ class DetectionRun:
         """Predict an image or frame, write its mask, keep its record; returns the overlay, (H, W, 3) uint8 BGR."""
         found = self.predictor(grey)
         mask = found["probability"] > self.predictor.threshold
-        save_picture(self.folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
+        write_png(self.folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
         height, width = mask.shape
         self.records.append(
             {

@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2kit.files import atomic_write
 from istd.data.images import read_infrared, read_mask, stretch
 from istd.pseudo_masks.snapshot import Snapshot, read_pointer, read_snapshot
 
@@ -61,12 +60,6 @@ def evolution_picture(
         cv2.putText(header, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
     lines = [_row(record, snapshots, side, zoom) for record in choose_records(records, rows)]
     return np.concatenate([header, *lines])
-
-
-def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Write a PNG, atomically."""
-    with atomic_write(path) as file:
-        file.write(cv2.imencode(".png", picture)[1].tobytes())
 
 
 def _row(record: dict, snapshots: Sequence[Snapshot], side: int, zoom: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import encode_mask
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from s4m.data.coco import register_coco_json
 from s4m.data.textures import TEXTURES, paint
 
@@ -224,9 +224,7 @@ def write_shapes(
     for index in range(num_images):
         image, owner, names = draw_scene(look, np.random.default_rng([seed, index]))
         name = f"{index + 1:06d}.png"
-        done, png = cv2.imencode(".png", image)
-        assert done
-        Path(folder, "images", name).write_bytes(png.tobytes())
+        write_png(Path(folder, "images", name), image)
         images.append({"id": index + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
         annotations += _annotations(owner, names, index + 1, len(annotations) + 1, look.classes)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(look.classes)]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, write_png
 from s4m.data.coco import validate_coco
 
 
@@ -97,7 +97,7 @@ def write_tiles(
             x0, y0, x1, y1 = box
             name = Path(image["file_name"])
             name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
-            _write(Path(output, "images", name), pixels[y0:y1, x0:x1])
+            write_png(Path(output, "images", name), pixels[y0:y1, x0:x1])
             size = {"height": y1 - y0, "width": x1 - x0, "source_id": image["id"]}
             records.append({**image, **size, "id": len(records) + 1, "file_name": name.as_posix()})
             parts = map(partial(cut_annotation, box=box, min_share=min_share), of_image[image["id"]], masks)
@@ -119,11 +119,3 @@ def _read(path: Path, image: dict) -> np.ndarray:
             f"'{path}' is {pixels.shape[1]}x{pixels.shape[0]}, but its json says {image['width']}x{image['height']}"
         )
     return pixels
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
-    done, content = cv2.imencode(".png", pixels)
-    if not done:
-        raise ValueError(f"'{path}' cannot be written as PNG")
-    with atomic_write(path) as file:
-        file.write(content.tobytes())

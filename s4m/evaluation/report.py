@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from d2kit.files import atomic_write
+from d2kit.files import write_png
 from s4m.data.image_folder import resolve_datasets
 
 METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
@@ -123,9 +123,6 @@ def comparison_picture(
     for record in records:
         rows.append([_truth(record, metadata)] + [_panel(record, metadata, found, score) for found in results.values()])
     picture = np.concatenate([np.concatenate([_framed(panel) for panel in row], axis=1) for row in rows])
-    done, data = cv2.imencode(".png", picture[:, :, ::-1])
-    assert done
     path = Path(output, "comparison.png")
-    with atomic_write(path) as file:
-        file.write(data.tobytes())
+    write_png(path, picture[:, :, ::-1])
     return path

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from d2kit.files import atomic_write, load_weights
+from d2kit.files import atomic_write, load_weights, write_png
 
 
 def test_replaces_whole_file_and_leaves_nothing_beside(tmp_path):
@@ -84,3 +86,19 @@ def test_load_weights_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match="evil.pth"):
         load_weights(tmp_path / "evil.pth", "KEY")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shape, dtype", [((5, 7), np.uint8), ((5, 7, 3), np.uint8), ((5, 7), np.uint16)])
+def test_a_picture_comes_back_as_it_was(tmp_path, shape, dtype):
+    picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    write_png(tmp_path / "new" / "a.png", picture)
+    assert np.array_equal(cv2.imread(str(tmp_path / "new/a.png"), cv2.IMREAD_UNCHANGED), picture)
+    assert os.listdir(tmp_path / "new") == ["a.png"]
+
+
+@pytest.mark.parametrize("picture", [np.zeros((0, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)])
+def test_what_is_no_picture_is_named_and_keeps_the_old_file(tmp_path, picture):
+    write_png(tmp_path / "a.png", np.full((2, 2), 9, np.uint8))
+    with pytest.raises(ValueError, match=r"a\.png: uint8 pixels of shape \([04], 4.*\) are no picture"):
+        write_png(tmp_path / "a.png", picture)
+    assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).tolist() == [[9, 9], [9, 9]]

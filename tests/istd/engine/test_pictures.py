@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 
+from d2kit.files import write_png
 from istd.engine.data import load_datasets
 from istd.engine.labels import PseudoLabels
-from istd.engine.pictures import HEADER, choose_records, evolution_picture, save_picture, spread
+from istd.engine.pictures import HEADER, choose_records, evolution_picture, spread
 
 
 def test_spread_keeps_both_ends():
@@ -37,5 +38,5 @@ def test_picture_shows_image_truth_and_versions(istd_cfg, scenes, tmp_path):
         for c, n in zip((x, y), (record["width"], record["height"]), strict=True)
     )
     assert panel[2 * (y - y0), 2 * (x - x0)] == 255
-    save_picture(tmp_path / "picture.png", picture)
+    write_png(tmp_path / "picture.png", picture)
     assert np.array_equal(cv2.imread(str(tmp_path / "picture.png"), cv2.IMREAD_GRAYSCALE), picture)
