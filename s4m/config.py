@@ -9,7 +9,6 @@ def add_s4m_config(cfg: CN) -> None:
 
     _add_mask2former_config(cfg)
     _add_timm_config(cfg)
-
     _add_input_and_solver_config(cfg)
 
     cfg.S4M = CN()
@@ -41,42 +40,9 @@ def add_s4m_config(cfg: CN) -> None:
     cfg.S4M.PR.ENABLED = False
     cfg.S4M.PR.POINTS = 3  # positive points a mask
 
-    cfg.S4M.MATCHING = CN()  # SAM's candidates matched to the teacher's instances one to one, in place of the best one
-    cfg.S4M.MATCHING.ENABLED = False
-    cfg.S4M.MATCHING.BOX = True  # ask SAM by the teacher's box too, which doubles its decoder's work
-    cfg.S4M.MATCHING.MIN_IOU = 0.5  # with the teacher's mask
-    cfg.S4M.MATCHING.PART = 0.6  # least share of the teacher's mask that is covered: less is a part of the object
-    cfg.S4M.MATCHING.LEAK = 0.6  # most pixels outside the teacher's mask, in units of its area
-    cfg.S4M.MATCHING.DUPLICATE = 0.8  # IoU above which two candidates are one mask, for one instance
-    cfg.S4M.MATCHING.MERGE = True  # where none fits, the union of candidates inside the teacher's mask
-
-    cfg.S4M.ARP = CN()  # copy-paste with (refined) pseudo-labels
-    cfg.S4M.ARP.ENABLED = False
-    cfg.S4M.ARP.FRACTION = 0.25  # share of the unlabelled batch on each side of the pairs
-    cfg.S4M.ARP.MIN_AREA = 3000 / 1024**2  # least area of a pasted instance, as a fraction of its image
-    cfg.S4M.ARP.DYNAMIC = True  # rescale and move what is pasted (COCO); False: paste it where it was
-    cfg.S4M.ARP.SCALE = (0.8, 1.2)
-
     _add_guards_config(cfg)
-
-    cfg.S4M.STRONG = CN()  # photometric augmentation of the student's unlabelled view
-    cfg.S4M.STRONG.ENABLED = True
-    cfg.S4M.STRONG.LABELED = False  # the labelled images are augmented in the same way
-    cfg.S4M.STRONG.JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
-    cfg.S4M.STRONG.JITTER_PROB = 0.8
-    cfg.S4M.STRONG.GREY_PROB = 0.2
-    cfg.S4M.STRONG.BLUR_SIGMA = (0.1, 2.0)  # pixels
-    cfg.S4M.STRONG.BLUR_PROB = 0.5
-
-    cfg.S4M.COCO_EVAL = CN()  # COCO-style AP of DATASETS.TEST
-    cfg.S4M.COCO_EVAL.FAST = True  # by faster-coco-eval where it is installed: the same numbers
-    cfg.S4M.COCO_EVAL.MAX_DETS = 0  # that count, of a class in an image; 0: 100 or TEST.DETECTIONS_PER_IMAGE if more
-    cfg.S4M.COCO_EVAL.BOUNDARY = False  # boundary AP beside mask and box AP; needs faster-coco-eval
-    cfg.S4M.COCO_EVAL.BOUNDARY_RATIO = 0.02  # width of the boundary, as a fraction of the image's diagonal
-
-    cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
-    cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
-    cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best
+    _add_augmentation_config(cfg)
+    _add_evaluation_config(cfg)
 
 
 def _add_input_and_solver_config(cfg: CN) -> None:
@@ -165,3 +131,44 @@ def _add_guards_config(cfg: CN) -> None:
     cfg.S4M.CALIBRATION.PERIOD = 10  # iterations between fits of confidence to IoU on the labelled batch
     cfg.S4M.CALIBRATION.SAMPLES = 1024  # latest labelled predictions that the fit is to
     cfg.S4M.CALIBRATION.FLOOR = 0.4  # confidence (expected IoU) below which a region is ignored
+
+    cfg.S4M.MATCHING = CN()  # SAM's candidates matched to the teacher's instances one to one, in place of the best one
+    cfg.S4M.MATCHING.ENABLED = False
+    cfg.S4M.MATCHING.BOX = True  # ask SAM by the teacher's box too, which doubles its decoder's work
+    cfg.S4M.MATCHING.MIN_IOU = 0.5  # with the teacher's mask
+    cfg.S4M.MATCHING.PART = 0.6  # least share of the teacher's mask that is covered: less is a part of the object
+    cfg.S4M.MATCHING.LEAK = 0.6  # most pixels outside the teacher's mask, in units of its area
+    cfg.S4M.MATCHING.DUPLICATE = 0.8  # IoU above which two candidates are one mask, for one instance
+    cfg.S4M.MATCHING.MERGE = True  # where none fits, the union of candidates inside the teacher's mask
+
+
+def _add_augmentation_config(cfg: CN) -> None:
+    """Keys of what is done to the student's unlabelled view."""
+    cfg.S4M.ARP = CN()  # copy-paste with (refined) pseudo-labels
+    cfg.S4M.ARP.ENABLED = False
+    cfg.S4M.ARP.FRACTION = 0.25  # share of the unlabelled batch on each side of the pairs
+    cfg.S4M.ARP.MIN_AREA = 3000 / 1024**2  # least area of a pasted instance, as a fraction of its image
+    cfg.S4M.ARP.DYNAMIC = True  # rescale and move what is pasted (COCO); False: paste it where it was
+    cfg.S4M.ARP.SCALE = (0.8, 1.2)
+
+    cfg.S4M.STRONG = CN()  # photometric augmentation of the student's unlabelled view
+    cfg.S4M.STRONG.ENABLED = True
+    cfg.S4M.STRONG.LABELED = False  # the labelled images are augmented in the same way
+    cfg.S4M.STRONG.JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
+    cfg.S4M.STRONG.JITTER_PROB = 0.8
+    cfg.S4M.STRONG.GREY_PROB = 0.2
+    cfg.S4M.STRONG.BLUR_SIGMA = (0.1, 2.0)  # pixels
+    cfg.S4M.STRONG.BLUR_PROB = 0.5
+
+
+def _add_evaluation_config(cfg: CN) -> None:
+    """Keys of evaluation and of what is logged."""
+    cfg.S4M.COCO_EVAL = CN()  # COCO-style AP of DATASETS.TEST
+    cfg.S4M.COCO_EVAL.FAST = True  # by faster-coco-eval where it is installed: the same numbers
+    cfg.S4M.COCO_EVAL.MAX_DETS = 0  # that count, of a class in an image; 0: 100 or TEST.DETECTIONS_PER_IMAGE if more
+    cfg.S4M.COCO_EVAL.BOUNDARY = False  # boundary AP beside mask and box AP; needs faster-coco-eval
+    cfg.S4M.COCO_EVAL.BOUNDARY_RATIO = 0.02  # width of the boundary, as a fraction of the image's diagonal
+
+    cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
+    cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
+    cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best
