@@ -30,9 +30,14 @@ class Split:
     unlabeled: dict
 
 
+def _source(image: dict) -> int:
+    """Id of the photograph that an image of a json is of; tiles of one have it as `source_id`."""
+    return image.get("source_id", image["id"])
+
+
 def _order(data: dict, seed: int, fold: int) -> list[int]:
-    """Image ids in the random order of a fold, whose beginnings are the fractions."""
-    ids = sorted(image["id"] for image in data["images"])
+    """`_source` of the images in the random order of a fold, whose beginnings are the fractions."""
+    ids = sorted({_source(image) for image in data["images"]})
     order = np.random.default_rng(derive_seed(seed, "split", fold)).permutation(len(ids))
     return [ids[i] for i in order]
 
@@ -56,7 +61,8 @@ def _fraction(data: dict, order: list[int], percent: float, fold: int, unlabeled
     count = math.floor(len(order) * percent / 100 + 0.5)
     if count == 0:
         raise ValueError(f"{where}: {percent:g} % of {len(order)} images is no image")
-    chosen = set(order[:count])
+    sources = set(order[:count])
+    chosen = {image["id"] for image in data["images"] if _source(image) in sources}
     extra = {key: value for key, value in data.items() if key not in ("images", "annotations")}
     rest = [i for i in data["images"] if unlabeled == "all" or i["id"] not in chosen]
     labeled = {
@@ -78,6 +84,9 @@ def make_splits(
     where: str = "the json",
 ) -> list[Split]:
     """Random fractions of the images of a COCO content, nested: of one fold, the smaller lies in the larger.
+
+    Images that `write_tiles` cut out of one count as that one: they are labelled together, and the fractions are those
+    of the images that were cut.
 
     Args:
         data: content of a validated COCO json.

@@ -94,7 +94,13 @@ class ViTBackbone(Backbone):
         return self.stride
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, H, W), RGB with ImageNet's mean and deviation, -> {"tokens": (B, C, H / stride, W / stride)}."""
+        """(B, 3, H, W), RGB with ImageNet's mean and deviation, -> {"tokens": (B, C, H / stride, W / stride)}.
+
+        Raises:
+            ValueError: a side is no multiple of the stride.
+        """
+        if any(side % self.stride for side in x.shape[-2:]):
+            raise ValueError(f"images of {tuple(x.shape[-2:])} pixels: sides must be multiples of {self.stride}")
         size = [side // self.stride * self.patch for side in x.shape[-2:]]
         if size != list(x.shape[-2:]):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -103,6 +109,20 @@ class ViTBackbone(Backbone):
         self.network.to(x.device)
         with torch.no_grad():
             return {"tokens": self.network(x)}
+
+
+class ViTFeaturePyramid(SimpleFeaturePyramid):
+    """Detectron2's simple feature pyramid that has images padded, so that cells are where their strides say."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """Of the input's sides: the largest stride but the pooled level's."""
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """None besides; Detectron2's own names the divisibility by a key that nothing reads."""
+        return {}
 
 
 class TimmBackbone(Backbone):
@@ -136,7 +156,7 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
+def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTFeaturePyramid:
     """A timm ViT with Detectron2's simple feature pyramid, as MODEL.VIT says: p2, p3, ... and a pooled last level.
 
     With MODEL.VIT.STRIDE 16 the maps are p2 to p6, with 8 they are p2 to p5.
@@ -155,7 +175,7 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeaturePyr
     network = ViTBackbone(ViTTokens(model, node.LAYER), stride=node.STRIDE, frozen=node.FROZEN)
     scales, pool = _SCALES[node.STRIDE], LastLevelMaxPool()
     pool.in_feature = f"p{len(scales) + 1}"
-    return SimpleFeaturePyramid(network, "tokens", node.OUT_CHANNELS, scales, top_block=pool)
+    return ViTFeaturePyramid(network, "tokens", node.OUT_CHANNELS, scales, top_block=pool)
 
 
 @BACKBONE_REGISTRY.register()
@@ -168,6 +188,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     import timm
 
     node = cfg.MODEL.TIMM
+    if node.CHECKPOINT:
+        require_imagenet_rgb(cfg, "build_timm_backbone")
     if not timm.is_model(node.NAME):
         raise ValueError(f"MODEL.TIMM.NAME: timm has no model '{node.NAME}'.")
     any_size = {"strict_img_size": False} if node.NAME.startswith("swin") else {}

@@ -61,6 +61,18 @@ def test_other_percentages_and_the_order_of_images_change_nothing(data):
     assert alone == among == [ids(s.labeled) for s in split(data, percents=[10])]
 
 
+def test_tiles_of_an_image_are_labelled_together_and_as_the_image_is(data):
+    tiles = {**data, "annotations": [], "images": []}
+    for image in data["images"]:
+        for _ in range(1 + image["id"] % 4):
+            tiles["images"].append({**image, "source_id": image["id"], "id": 1000 + len(tiles["images"])})
+    of = {image["id"]: image["source_id"] for image in tiles["images"]}
+    for whole, cut in zip(split(data), split(tiles), strict=True):
+        assert {of[i] for i in ids(cut.labeled)} == ids(whole.labeled)
+        assert {of[i] for i in ids(cut.unlabeled)} == ids(whole.unlabeled)
+        assert ids(cut.labeled) | ids(cut.unlabeled) == set(of)
+
+
 def test_no_image_left_is_refused(data):
     with pytest.raises(ValueError, match="0.5 % of 60 images is no image"):
         split(data, percents=[0.5, 50])

@@ -43,6 +43,26 @@ def test_maps_have_the_strides_of_their_names(stride, last, name):
         assert maps[name].shape == (2, 32, -(-64 // spec.stride), -(-96 // spec.stride))
 
 
+@pytest.mark.parametrize("stride", [16, 8])
+@pytest.mark.parametrize("size", [(50, 70), (175, 175), (64, 96)])
+def test_cells_lie_where_their_stride_says_at_any_size(small_cfg, stride, size):
+    options = {"MODEL__VIT__NAME": "test_vit", "MODEL__VIT__CHECKPOINT": "random", "MODEL__VIT__LAYER": -1}
+    cfg = small_cfg("quick/shapes_vit_supervised.yaml", semi=False, MODEL__VIT__STRIDE=stride, **options)
+    levels = [f"p{level}" for level in range(2, 6)]
+    cfg.merge_from_list(["MODEL.RPN.IN_FEATURES", levels, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64], [96]]])
+    student = build_model(cfg).student
+    images = student.preprocess_image([{"image": torch.zeros(3, *size)}])
+    assert images.image_sizes == [size]
+    features, shape = student.backbone(images.tensor), student.backbone.output_shape()
+    for name in list(shape)[:-1]:  # the last one is every second cell of the one before
+        assert [cells * shape[name].stride for cells in features[name].shape[-2:]] == list(images.tensor.shape[-2:])
+
+
+def test_sides_between_the_strides_are_refused():
+    with pytest.raises(ValueError, match=r"images of \(40, 36\) pixels: sides must be multiples of 16"):
+        build(VIT__NAME="test_vit")(torch.zeros(1, 3, 40, 36))
+
+
 def test_patches_of_14_pixels_stand_for_the_stride():
     model = build_timm_vit("vit_tiny_patch16_224")
     tokens = ViTTokens(model, 2)
@@ -178,6 +198,9 @@ def test_images_are_rgb_by_imagenets_statistics(key, value):
     cfg = vit_cfg()
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match="^build_vit_backbone needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN"):
+        build_backbone(cfg)
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.CHECKPOINT", "any.pth"])
+    with pytest.raises(ValueError, match="^build_timm_backbone needs INPUT.FORMAT RGB, with MODEL.PIXEL_MEAN"):
         build_backbone(cfg)
 
 
