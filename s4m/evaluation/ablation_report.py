@@ -17,7 +17,12 @@ _COLUMNS = {
     "EMA teacher mask AP": "teacher/segm/AP",
     "box AP": "student/bbox/AP",
 }
-_QUALITY = ("precision", "recall", "iou")
+_PREFIX = "pseudo_label_quality/"
+_CHANGES = {
+    **{f"pseudo-label {what}, before → after SAM": (f"before/{key}", f"after/{key}")
+       for what, key in (("precision", "precision"), ("recall", "recall"), ("IoU", "iou"))},
+    "ECE, class score → confidence": ("ece/class_score", "ece/calibrated_confidence"),
+}  # fmt: skip
 Row = Mapping[str, Any]
 
 
@@ -49,17 +54,28 @@ def differences(row: Row, rows: Sequence[Row]) -> list[float]:
     return [own[AP] - other[AP] for own, other in pairs if AP in own and AP in other]
 
 
+def _accepted(figures: Mapping[str, float]) -> float:
+    """Share of the pseudo-labels that SAM was asked about whose mask is SAM's.
+
+    Raises:
+        KeyError: SAM was not asked.
+    """
+    refined, rejected = figures[_PREFIX + "refined"], figures[_PREFIX + "rejected"]
+    if refined + rejected == 0:
+        raise KeyError("refined")
+    return refined / (refined + rejected)
+
+
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
     against = next((other["title"] for other in rows if other["name"] == row["against"]), "-")
     values = {title: _over_seeds(row, lambda figures, key=key: figures[key]) for title, key in _COLUMNS.items()}
     cells = [_spread(values["mask AP"], 1), _spread(differences(row, rows), 1, "+"), against]
     cells += [_spread(values[title], 1) for title in list(_COLUMNS)[1:]]
-    for what in _QUALITY:
-        before, after = (
-            _over_seeds(row, lambda figures, key=f"pseudo_label_quality/{when}/{what}": figures[key])
-            for when in ("before", "after")
-        )
+    for keys in _CHANGES.values():
+        before, after = (_over_seeds(row, lambda figures, key=_PREFIX + key: figures[key]) for key in keys)
         cells.append(f"{mean(before):.3f} → {mean(after):.3f}" if before and after else "-")
+    cells.append(_spread(_over_seeds(row, _accepted), 3))
+    cells.append(_spread(_over_seeds(row, lambda figures: figures[_PREFIX + "match/over_segmented"]), 3))
     return [*cells, _spread(_over_seeds(row, lambda figures: figures["seconds"]), 0)]
 
 
@@ -67,7 +83,8 @@ def ablation_table(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
     """A Markdown page: what was run, one line a row, and by name what failed.
 
     Figures are means and standard deviations over the seeds, AP in percent, pseudo-labels on annotated test images
-    before and after SAM (fractions). A difference is taken seed by seed.
+    before and after SAM (fractions). A difference is taken seed by seed. Over-segmented is where SAM's most trusted
+    answer was a part of the object, which is known where its masks are matched to instances.
 
     Args:
         rows: as `s4m.engine.ablation.Ablation.run` returns them.
@@ -75,7 +92,7 @@ def ablation_table(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
     """
     lines = ["# Ablation", "", *(f"- {key}: {value}" for key, value in settings.items()), ""]
     head = ["row", "mask AP", "difference", "against", *list(_COLUMNS)[1:]]
-    head += [f"pseudo-label {what}, before → after SAM" for what in ("precision", "recall", "IoU")] + ["seconds"]
+    head += [*_CHANGES, "SAM's masks accepted", "over-segmented", "seconds"]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     failures = []
     for row in rows:

@@ -12,6 +12,8 @@ from detectron2.utils import comm
 from d2kit.rng import derive_seed
 from s4m.evaluation.reliability import Reliability
 from s4m.pseudo_labels.masks import class_iou
+from s4m.pseudo_labels.matching import Outcome
+from s4m.pseudo_labels.record import match_counts, match_rates
 
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 
@@ -63,6 +65,7 @@ class PseudoLabelQuality:
     def reset(self) -> None:
         """Forget every image."""
         self._totals = torch.zeros(len(self.class_names), len(_COLUMNS), dtype=torch.float64)
+        self._matches = torch.zeros(len(Outcome) + 1, dtype=torch.int64)
         self._images = 0
 
     def update(self, records: Iterable[Any], truths: Iterable[Instances]) -> None:
@@ -75,6 +78,9 @@ class PseudoLabelQuality:
         for record, truth in zip(records, truths, strict=True):
             self._add(record, truth)
             self._images += 1
+            counts = match_counts([record])
+            if counts is not None:
+                self._matches += counts
 
     def _add(self, record: Any, truth: Instances) -> None:
         used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
@@ -98,15 +104,16 @@ class PseudoLabelQuality:
 
         Returns:
             `{prefix}{before,after}/{precision,recall,iou}`, counts `{prefix}{labels,truths,refined,rejected}` an image,
-            and `{prefix}{class name}/...` for each class that occurs. Fractions of nothing are zero.
+            and `{prefix}{class name}/...` for each class that occurs. Fractions of nothing are zero. Where SAM's masks
+            were matched to instances, `{prefix}match/...` of `match_rates`.
         """
-        gathered = comm.all_gather((self._totals, self._images))
-        totals, images = sum(item[0] for item in gathered), sum(item[1] for item in gathered)
+        gathered = comm.all_gather((self._totals, self._images, self._matches))
+        totals, images, matches = (sum(item[i] for item in gathered) for i in range(3))
         result = _figures(totals.sum(dim=0), prefix, images)
         for name, row in zip(self.class_names, totals, strict=True):
             if row.any():
                 result.update(_figures(row, f"{prefix}{name}/", images))
-        return result
+        return {**result, **(match_rates(matches, f"{prefix}match/") if matches.any() else {})}
 
 
 def _figures(row: torch.Tensor, prefix: str, images: int) -> dict[str, float]:

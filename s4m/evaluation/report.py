@@ -17,7 +17,11 @@ from s4m.data.image_folder import resolve_datasets
 
 METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
 QUALITY = tuple(
-    f"pseudo_label_quality/{when}/{what}" for when in ("before", "after") for what in ("precision", "recall", "iou")
+    f"pseudo_label_quality/{name}"
+    for name in (
+        *(f"{when}/{what}" for when in ("before", "after") for what in ("precision", "recall", "iou")),
+        *("labels", "refined", "rejected", "match/over_segmented", "ece/class_score", "ece/calibrated_confidence"),
+    )
 )
 PANEL = 512  # width of a picture's column in pixels: images of all sizes stand below the title of their column
 
@@ -30,7 +34,7 @@ def final_metrics(folder: str | Path) -> dict[str, float]:
 
     Returns:
         `student/segm/AP` and the like, in percent, for the networks that were evaluated, what was measured of `QUALITY`
-        (fractions), and `iteration`.
+        (fractions and numbers an image), and `iteration`.
 
     Raises:
         ValueError: the training was never evaluated.

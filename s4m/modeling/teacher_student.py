@@ -1,5 +1,6 @@
 """The teacher-student meta-architecture of S4M (arXiv 2504.05301)."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,9 +16,12 @@ from d2kit.ema import update_ema
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
+from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
 from s4m.sam import PromptableSegmenter, build_segmenter
+
+_LOGGED_BATCHES = 20  # that rates are told of: the period of Detectron2's writers
 
 
 def check_finite(losses: dict[str, torch.Tensor], images: list[dict]) -> None:
@@ -80,6 +84,7 @@ class TeacherStudent(nn.Module):
         self.strong_labeled = strong_labeled
         self.awaited_teacher = "" if teacher is None else teacher_weights  # until it is loaded
         self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
+        self._match_counts: deque[torch.Tensor] = deque(maxlen=_LOGGED_BATCHES)
         self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM looks at the augmented views
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -170,10 +175,19 @@ class TeacherStudent(nn.Module):
         targets, self.last_record = self.pseudo_label(unlabeled)
         if has_event_storage():
             get_event_storage().put_scalars(**self.last_record.scalars())
+            self._log_matching(self.last_record)
             if self.calibration is not None:
                 get_event_storage().put_scalars(**self.calibration.scalars())
         losses, _, _ = self.student.losses_and_features(targets)
         return {f"{key}_pseudo": self.unsup_weight * value for key, value in losses.items()}
+
+    def _log_matching(self, record: PseudoLabelRecord) -> None:
+        """Rates over the last batches: rare outcomes would not be seen in the writers' medians of single batches."""
+        counts = match_counts(record.images)
+        if counts is not None:
+            self._match_counts.append(counts)
+            rates = match_rates(torch.stack([*self._match_counts]).sum(dim=0), "pseudo_labels/match/")
+            get_event_storage().put_scalars(**rates, smoothing_hint=False)
 
     @torch.no_grad()
     def pseudo_label(self, weak: list[dict]) -> tuple[list[dict], PseudoLabelRecord]:

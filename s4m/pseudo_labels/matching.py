@@ -219,7 +219,9 @@ def _merged(
     Returns:
         the candidates and the IoU of their union with the teacher's mask.
     """
-    some, taken = (lie.inside[row] >= _INSIDE).nonzero()[:, 0], [index for each in parts for index in each]
+    some = (lie.inside[row] >= _INSIDE).nonzero()[:, 0]
+    # what holds most of such a part overlaps the instance, so that no other mask needs to be looked at
+    taken = [index for each in parts for index in each if lie.iou[row, index] > 0]
     if taken and len(some):
         there = overlaps(masks[taken], masks[some.to(masks.device)]).inside
         some = some[(there < _INSIDE).all(dim=0)]

@@ -1,5 +1,6 @@
 """What became of a batch of pseudo-labels, for statistics and overlays."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -58,6 +59,31 @@ class ImageRecord:
         return self.selected - self.refined if self.asked else 0
 
 
+def match_counts(images: Iterable[ImageRecord]) -> torch.Tensor | None:
+    """Numbers of pseudo-labels that the matching looked at.
+
+    Returns:
+        (len(Outcome) + 1,) int64 on the CPU: with each outcome, then over-segmented; None where there are none.
+    """
+    images = [image for image in images if image.match_outcome is not None and image.selected]
+    if not images:
+        return None
+    outcome = torch.bincount(torch.cat([image.match_outcome for image in images]), minlength=len(Outcome))
+    over_segmented = torch.cat([image.over_segmented for image in images]).sum()
+    return torch.cat([outcome, over_segmented[None]]).cpu()
+
+
+def match_rates(counts: torch.Tensor, prefix: str) -> dict[str, float]:
+    """Shares of the pseudo-labels with each outcome, and of those that SAM over-segmented, as `{prefix}matched` etc.
+
+    Args:
+        counts: sum of `match_counts`, not of nothing.
+    """
+    names = [*(kind.name.lower() for kind in Outcome), "over_segmented"]
+    shares = counts.double() / counts[: len(Outcome)].sum()
+    return {prefix + name: share for name, share in zip(names, shares.tolist(), strict=True)}
+
+
 @dataclass
 class PseudoLabelRecord:
     """What became of one batch; it refers to the step's own tensors, so it costs nothing to hold for that step.
@@ -81,18 +107,7 @@ class PseudoLabelRecord:
             ignored = sum(int(image.ignored.sum()) + image.doubtful for image in self.images)
             means[prefix + "ignored"] = ignored / count
             means[prefix + "confidence"] = float(torch.cat(confidence).sum()) / max(self.selected, 1)
-        return {**means, **self._matching(prefix)}
-
-    def _matching(self, prefix: str) -> dict[str, float]:
-        """Shares of the batch's pseudo-labels with each outcome of the matching; nothing where there is none."""
-        images = [image for image in self.images if image.match_outcome is not None and image.selected]
-        if not images:
-            return {}
-        outcome = torch.cat([image.match_outcome for image in images])
-        shares = torch.bincount(outcome, minlength=len(Outcome)) / len(outcome)
-        rates = {f"{prefix}match/{kind.name.lower()}": shares[kind].item() for kind in Outcome}
-        rates[prefix + "match/over_segmented"] = torch.cat([i.over_segmented for i in images]).float().mean().item()
-        return rates
+        return means
 
     @property
     def selected(self) -> int:

@@ -6,21 +6,23 @@ import pytest
 from s4m.evaluation.ablation_report import ablation_plot, ablation_table, differences
 
 
-def figures(ap, **quality):
+def figures(ap, quality=None):
     found = {"student/segm/AP": ap, "student/segm/AP50": 2 * ap, "student/bbox/AP": ap + 1, "seconds": 100.0}
-    return found | {f"pseudo_label_quality/{key.replace('_', '/')}": value for key, value in quality.items()}
+    return found | {f"pseudo_label_quality/{key}": value for key, value in (quality or {}).items()}
 
 
 @pytest.fixture
 def rows():
-    quality = {"before_precision": 0.8, "after_precision": 0.9, "before_recall": 0.5, "after_recall": 0.6}
+    quality = {"before/precision": 0.8, "after/precision": 0.9, "before/recall": 0.5, "after/recall": 0.6}
+    quality |= {"refined": 3.0, "rejected": 1.0, "match/over_segmented": 0.125, "ece/class_score": 0.25}
+    quality |= {"ece/calibrated_confidence": 0.0625}
     return [
         {"name": "plain", "title": "plain", "against": "", "seeds": {"1": figures(10.0), "2": figures(14.0)}},
         {
             "name": "more",
             "title": "plain + more",
             "against": "plain",
-            "seeds": {"1": figures(13.0, **quality), "2": figures(15.0, **quality)},
+            "seeds": {"1": figures(13.0, quality), "2": figures(15.0, quality)},
         },
         {
             "name": "half",
@@ -43,10 +45,16 @@ def test_every_row_is_in_the_table(rows):
     assert len({line.count("|") for line in table}) == 1
     assert table[2].startswith("| plain | 12.0 ± 2.8 | - | - | 24.0 ± 5.7 | - | 13.0 ± 2.8 | - |")
     assert table[3].startswith("| plain + more | 14.0 ± 1.4 | +2.0 ± 1.4 | plain |")
-    assert "| 0.800 → 0.900 | 0.500 → 0.600 | - | 100 ± 0 |" in table[3]
+    cells = "| 0.800 → 0.900 | 0.500 → 0.600 | - | 0.250 → 0.062 | 0.750 ± 0.000 | 0.125 ± 0.000 | 100 ± 0 |"
+    assert table[3].endswith(cells)
     assert table[4].startswith("| half (1 of 2 seeds) | 9.0 | -4.0 | plain + more |")
     assert table[5].startswith("| none (0 of 2 seeds) | - | - |")
     assert lines[-3:] == ["- half, seed 2: the log says why", "- none, seed 1: x", "- none, seed 2: y"]
+
+
+def test_a_teacher_that_sam_was_not_asked_about_has_no_share_of_accepted_masks():
+    row = {"name": "a", "title": "a", "against": "", "seeds": {"1": figures(1.0, {"refined": 0.0, "rejected": 0.0})}}
+    assert ablation_table([row], {}).splitlines()[-1].endswith("| - | - | - | - | - | - | 100 |")
 
 
 def test_plot(rows, tmp_path):

@@ -1,5 +1,7 @@
 """Figures of pseudo-labels against counts made by hand, before and after SAM; overlays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from s4m.evaluation.pseudo_label_quality import (
     match_greedily,
 )
 from s4m.pseudo_labels.masks import mask_iou, paired_iou
+from s4m.pseudo_labels.matching import Outcome
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import ImageRecord
 
@@ -104,6 +107,26 @@ def test_figures_by_hand():
     }
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
     assert not any("cow" in name for name in figures)
+
+
+def test_outcomes_of_matching_are_counted_over_all_images():
+    quality, masks = PseudoLabelQuality(["cat"]), columns((0, 4), (5, 9), (10, 14))
+    outcome = torch.tensor([Outcome.MATCHED, Outcome.PART, Outcome.MATCHED])
+    three = record(masks, masks, [0.9] * 3, [0] * 3)
+    quality.update([three], [truth(masks, [0] * 3)])
+    assert not any("match/" in name for name in quality.compute("p/"))
+    three = dataclasses.replace(three, match_outcome=outcome, over_segmented=torch.tensor([False, True, False]))
+    one = record(masks[:1], masks[:1], [0.9], [0])
+    one = dataclasses.replace(one, match_outcome=outcome[:1], over_segmented=torch.tensor([True]))
+    none = dataclasses.replace(
+        record(columns(), columns(), [], []), match_outcome=outcome[:0], over_segmented=torch.zeros(0, dtype=torch.bool)
+    )
+    quality.update([three, one, none], [truth(masks, [0] * 3)] * 3)
+    found = {name: value for name, value in quality.compute("p/").items() if "match/" in name}
+    wanted = {"matched": 0.75, "apart": 0.0, "leak": 0.0, "part": 0.25, "duplicate": 0.0, "over_segmented": 0.5}
+    assert found == {f"p/match/{name}": value for name, value in wanted.items()}
+    quality.reset()
+    assert not any("match/" in name for name in quality.compute("p/"))
 
 
 def test_one_truth_is_found_once():

@@ -8,6 +8,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
 from s4m.data.shapes import ShapesRecipe, draw_scene
+from s4m.pseudo_labels.record import PseudoLabelRecord
 
 SUPERVISED = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
 SWITCHES = ("BOUNDARY", "CALIBRATION", "MATCHING")
@@ -56,6 +57,17 @@ def test_each_switch_works_alone_and_with_the_others(small_cfg, switches):
     assert ("calibration/threshold_mean" in logged) == ("pseudo_labels/confidence" in logged) == calibrated
     assert any(key.startswith("calibration.") for key in model.state_dict()) == calibrated
     assert ("pseudo_labels/match/matched" in logged) == ("MATCHING" in switches)
+
+
+def test_rates_of_matching_are_over_the_last_20_batches(small_cfg, monkeypatch):
+    counts = iter([torch.tensor([1, 3, 0, 0, 0, 3]), None, *[torch.tensor([5, 0, 0, 0, 0, 0])] * 20])
+    monkeypatch.setattr("s4m.modeling.teacher_student.match_counts", lambda _: next(counts))
+    model, rates = build(small_cfg, ("MATCHING",)), []
+    for _ in range(22):
+        with EventStorage() as storage:
+            model._log_matching(PseudoLabelRecord())
+            rates.append(storage.latest_with_smoothing_hint(20).get("pseudo_labels/match/matched", (None,))[0])
+    assert rates[:3] == [0.25, None, 6 / 9] and rates[20] == 96 / 99 and rates[21] == 1.0
 
 
 def test_all_work_with_mask2former(small_cfg):

@@ -8,9 +8,11 @@ from detectron2.config import get_cfg
 from detectron2.data.transforms import HFlipTransform, ResizeTransform, TransformList
 
 from s4m.config import add_s4m_config
+from s4m.pseudo_labels import matching
 from s4m.pseudo_labels.masks import mask_iou, tight_boxes
 from s4m.pseudo_labels.matching import Guards, Outcome, assign, group_duplicates, match, overlaps
 from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import refine
 from s4m.pseudo_labels.selection import select
 from s4m.sam import Answer, Embedding, Prompts, build_segmenter
@@ -188,6 +190,31 @@ def test_300_duplicates_of_one_object():
     assert torch.bincount(result.outcome).tolist() == [1, 0, 0, 299]
 
 
+def test_300_instances_of_which_half_are_merged_from_parts():
+    index = torch.arange(300)
+    rows, columns = torch.meshgrid(torch.arange(80), torch.arange(120), indexing="ij")
+    owner = rows // 4 * 15 + columns // 8  # 20 rows of 15
+    teacher = owner == index[:, None, None]
+    halves = torch.stack([teacher & (columns % 8 < 4), teacher & (columns % 8 >= 4)], dim=1)
+    halves[::2, 0] = teacher[::2]  # the others are answered in two halves
+    result = match(teacher, halves, torch.full((300, 2), 0.7), Guards())
+    assert result.parts == [[2 * i] if i % 2 == 0 else [2 * i, 2 * i + 1] for i in range(300)]
+    assert (result.outcome == Outcome.MATCHED).all() and torch.equal(result.agreement, torch.ones(300))
+
+
+def test_a_union_looks_only_at_masks_that_overlap(monkeypatch):
+    """Full frames of every other instance's mask for each union would be a minute an image of 300 instances."""
+    sizes, whole = [], matching.overlaps
+    monkeypatch.setattr(matching, "overlaps", lambda a, b: sizes.append((len(a), len(b))) or whole(a, b))
+    teacher = torch.stack([bar(10 * i, 10 * i + 10) for i in range(4)])
+    left, right = (torch.stack([bar(10 * i + a, 10 * i + a + 5) for i in range(4)]) for a in (0, 5))
+    candidates = torch.stack([left, right], dim=1)
+    candidates[:3, 0] = teacher[:3]
+    result = match(teacher, candidates, torch.full((4, 2), 0.7), Guards())
+    assert result.parts == [[0], [2], [4], [6, 7]]
+    assert sizes == [(4, 8), (1, 1)]
+
+
 class Painter:
     """A segmenter whose image is its embedding: three answers (nothing, the colour under the point, half of it)."""
 
@@ -320,15 +347,17 @@ def test_configuration_and_statistics(make_labeler, make_predictions, make_squar
     segmenter = Painter()
     _, record = make_labeler(**{"S4M.MATCHING.BOX": True})(weak, [predictions, predictions[:0]], segmenter)
     assert segmenter.calls == [[(3, False), (0, True)]]
-    scalars = record.scalars("")
-    assert (scalars["match/matched"], scalars["match/over_segmented"], scalars["match/leak"]) == (1.0, 1.0, 0.0)
-    assert scalars["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
+    rates = match_rates(match_counts(record.images), "match/")
+    assert (rates["match/matched"], rates["match/over_segmented"], rates["match/leak"]) == (1.0, 1.0, 0.0)
+    assert record.scalars("")["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
     _, strict = make_labeler(**{"S4M.MATCHING.PART": 1.1, "S4M.MATCHING.MERGE": False})(
         weak[:1], [predictions], Painter()
     )
-    assert (strict.scalars("")["match/part"], strict.scalars("")["rejected"]) == (1.0, 4.0)
+    assert (match_rates(match_counts(strict.images), "")["part"], strict.scalars("")["rejected"]) == (1.0, 4.0)
+    both = match_rates(match_counts(record.images) + match_counts(strict.images), "")
+    assert (both["matched"], both["part"], both["over_segmented"]) == (0.5, 0.5, 1.0)
     _, empty = make_labeler()(weak[:1], [predictions[:0]], Painter())
-    assert not any(key.startswith("match/") for key in empty.scalars(""))
+    assert match_counts(empty.images) is None
 
 
 def test_matching_needs_refinement(make_labeler):
