@@ -18,19 +18,20 @@ from s4m.data.shapes import ShapesRecipe, draw_scene
 from s4m.modeling.rcnn import paste_probabilities
 from s4m.modeling.teacher_student import TeacherStudent
 
-_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quick" / "shapes_student.yaml"
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quick"
+_SETTINGS = (("shapes_student", 4), ("shapes_student", 12), ("shapes_mask2former_student", 4))  # and objects an image
 _GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")
 _MOST = 1.15  # of the time without
-_IMAGES, _OBJECTS, _SIZE = 4, 4, (128, 128)
+_IMAGES, _SIZE = 4, (128, 128)
 _MASK_SIDE = 28
-_SCORES = (0.95, 0.9, 0.8, 0.4)  # of an image's objects; the last one is no pseudo-label
+_SCORES = (0.95, 0.9, 0.8, 0.4)  # of an image's objects in turn; one in four is no pseudo-label
 
 
-def _configuration(device: str, guards: bool) -> CfgNode:
-    """The demo's second stage; the classes' thresholds stay where they are, so that both ways have the same labels."""
+def _configuration(name: str, device: str, guards: bool) -> CfgNode:
+    """A second stage on shapes; the classes' thresholds stay where they are, so that both ways have the same labels."""
     cfg = get_cfg()
     add_s4m_config(cfg)
-    cfg.merge_from_file(str(_CONFIG))
+    cfg.merge_from_file(str(_CONFIGS / f"{name}.yaml"))
     cfg.DATASETS.UNLABELED = ("drawn here",)
     cfg.MODEL.DEVICE = device
     cfg.S4M.CALIBRATION.WARMUP = 1 << 30
@@ -39,9 +40,9 @@ def _configuration(device: str, guards: bool) -> CfgNode:
     return cfg
 
 
-def _draw(first: int) -> list[dict]:
+def _draw(first: int, objects: int) -> list[dict]:
     """Labelled images of shapes, each with `seed`."""
-    recipe, entries = ShapesRecipe(image_size=_SIZE, objects=(_OBJECTS, _OBJECTS)), []
+    recipe, entries = ShapesRecipe(image_size=_SIZE, objects=(objects, objects)), []
     for seed in range(first, first + _IMAGES):
         image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
         masks = BitMasks(torch.stack([torch.from_numpy(owner == i + 1) for i in range(len(names))]))
@@ -59,7 +60,7 @@ def _answer_with_truth(model: TeacherStudent, entries: list[dict]) -> None:
         truth = entry["instances"]
         crops = truth.gt_masks.crop_and_resize(truth.gt_boxes.tensor, _MASK_SIDE)[:, None].float() * 0.9
         found = Instances(_SIZE, pred_boxes=truth.gt_boxes, pred_masks=crops, pred_classes=truth.gt_classes)
-        found.scores = torch.tensor(_SCORES)[: len(truth)]
+        found.scores = torch.tensor(_SCORES).repeat(len(truth))[: len(truth)]
         answers[entry["seed"]] = found.to(model.device)
 
     def predict(batch: list[dict], min_score: float) -> list[Instances]:
@@ -77,10 +78,15 @@ def _answer_with_truth(model: TeacherStudent, entries: list[dict]) -> None:
 
 
 def _cases(options: argparse.Namespace) -> Iterator[Case]:
-    labeled, unlabeled = _draw(0), _draw(_IMAGES)
+    for name, objects in _SETTINGS:
+        yield _case(name, objects, options.device)
+
+
+def _case(name: str, objects: int, device: str) -> Case:
+    labeled, unlabeled = _draw(0, objects), _draw(_IMAGES, objects)
     weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in unlabeled]
     with seeded(0):
-        models = {guards: build_model(_configuration(options.device, guards)).train() for guards in (False, True)}
+        models = {guards: build_model(_configuration(name, device, guards)).train() for guards in (False, True)}
     models[True].load_state_dict(models[False].state_dict(), strict=False)
     for model in models.values():
         _answer_with_truth(model, [*labeled, *unlabeled])
@@ -97,8 +103,9 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
                 first = first or {key: loss.detach() for key, loss in losses.items() if not key.endswith("_pseudo")}
         return first
 
-    yield Case(
-        settings={"images": 2 * _IMAGES, "objects": _OBJECTS, "image_size": list(_SIZE), "steps": steps},
+    images = {"images": 2 * _IMAGES, "objects": objects, "image_size": list(_SIZE)}
+    return Case(
+        settings={"configuration": name, **images, "steps": steps},
         ways={"without": lambda: run(models[False]), "with": lambda: run(models[True])},
         comparisons=[
             Comparison(
@@ -114,6 +121,6 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
 
 SCENARIO = Scenario(
     "s4m_guards",
-    "a training step of S4M without and with boundary consistency, calibration and matching, on the demo's network",
+    "a training step of S4M without and with boundary consistency, calibration and matching, of both small students",
     _cases,
 )

@@ -8,9 +8,11 @@ import torch
 import istd.benchmarks
 import s4m.benchmarks
 import s4m.benchmarks_ap
+import s4m.benchmarks_guards
 from d2kit import benchmark
 from d2kit.benchmark import Case, Comparison, Goal, ResultsDiffer
 from s4m.benchmarks_ap import make_evaluator
+from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels import refinement
 
 MIB = 2**20
@@ -133,7 +135,14 @@ def test_the_list_names_every_scenario(tool, capsys):
     tool.main(["--list"])
     names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == list(tool.SCENARIOS)
-    assert {"sam_refinement", "structural_distillation", "coco_ap", "ir_metrics", "label_evolution"} <= set(names)
+    assert {
+        "sam_refinement",
+        "structural_distillation",
+        "s4m_guards",
+        "coco_ap",
+        "ir_metrics",
+        "label_evolution",
+    } <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +222,42 @@ def test_coco_ap(run, tmp_path, monkeypatch):
     assert record["comparisons"][0]["difference"]["AP in percent"] < 1e-6
 
 
+@pytest.fixture
+def short_steps(monkeypatch):
+    """The guards' benchmark with a fit of the calibration at each step, on an image of each kind."""
+
+    def configuration(*args, whole=s4m.benchmarks_guards._configuration):
+        cfg = whole(*args)
+        cfg.S4M.CALIBRATION.PERIOD = 1
+        return cfg
+
+    monkeypatch.setattr(s4m.benchmarks_guards, "_configuration", configuration)
+    monkeypatch.setattr(s4m.benchmarks_guards, "_IMAGES", 1)
+    monkeypatch.setattr(s4m.benchmarks_guards, "_SIZE", (64, 64))
+
+
+def test_s4m_guards(run, monkeypatch, short_steps):
+    settings, steps = (("shapes_student", 4), ("shapes_mask2former_student", 2)), []
+    monkeypatch.setattr(s4m.benchmarks_guards, "_SETTINGS", settings)
+    step = TeacherStudent.forward
+
+    def noting(model, batch):
+        losses = step(model, batch)
+        steps.append((model.calibration is not None, model.last_record.selected, losses.keys()))
+        return losses
+
+    monkeypatch.setattr(TeacherStudent, "forward", noting)
+    records = run("s4m_guards")
+    assert [(r["settings"]["configuration"], r["settings"]["objects"]) for r in records] == list(settings)
+    for record in records:
+        (comparison,) = record["comparisons"]
+        assert comparison["goals"][0]["at_least"] == pytest.approx(1 / 1.15)
+        assert comparison["difference"]["loss on labels"] < 1e-3
+    # both ways learn from pseudo-labels, and one of them with the boundary loss
+    assert all(selected > 0 and ("loss_boundary_pseudo" in losses) is guards for guards, selected, losses in steps)
+    assert {guards for guards, *_ in steps} == {False, True}
+
+
 def test_a_warm_cache_reads_no_image_and_asks_no_encoder(tmp_path, tool):
     options = tool.parse(["sam_refinement"])
     segmenter, _ = s4m.benchmarks.make_segmenter(options)
@@ -242,6 +287,13 @@ def spoiled_detections(fast, data, found, *args):
     return make_evaluator(fast, data, found if fast else {image: items[1:] for image, items in found.items()}, *args)
 
 
+def spoiled_step(model, entries):
+    """With the guards the student is another one."""
+    if model.calibration is not None:
+        with torch.no_grad():
+            next(model.student.parameters()).add_(0.1)
+
+
 @pytest.mark.parametrize(
     ("package", "name", "spoiled", "argv"),
     [
@@ -252,12 +304,13 @@ def spoiled_detections(fast, data, found, *args):
             lambda tokens, cells: torch.zeros(len(tokens), tokens[0, 0].numel()),
             ["structural_distillation", "--queries", "4"],
         ),
+        (s4m.benchmarks_guards, "_answer_with_truth", spoiled_step, ["s4m_guards"]),
         (s4m.benchmarks_ap, "make_evaluator", spoiled_detections, ["coco_ap", "--detections", "5"]),
         (istd.benchmarks, "evolve_mask", lambda mask, probability: mask, ["label_evolution"]),
         (istd.benchmarks, "_match_plainly", lambda target, predicted: (2, 1, 0), ["ir_metrics", "--regions", "2"]),
     ],
 )
-def test_no_scenario_times_wrong_results(tool, monkeypatch, package, name, spoiled, argv):
+def test_no_scenario_times_wrong_results(tool, monkeypatch, short_steps, package, name, spoiled, argv):
     monkeypatch.setattr(package, name, spoiled)
     with pytest.raises(SystemExit, match="does not give the result of"):
         tool.main(argv)
