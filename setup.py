@@ -13,6 +13,7 @@ setup(
     # Detectron2, torch and torchvision are left to the environment: see the README's install section.
     install_requires=[
         "fvcore",
+        "portalocker",
         "pycocotools",
         "opencv-python-headless",
         "numpy",

@@ -15,8 +15,9 @@ from typing import Any
 
 from d2kit.files import atomic_write
 from d2kit.processes import exit_on_sigterm
-from s4m.engine.ablation import Ablation, check_settings, grid
-from s4m.engine.compare import Data, shapes_data, split_data
+from s4m.engine.ablation import Ablation, grid
+from s4m.engine.compare import Data, config_files, shapes_data, split_data
+from s4m.engine.sitting import check_settings, configurations_digest, sole_process
 from s4m.evaluation.ablation_report import ablation_plot, ablation_table
 
 
@@ -57,22 +58,25 @@ def main() -> None:
     args = parse()
     exit_on_sigterm()
     args.output = args.output.resolve()
+    runs = [row.run for row in grid().values()]
     settings = {
         "configurations": f"configs/quick/{args.prefix}_*.yaml",
+        "configurations' digest": configurations_digest(config_files(args.prefix, runs)),
         "training data": " ".join(args.train) if args.train else "synthetic shapes",
         "test data": " ".join(args.test) if args.test else "synthetic shapes",
         "labelled percent": args.percent,
         "options": " ".join(args.opts),
         "device": args.device,
     }
-    check_settings(args.output, settings)
-    data = {seed: data_of(args, seed) for seed in args.seeds}
-    options = ["MODEL.DEVICE", args.device, *args.opts]
-    ablation, rows = Ablation(args.prefix, data, args.output, options), None
-    try:
-        rows = ablation.run(args.rows, args.jobs, args.minutes)
-    finally:
-        write_report(ablation, rows or ablation.report(), args, settings)
+    with sole_process(args.output):
+        check_settings(args.output, settings)
+        data = {seed: data_of(args, seed) for seed in args.seeds}
+        options = ["MODEL.DEVICE", args.device, *args.opts]
+        ablation, rows = Ablation(args.prefix, data, args.output, options), None
+        try:
+            rows = ablation.run(args.rows, args.jobs, args.minutes)
+        finally:
+            write_report(ablation, rows or ablation.report(), args, settings)
 
 
 def write_report(ablation: Ablation, rows: list[dict[str, Any]], args: argparse.Namespace, settings: dict) -> None:

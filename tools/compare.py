@@ -16,7 +16,8 @@ from pathlib import Path
 
 from d2kit.files import atomic_write
 from d2kit.processes import exit_on_sigterm
-from s4m.engine.compare import RUNS, compare, over_seeds, shapes_data, split_data
+from s4m.engine.compare import RUNS, compare, config_files, over_seeds, shapes_data, split_data
+from s4m.engine.sitting import check_settings, configurations_digest, sole_process
 from s4m.evaluation.report import comparison_picture, format_table
 
 
@@ -36,9 +37,28 @@ def main() -> None:
     if bool(args.train) != bool(args.test):
         parser.error("--train and --test go together")
     exit_on_sigterm()
-    began, seeds = time.monotonic(), []
+    began = time.monotonic()
+    args.output = args.output.resolve()
+    settings = {
+        "configurations": f"configs/quick/{args.prefix}_*.yaml",
+        "configurations' digest": configurations_digest(config_files(args.prefix, RUNS.values())),
+        "training data": " ".join(args.train) if args.train else "synthetic shapes",
+        "test data": " ".join(args.test) if args.test else "synthetic shapes",
+        "labelled percent": args.percent,
+        "options": " ".join(args.opts),
+    }
+    with sole_process(args.output):
+        check_settings(args.output, settings)
+        seeds = run_seeds(args)
+    print(format_table(over_seeds(seeds)))
+    print(f"{time.monotonic() - began:.0f} s in all. TensorBoard: tensorboard --logdir {args.output}")
+
+
+def run_seeds(args: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
+    """The comparison of each seed, with its picture; summary.json tells those that are done."""
+    seeds = []
     for seed in args.seeds:
-        output = args.output.resolve() / f"seed{seed}"
+        output = args.output / f"seed{seed}"
         if args.train:
             test = ":".join(["coco", *(str(Path(part).resolve()) for part in args.test)])
             train_json, train_images = (Path(part).resolve() for part in args.train)
@@ -53,8 +73,7 @@ def main() -> None:
             json.dump(
                 {"prefix": args.prefix, "percent": args.percent, "seeds": args.seeds, "runs": seeds}, file, indent=1
             )
-    print(format_table(over_seeds(seeds)))
-    print(f"{time.monotonic() - began:.0f} s in all. TensorBoard: tensorboard --logdir {args.output}")
+    return seeds
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2kit.files import atomic_write
 from d2kit.processes import Children
 from s4m.engine.compare import RESULT, RUNS, Data, Run, command_of, train
 
@@ -217,20 +216,3 @@ def _prune(folder: Path, keep_last: bool) -> None:
     for path in folder.glob("*.pth"):
         if not (keep_last and path.name == "model_final.pth"):
             path.unlink()
-
-
-def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Keep what decides the figures of a folder in its `settings.json`, and hold later sittings to it.
-
-    Raises:
-        ValueError: the folder holds trainings of other settings.
-    """
-    path = output / "settings.json"
-    if not path.is_file():
-        with atomic_write(path, "w") as file:
-            json.dump(settings, file, indent=1)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    other = [key for key, value in settings.items() if before.get(key) != value]
-    if other:
-        raise ValueError(f"'{output}' holds an ablation with another {', '.join(other)}: '{path}' says which.")

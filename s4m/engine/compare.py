@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from s4m.data.splits import split_name, write_splits
 from s4m.evaluation.report import final_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "quick"
 RESULT = "result.json"  # in the folder of a finished training: its figures
 # A network of minutes does not learn to tell outlines, so colour tells most of them apart; masks stay the difficulty.
 SHAPES = {"classes": ("circle", "square", "triangle"), "tinted": 0.9}
@@ -56,6 +57,11 @@ class Data:
     labeled: str
     unlabeled: str
     test: str
+
+
+def config_files(prefix: str, runs: Iterable[Run]) -> list[Path]:
+    """The yaml files of trainings, each once."""
+    return sorted({CONFIGS / f"{prefix}_{run.config}.yaml" for run in runs})
 
 
 def split_data(train_json: Path, train_images: Path, test: str, percent: float, seed: int, output: Path) -> Data:

@@ -12,7 +12,7 @@ from detectron2.config import get_cfg
 from s4m import add_s4m_config
 from s4m.engine import ablation as ablation_module
 from s4m.engine import compare
-from s4m.engine.ablation import Ablation, Row, check_settings, grid, run_grid, with_starts
+from s4m.engine.ablation import Ablation, Row, grid, run_grid, with_starts
 from s4m.engine.compare import ROOT, Data, Run, command_of
 
 DATA = Data("coco:a.json:images", "coco:b.json:images", "coco:c.json:val")
@@ -185,14 +185,6 @@ def test_an_interruption_leaves_what_there_is(ablation, monkeypatch):
         ablation.run(jobs=1)
     rows = ablation.report()
     assert "seconds" in rows[1]["seeds"]["1"] and rows[2]["seeds"]["2"] == {"failed": "not run"}
-
-
-def test_a_folder_keeps_to_its_settings(tmp_path):
-    check_settings(tmp_path, {"percent": 5, "options": ""})
-    check_settings(tmp_path, {"percent": 5, "options": ""})
-    assert json.loads((tmp_path / "settings.json").read_text()) == {"percent": 5, "options": ""}
-    with pytest.raises(ValueError, match="another percent"):
-        check_settings(tmp_path, {"percent": 10, "options": ""})
 
 
 def test_tool_with_stub_trainings(stub, tmp_path, monkeypatch, capsys):
