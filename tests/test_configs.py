@@ -140,3 +140,9 @@ def test_a_mean_teacher_has_nothing_of_sam(path):
 @pytest.mark.parametrize("path", [x for x in FILES if "supervised" in x.stem], ids=lambda path: path.stem)
 def test_a_baseline_has_no_structural_distillation(path):
     assert not read(path).S4M.SD.ENABLED
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_checkpoints_fall_inside_the_run(path):
+    solver = read(path).SOLVER
+    assert 0 < solver.CHECKPOINT_PERIOD < solver.MAX_ITER
