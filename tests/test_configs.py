@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from s4m import add_s4m_config
 from s4m.engine.trainer import S4MTrainer
+from s4m.sam import SEGMENTERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = [path for folder in ("s4m", "quick") for path in sorted((CONFIGS / folder).rglob("*.yaml"))]
@@ -140,3 +141,15 @@ def test_a_mean_teacher_has_nothing_of_sam(path):
 @pytest.mark.parametrize("path", [x for x in FILES if "supervised" in x.stem], ids=lambda path: path.stem)
 def test_a_baseline_has_no_structural_distillation(path):
     assert not read(path).S4M.SD.ENABLED
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_checkpoints_fall_inside_the_run(path):
+    solver = read(path).SOLVER
+    assert 0 < solver.CHECKPOINT_PERIOD < solver.MAX_ITER
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_segmenter_is_known(path):
+    s4m = read(path).S4M
+    assert s4m.SAM.NAME in SEGMENTERS if s4m.SD.ENABLED or s4m.PR.ENABLED else s4m.SAM.NAME in {"", *SEGMENTERS}

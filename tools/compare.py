@@ -5,6 +5,7 @@ python tools/compare.py --output output/demo                                  # 
 python tools/compare.py --prefix dsb2018 --percent 10 --seeds 1 --output output/dsb2018_10 \\
     --train JSON IMAGES --test JSON IMAGES [--opts KEY VALUE ...]
 python tools/compare.py --prefix shapes_mask2former --output output/mask2former   # shapes_vit, dsb2018_mask2former, ...
+dsb2018_mask2former wants tiles: cut the images of --train and --test by tools/make_tiles.py first.
 Prints the commands of the trainings, then their AP; leaves summary.json, pictures and TensorBoard logs.
 """
 

@@ -48,19 +48,20 @@ def register_coco_2017(root: str | None = None) -> None:
 
 def register_voc_2012(root: str | None = None) -> None:
     """Register `voc_2012_instances_{train,val,train_aug}`, which `tools/prepare_voc.py` writes to `VOC2012/coco`, and
-    the fractions `voc_2012_instances_train_aug_{percent}_fold{k}` with `..._unlabeled`. Names that are taken stay.
+    the fractions `voc_2012_instances_{train,train_aug}_{percent}_fold{k}` with `..._unlabeled`. Names that are taken
+    stay.
 
     Args:
         root: folder that holds `VOC2012/`; by default as for COCO.
     """
     images = os.path.join(_root(root), "VOC2012", "JPEGImages")
-    jsons = {
-        s: os.path.join(_root(root), "VOC2012", "coco", f"instances_{s}.json") for s in ("train", "val", "train_aug")
-    }
-    for split, json_file in jsons.items():
-        _register(f"voc_2012_instances_{split}", json_file, images, voc_metadata(json_file, images))
-    metadata = voc_metadata(jsons["train_aug"], images)
-    _register_splits("voc_2012_instances_train_aug", jsons["train_aug"], images, metadata)
+    for split in ("train", "val", "train_aug"):
+        name = f"voc_2012_instances_{split}"
+        json_file = os.path.join(_root(root), "VOC2012", "coco", f"instances_{split}.json")
+        metadata = voc_metadata(json_file, images)
+        _register(name, json_file, images, metadata)
+        if split != "val":
+            _register_splits(name, json_file, images, metadata)
 
 
 def register_cityscapes(root: str | None = None) -> None:

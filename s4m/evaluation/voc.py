@@ -25,6 +25,7 @@ from s4m.evaluation.coco import build_coco_evaluator
 
 VOLUME = tuple(tenth / 10 for tenth in range(1, 10))  # IoU thresholds of AP^r_vol
 _NO_TRUTH = -1
+_DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # of objects in XML that other tools wrote
 
 
 class WithoutVoid(DatasetEvaluator):
@@ -201,11 +202,19 @@ class VOCBoxEvaluator(PascalVOCDetectionEvaluator):
         return OrderedDict(voc_bbox=result["bbox"]) if result else None
 
     def _copy_annotations(self, folder: str) -> set[str]:
-        """Write the XML files with whole coordinates; returns the classes of the objects that are not difficult."""
+        """Write the XML files with whole coordinates and all that Detectron2 reads of an object.
+
+        Returns:
+            the classes of the objects that are not difficult.
+        """
         occurring = set()
         for name in self._names:
             tree = ET.parse(self._anno_file_template.format(name))
             for item in tree.findall("object"):
+                for key, value in _DEFAULTS.items():
+                    if not item.findtext(key):
+                        element = item.find(key)
+                        (ET.SubElement(item, key) if element is None else element).text = value
                 if item.findtext("difficult") == "0":
                     occurring.add(item.findtext("name"))
                 for side in item.find("bndbox"):

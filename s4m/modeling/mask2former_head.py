@@ -22,6 +22,8 @@ from s4m.modeling.normalisation import require_imagenet_rgb
 STRIDES = (4, 8, 16, 32)
 _NAMED = 8  # weights in a message
 _OF_CLASSES = ("class_predictor.", "criterion.")  # their shapes follow the number of classes
+# the norm behind Swin's last stage feeds no map: published files lack it
+_NOT_IN_FILES = ("criterion.", "model.pixel_level_module.encoder.swin.layernorm.")
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ def _check_folder(folder: str) -> None:
 
 
 def _check_report(folder: str, report: dict) -> None:
-    """Raise a ValueError if weights that do not depend on the number of classes were not in the folder as they are."""
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("criterion."))
+    """Raise a ValueError if the folder lacks weights that are used, or has them in other shapes than by its classes."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NOT_IN_FILES))
     if missing:
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
     reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_OF_CLASSES))
@@ -204,6 +206,8 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' does not load: {reason}") from error
     _check_report(folder, report)
     level = whole.model.pixel_level_module
+    if hasattr(level.encoder, "swin"):
+        level.encoder.swin.layernorm = nn.Identity()  # DDP waits for the gradient of every weight
     head = Mask2FormerHead(whole.config, level.encoder.channels)
     head.pixel_decoder, head.transformer_module = level.decoder, whole.model.transformer_module
     head.class_predictor = whole.class_predictor

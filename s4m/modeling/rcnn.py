@@ -43,8 +43,21 @@ class S4MRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`."""
-        arguments = super().from_config(cfg)
+        """GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`.
+
+        Raises:
+            ValueError: the backbone does not give a map that the keys name.
+        """
+        try:
+            arguments = super().from_config(cfg)
+        except KeyError as error:
+            if error.args[0] not in {*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES}:
+                raise
+            raise ValueError(
+                f"MODEL.RPN.IN_FEATURES or MODEL.ROI_HEADS.IN_FEATURES names {error}, which {cfg.MODEL.BACKBONE.NAME} "
+                "does not give. Mask R-CNN needs a feature pyramid: build_resnet_fpn_backbone and build_vit_backbone "
+                "have one, build_timm_backbone is for S4MMask2Former alone."
+            ) from error
         known = list(arguments["backbone"].output_shape())
         if cfg.S4M.PIXEL_FEATURE not in known:
             raise ValueError(f"S4M.PIXEL_FEATURE is '{cfg.S4M.PIXEL_FEATURE}', but the backbone gives {known}.")

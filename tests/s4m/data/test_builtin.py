@@ -86,6 +86,17 @@ def test_names_find_what_prepare_voc_writes(tmp_path, voc_tree, catalog):
     assert metadata.dirname == str(tmp_path / "VOC2012")
 
 
+def test_names_find_fractions_of_voc_without_sbd(tmp_path, voc_tree, catalog):
+    shutil.copytree(voc_tree.voc, tmp_path / "VOC2012")
+    write_splits(prepare_voc(tmp_path / "VOC2012")["train"], [50], 1, 0, allow_missing_classes=True)
+    register_voc_2012(str(tmp_path))
+    parts = ["50_fold0", "50_fold0_unlabeled"]
+    dicts = [DatasetCatalog.get(f"voc_2012_instances_train_{part}") for part in parts]
+    assert sorted(len(part) for part in dicts) == [1, 2] and dicts[0][0]["annotations"]
+    assert MetadataCatalog.get("voc_2012_instances_train_50_fold0").evaluator_type == "voc_instances"
+    assert not [name for name in DatasetCatalog.list() if name.startswith("voc_2012_instances_val_")]
+
+
 def test_names_find_what_prepare_cityscapes_writes(tmp_path, cityscapes_tree, catalog):
     shutil.copytree(cityscapes_tree / "cityscapes", tmp_path / "cityscapes")
     write_splits(prepare_cityscapes(tmp_path / "cityscapes"), [20], 1, 0)

@@ -169,12 +169,15 @@ def test_void_is_cut_off_predictions():
     assert output["instances"].pred_masks[0].sum() == 100  # the network's answer is as it was
 
 
-def write_xml(voc, name, objects):
+MARKS = (("pose", "Left"), ("truncated", 0), ("difficult", 0))
+
+
+def write_xml(voc, name, objects, marks=MARKS):
     """VOC's xml with a fraction in a coordinate, objects (class, mask); boxes count from 1 and hold their ends."""
     root = ET.Element("annotation")
     for kind, mask in objects:
         item = ET.SubElement(root, "object")
-        for key, value in (("name", VOC_CLASSES[kind]), ("pose", "Left"), ("truncated", 0), ("difficult", 0)):
+        for key, value in (("name", VOC_CLASSES[kind]), *marks):
             ET.SubElement(item, key).text = str(value)
         x, y, w, h = mask_util.toBbox(rle(mask))
         sides = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1.25, y + 1, x + w, y + h), strict=True)
@@ -227,6 +230,19 @@ def test_truth_as_prediction_is_perfect(val, small_cfg, tmp_path):
         again.reset()
         again.process([{"file_name": "folder/2007_000004.jpg", "image_id": 1}], [outputs[1]])
         assert again.evaluate()["voc_bbox"]["AP50"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("marks", [(), MARKS[1:], MARKS[:2], [(key, "") for key, _ in MARKS]])
+def test_xml_without_what_voc_says_of_objects(voc_tree, tmp_path, marks):
+    shutil.copytree(voc_tree.voc, tmp_path / "VOC2012")
+    name = f"voc:{prepare_voc(tmp_path / 'VOC2012')['val']}:{tmp_path}/VOC2012/JPEGImages"
+    resolve_datasets([name])
+    mask = box_mask(2, 3, 20, 19, (40, 48))
+    write_xml(tmp_path / "VOC2012", "2007_000004", [(14, mask)], marks)
+    evaluator = VOCBoxEvaluator(name, ["2007_000004"])
+    evaluator.reset()
+    evaluator.process([{"file_name": "2007_000004.jpg", "image_id": 1}], [predictions((14, 0.9, mask), size=(40, 48))])
+    assert evaluator.evaluate()["voc_bbox"]["AP50"] == pytest.approx(100)
 
 
 def test_other_sets_are_scored_by_coco_alone(shapes, small_cfg, tmp_path):

@@ -46,6 +46,14 @@ def test_hierarchical_timm_network_trains(small_cfg, tiny_mask2former, name):
     assert any(p.grad.abs().sum() > 0 for p in model.student.backbone.bottom_up.parameters())
 
 
+def test_mask_rcnn_says_that_it_needs_a_pyramid(small_cfg):
+    options = {"MODEL__BACKBONE__NAME": "build_timm_backbone", "MODEL__TIMM__NAME": "test_convnext"}
+    with pytest.raises(ValueError, match="names 'p2', which build_timm_backbone does not give.*a feature pyramid"):
+        build_model(small_cfg("quick/shapes_supervised.yaml", semi=False, **options))
+    with pytest.raises(KeyError, match="NoSuchHeads"):
+        build_model(small_cfg("quick/shapes_supervised.yaml", semi=False, MODEL__ROI_HEADS__NAME="NoSuchHeads"))
+
+
 @pytest.mark.parametrize("config", ["shapes_supervised", "shapes_mask2former_supervised"])
 def test_resnet_101_trains(small_cfg, tiny_mask2former, config):
     options = {**tiny_mask2former, "MODEL__RESNETS__DEPTH": 101, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}

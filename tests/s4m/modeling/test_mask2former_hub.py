@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
@@ -44,12 +45,31 @@ def hub(tmp_path_factory):
     return model, folder
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+ENCODER = "model.pixel_level_module.encoder"
+UNUSED = [f"{ENCODER}.swin.layernorm.{kind}" for kind in ("weight", "bias")]
+
+
+def write_as_published(folder, output, without=()):
+    """The model as the files of facebook/mask2former-swin-* hold it: without Swin's last norm, with old buffers."""
+    (output / "config.json").write_bytes((folder / "config.json").read_bytes())
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    for key in [*UNUSED, *without]:
+        del state[key]
+    attentions = [key.removesuffix("_bias_table") for key in state if key.endswith("relative_position_bias_table")]
+    assert len(attentions) == 4
+    state |= {f"{key}_index": torch.zeros(16, 16, dtype=torch.int64) for key in attentions}
+    safetensors.torch.save_file(state, output / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "published"])
 def test_checkpoint_of_the_hub_gives_the_outputs_of_transformers(hub, tmp_path, kind, small_cfg):
     theirs, folder = hub
     if kind == "bin":
         (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
         torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+        folder = tmp_path
+    elif kind == "published":
+        write_as_published(folder, tmp_path)
         folder = tmp_path
     ours = build(small_cfg, folder, MODEL__META_ARCHITECTURE="S4MMask2Former").eval()
     pixels = torch.randn(2, 3, 64, 96)
@@ -77,7 +97,16 @@ def test_checkpoint_of_the_hub_trains_on_other_classes(hub, small_cfg):
     assert losses.keys() == {"loss_class", "loss_mask", "loss_dice"}
     assert all(torch.isfinite(value) for value in losses.values())
     sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
+    assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
     assert any(p.grad.abs().sum() > 0 for p in student.backbone.bottom_up.parameters())
+
+
+def test_other_weights_that_lack_are_named(hub, tmp_path, small_cfg):
+    norm = f"{ENCODER}.hidden_states_norms.stage4.weight"
+    write_as_published(hub[1], tmp_path, without=[norm])
+    with pytest.raises(ValueError, match=f"PRETRAINED: '{tmp_path}' lacks 1 weights, as '{norm}'"):
+        build(small_cfg, tmp_path)
 
 
 def test_weights_of_another_shape_are_named(hub, tmp_path, small_cfg):
