@@ -14,6 +14,7 @@ from torch import nn
 from d2kit.ema import update_ema
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
+from s4m.modeling.switches import tell_of_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
@@ -100,6 +101,7 @@ class TeacherStudent(nn.Module):
         build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else None
         if not hasattr(build, "losses_and_features"):
             raise ValueError(f"S4M.STUDENT must name a registered student such as S4MRCNN, not '{cfg.S4M.STUDENT}'.")
+        tell_of_switches(cfg)
         sam = cfg.S4M.SAM
         make_segmenter = partial(
             build_segmenter, sam.NAME, sam.CHECKPOINT, cfg.MODEL.DEVICE, sam.DECODE_CHUNK, sam.ENCODE_BATCH
