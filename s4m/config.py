@@ -124,7 +124,7 @@ def _add_guards_config(cfg: CN) -> None:
     cfg.S4M.CALIBRATION = CN()  # dynamic confidence calibration of pseudo-labels
     cfg.S4M.CALIBRATION.ENABLED = False
     cfg.S4M.CALIBRATION.LOW = 0.3  # least score; a region between it and its class's threshold is ignored
-    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold
+    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold; SELECTION.SCORE lies between them
     cfg.S4M.CALIBRATION.QUANTILE = 0.25  # a class's threshold lies at this quantile of its scores above LOW
     cfg.S4M.CALIBRATION.DECAY = 0.99  # of the scores' distribution, an iteration that saw the class
     cfg.S4M.CALIBRATION.WARMUP = 100  # predictions of a class; before them its threshold is SELECTION.SCORE

@@ -15,6 +15,7 @@ from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import nn
 
+from d2kit.ranges import require_range
 from s4m.pseudo_labels.masks import class_iou
 from s4m.pseudo_labels.selection import select
 
@@ -77,6 +78,25 @@ def quantile_of_histogram(histogram: torch.Tensor, share: float) -> torch.Tensor
     return ((index + part.clamp(0, 1)) / bins * (total > 0))[:, 0]
 
 
+def _check_scores(low: float, bounds: tuple[float, float], score: float) -> None:
+    """Raise ValueError unless all lie in order: a class's first threshold is one that it may have later."""
+    if not 0 <= low <= bounds[0] <= score <= bounds[1] <= 1:
+        raise ValueError(
+            "S4M.CALIBRATION.LOW, the first of S4M.CALIBRATION.BOUNDS, S4M.SELECTION.SCORE and the second of the "
+            f"bounds must lie in this order in [0, 1], not {low}, {bounds[0]}, {score} and {bounds[1]}."
+        )
+
+
+def _check_numbers(quantile: float, shares: dict[str, float], counts: dict[str, int]) -> None:
+    """Raise ValueError naming a key of S4M.CALIBRATION whose number lies out of its range."""
+    if not 0 < quantile < 1:
+        raise ValueError(f"S4M.CALIBRATION.QUANTILE must lie between 0 and 1, not be {quantile}.")
+    for name, value in shares.items():
+        require_range(f"S4M.CALIBRATION.{name}", value, high=1)
+    for name, value in counts.items():
+        require_range(f"S4M.CALIBRATION.{name}", value, low=1)
+
+
 class ConfidenceCalibration(nn.Module):
     """Thresholds and confidence, whose whole state is in buffers: it is saved, resumed and moved with the model.
 
@@ -104,7 +124,7 @@ class ConfidenceCalibration(nn.Module):
             score: threshold of a class of which fewer than `warmup` predictions were seen; so a class that is never
                 seen changes nothing for the others, and waits for nothing.
             low: least score of a prediction that is looked at.
-            bounds: of a threshold.
+            bounds: of a threshold, `score` among them.
             quantile: a class's threshold is this quantile of its scores.
             decay: of a class's distribution at each iteration that saw the class.
             warmup: predictions.
@@ -116,10 +136,9 @@ class ConfidenceCalibration(nn.Module):
             ValueError: numbers that do not go together.
         """
         super().__init__()
-        if not 0 <= low <= bounds[0] <= bounds[1] <= 1:
-            raise ValueError(f"S4M.CALIBRATION: LOW <= BOUNDS must lie in order in [0, 1], not {low}, {tuple(bounds)}.")
-        if not (0 < quantile < 1 and 0 <= decay < 1 and period >= 1 and samples >= 1):
-            raise ValueError("S4M.CALIBRATION: QUANTILE and DECAY must lie in (0, 1), PERIOD and SAMPLES be positive.")
+        _check_scores(low, bounds, score)
+        counts = {"WARMUP": warmup, "PERIOD": period, "SAMPLES": samples}
+        _check_numbers(quantile, {"DECAY": decay, "FLOOR": floor}, counts)
         self.score, self.low, self.bounds, self.quantile = score, low, tuple(bounds), quantile
         self.decay, self.warmup, self.period, self.floor = decay, warmup, period, floor
         self.register_buffer("histogram", torch.zeros(num_classes, _BINS))  # of scores, older ones faded
@@ -141,7 +160,7 @@ class ConfidenceCalibration(nn.Module):
     @property
     def min_score(self) -> float:
         """Least score that the teacher has to answer with."""
-        return min(self.low, self.score)
+        return self.low
 
     @torch.no_grad()
     def thresholds(self) -> torch.Tensor:

@@ -323,10 +323,10 @@ def test_configuration_and_statistics(make_labeler, make_predictions, make_squar
     scalars = record.scalars("")
     assert (scalars["match/matched"], scalars["match/over_segmented"], scalars["match/leak"]) == (1.0, 1.0, 0.0)
     assert scalars["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
-    _, strict = make_labeler(**{"S4M.MATCHING.PART": 1.1, "S4M.MATCHING.MERGE": False})(
-        weak[:1], [predictions], Painter()
-    )
-    assert (strict.scalars("")["match/part"], strict.scalars("")["rejected"]) == (1.0, 4.0)
+    strict = {"S4M.MATCHING.PART": 1.0, "S4M.MATCHING.LEAK": 0.0, "S4M.MATCHING.MERGE": False}
+    _, record = make_labeler(**strict)(weak[:1], [predictions], Painter())
+    # the first square is as the teacher sees it; of the others only the half does not leak
+    assert (record.scalars("")["match/part"], record.scalars("")["rejected"]) == (0.75, 3.0)
     _, empty = make_labeler()(weak[:1], [predictions[:0]], Painter())
     assert not any(key.startswith("match/") for key in empty.scalars(""))
 
