@@ -197,12 +197,13 @@ class TeacherStudent(nn.Module):
         """Fit the confidence of pseudo-labels to what those of labelled images are worth.
 
         Args:
-            labeled: dictionaries of the labelled mapper.
+            labeled: dictionaries of the labelled mapper, with `crowds` where there are any.
         """
         weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in labeled]
         predictions, source = self._ask_teacher(weak)
         labels = self.labeler.refined(weak, predictions, self.segmenter, source)
-        self.calibration.learn(labels, [entry["instances"] for entry in labeled])
+        truths, crowds = [entry["instances"] for entry in labeled], [entry.get("crowds") for entry in labeled]
+        self.calibration.learn(labels, truths, crowds)
 
     def _ask_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
         predictions = self.teacher.predict(weak, self.labeler.min_score)

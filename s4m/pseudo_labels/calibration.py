@@ -6,6 +6,7 @@ an answer of SAM that was rejected), fitted to what the teacher's pseudo-labels 
 without samples it is the mean of the logits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from d2kit.ranges import require_range
-from s4m.pseudo_labels.masks import class_iou
+from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.selection import select
 
 _BINS = 50  # of the scores in [0, 1]
@@ -226,19 +227,20 @@ class ConfidenceCalibration(nn.Module):
         return (self.describe(labels) @ self.weights).sigmoid().float()
 
     @torch.no_grad()
-    def learn(self, labels: list[Instances], truths: list[Instances]) -> None:
+    def learn(
+        self, labels: list[Instances], truths: list[Instances], crowds: Sequence[Instances | None] | None = None
+    ) -> None:
         """Fit confidence to what pseudo-labels of labelled images are worth, the latest samples of former calls too.
 
+        Pseudo-labels in void or crowds, of which nobody knows, are left out (`unjudged`).
+
         Args:
-            labels: the pseudo-labels of each image; truths: its annotations in the same frame, with gt_classes and
-                gt_masks. All processes call this together.
+            labels: the pseudo-labels of each image; truths: its annotations in the same frame, with gt_classes (-1
+                marks void) and gt_masks; crowds: those of each image, or None. All processes call this together.
         """
-        worth = [
-            class_iou(found.pred_masks, found.pred_classes, truth) for found, truth in zip(labels, truths, strict=True)
-        ]
-        best = [iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou)) for iou in worth]
-        features = torch.cat([self.describe(found).cpu() for found in labels])
-        gathered = comm.all_gather((features, torch.cat(best).double().cpu()))
+        images = zip(labels, truths, crowds or [None] * len(labels), strict=True)
+        features, best = zip(*[self._samples(*image) for image in images], strict=True)
+        gathered = comm.all_gather((torch.cat(features), torch.cat(best)))
         features, best = (torch.cat(parts)[-len(self.worth) :] for parts in zip(*gathered, strict=True))
         rows = (int(self.drawn) + torch.arange(len(best))) % len(self.worth)
         rows = rows.to(self.worth.device)
@@ -247,6 +249,15 @@ class ConfidenceCalibration(nn.Module):
         filled = min(int(self.drawn), len(self.worth))
         prior = self.weights.new_tensor(_PRIOR)
         self.weights.copy_(fit_logistic(self.features[:filled], self.worth[:filled], prior, _PRIOR_STRENGTH))
+
+    def _samples(
+        self, labels: Instances, truth: Instances, crowds: Instances | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (M, 5) and IoU (M,) of the pseudo-labels of an image that can be judged, float64 on the CPU."""
+        iou = class_iou(labels.pred_masks, labels.pred_classes, truth)
+        best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+        judged = ~unjudged(labels.pred_masks, labels.pred_classes, iou, truth, crowds)
+        return self.describe(labels)[judged].cpu(), best[judged].double().cpu()
 
     def scalars(self, prefix: str = "calibration/") -> dict[str, float]:
         """The thresholds' extremes and mean over the classes, and how many samples the fit has seen."""

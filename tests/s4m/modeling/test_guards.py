@@ -115,6 +115,19 @@ def test_calibration_learns_in_training_every_period_and_its_state_continues(sma
     assert torch.equal(first.calibration.weights, second.calibration.weights)
 
 
+@pytest.mark.parametrize("region", ["crowds", "void", None])
+def test_predictions_in_void_and_crowds_of_labelled_images_teach_nothing(small_cfg, region):
+    model = build(small_cfg, ["CALIBRATION"], S4M__PR__ENABLED=False)
+    entry = {**scene(0), "instances": scene(0)["instances"][:0]}
+    everywhere = BitMasks(torch.ones(5, 64, 64, dtype=torch.bool))  # one of each class
+    classes = torch.arange(5) if region == "crowds" else torch.full((5,), -1)
+    whole = Instances((64, 64), gt_boxes=everywhere.get_bounding_boxes(), gt_classes=classes, gt_masks=everywhere)
+    if region is not None:
+        entry["crowds" if region == "crowds" else "instances"] = whole
+    model.calibrate([entry])
+    assert (model.calibration.drawn == 0) == (region is not None)
+
+
 def test_labelling_outside_training_changes_no_state(small_cfg):
     model = build(small_cfg, ["CALIBRATION"]).eval()
     before = {key: value.clone() for key, value in model.calibration.state_dict().items()}
