@@ -250,6 +250,18 @@ def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, b
     assert {*found[1].get_fields()} == {*found[0].get_fields()}
 
 
+@pytest.mark.parametrize("box", [True, False])
+def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, make_squares, box):
+    image, masks, labels = scene(make_predictions, make_squares, 300, (135, 180))
+    (found,) = refined([labels], [image], Painter(), Guards(box=box))
+    index = torch.arange(300)
+    alone = (index >= 50) & (index < 250)  # of two squares of one colour SAM's answer is both
+    assert torch.equal(found.sam_accepted, alone)
+    assert torch.equal(found.pred_masks, torch.where(alone[:, None, None], masks, labels.pred_masks))
+    assert torch.equal(found.pred_boxes.tensor, tight_boxes(found.pred_masks))
+    assert torch.equal(found.match_outcome == Outcome.MATCHED, alone)
+
+
 def test_masks_merged_of_parts(make_predictions, make_squares):
     image, _, labels = scene(make_predictions, make_squares, 3)
 
