@@ -114,7 +114,7 @@ def _add_timm_config(cfg: CN) -> None:
 def _add_guards_config(cfg: CN) -> None:
     """Keys of what makes pseudo-labels safe to learn from."""
     cfg.S4M.BOUNDARY = CN()  # boundary-aware consistency distillation, on pseudo-labels
-    cfg.S4M.BOUNDARY.ENABLED = False
+    cfg.S4M.BOUNDARY.ENABLED = False  # without PR SAM is sure of nothing: no band, and the edge term is 0
     cfg.S4M.BOUNDARY.WEIGHT = 1.0  # of the student's mask held to the refined mask and the teacher's
     cfg.S4M.BOUNDARY.EDGE_WEIGHT = 1.0  # of the student's boundary held to SAM's
     cfg.S4M.BOUNDARY.WIDTH = 0.08  # of the band on each side of the boundary, as a fraction of the object's size
@@ -124,7 +124,7 @@ def _add_guards_config(cfg: CN) -> None:
     cfg.S4M.CALIBRATION = CN()  # dynamic confidence calibration of pseudo-labels
     cfg.S4M.CALIBRATION.ENABLED = False
     cfg.S4M.CALIBRATION.LOW = 0.3  # least score; a region between it and its class's threshold is ignored
-    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold
+    cfg.S4M.CALIBRATION.BOUNDS = (0.5, 0.9)  # of a class's threshold; SELECTION.SCORE lies between them
     cfg.S4M.CALIBRATION.QUANTILE = 0.25  # a class's threshold lies at this quantile of its scores above LOW
     cfg.S4M.CALIBRATION.DECAY = 0.99  # of the scores' distribution, an iteration that saw the class
     cfg.S4M.CALIBRATION.WARMUP = 100  # predictions of a class; before them its threshold is SELECTION.SCORE

@@ -40,6 +40,8 @@ SMALL = {
     "S4M.LOG_PERIOD": 2,
     # A network that has learned nothing yet gives each class about the same score: many pseudo-labels.
     "S4M.SELECTION.SCORE": 0.05,
+    "S4M.CALIBRATION.LOW": 0.05,
+    "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
 }
 
 

@@ -10,6 +10,9 @@ from detectron2.data import DatasetCatalog
 
 from s4m import add_s4m_config
 from s4m.engine.trainer import S4MTrainer
+from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.modeling.ignored import require_pseudo_label_parts
+from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.sam import SEGMENTERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -29,6 +32,8 @@ RUN = {
     "S4M.SAM.NAME": "tiny",
     "S4M.SAM.CHECKPOINT": "",
     "S4M.SELECTION.SCORE": 0.05,
+    "S4M.CALIBRATION.LOW": 0.05,
+    "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
     "S4M.UNLABELED_BATCH": 4,
     "S4M.SD.POINTS": 4,
     "S4M.TEACHER.BURN_IN": 0,
@@ -110,6 +115,18 @@ def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
     last = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert last["iteration"] == 2 and last["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
     (tmp_path / "model_final.pth").unlink()  # half a gigabyte, for some
+
+
+@pytest.mark.parametrize("path", [x for x in FILES if "student" in x.stem], ids=lambda path: path.stem)
+def test_a_students_numbers_fit_every_switch(path):
+    cfg = read(path)
+    cfg.DATASETS.UNLABELED = ("some",)
+    for name in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
+        cfg.S4M[name].ENABLED = True
+    labeler = PseudoLabeler(cfg)
+    assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
+    assert labeler.guards is not None and BoundaryConsistency.read(cfg) is not None
+    require_pseudo_label_parts(cfg)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -69,8 +69,9 @@ class LabeledMapper(_GeometryMapper):
     (BitMasks) in the frame of `image`; `transforms`, the TransformList from the un-augmented image; `source_size`
     (h, w) of that image; `valid_size` (h, w) of the top left part of `image` that is not padding; and the record's
     file_name, image_id, height, width.
-    Crowds are left out; an image without objects gives empty instances. Regions of a record's `void` (RLE) that are
-    more than lines follow the objects as instances of the class -1, in which nothing is learned.
+    Crowds are no instances; where they are wanted and an image has some, `crowds` holds them, with the same fields. An
+    image without objects gives empty instances. Regions of a record's `void` (RLE) that are more than lines follow the
+    objects as instances of the class -1, in which nothing is learned.
     """
 
     @configurable
@@ -81,6 +82,7 @@ class LabeledMapper(_GeometryMapper):
         image_format: str,
         recompute_boxes: bool,
         ignore_void: bool = True,
+        with_crowds: bool = False,
     ) -> None:
         """
         Args:
@@ -88,9 +90,10 @@ class LabeledMapper(_GeometryMapper):
             image_format: cfg.INPUT.FORMAT.
             recompute_boxes: take the boxes from the transformed masks, as crops demand, not from the record.
             ignore_void: give `void_regions` as ignored instances; False: void is background.
+            with_crowds: give `crowds`, for whoever judges predictions.
         """
         super().__init__(augmentations, image_format)
-        self._recompute_boxes, self._ignore_void = recompute_boxes, ignore_void
+        self._recompute_boxes, self._ignore_void, self._with_crowds = recompute_boxes, ignore_void, with_crowds
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -99,6 +102,7 @@ class LabeledMapper(_GeometryMapper):
             "image_format": cfg.INPUT.FORMAT,
             "recompute_boxes": cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED,
             "ignore_void": cfg.INPUT.IGNORE_VOID,
+            "with_crowds": cfg.S4M.CALIBRATION.ENABLED and len(cfg.DATASETS.UNLABELED) > 0,
         }
 
     def __call__(self, record: dict) -> dict:
@@ -109,9 +113,13 @@ class LabeledMapper(_GeometryMapper):
             ValueError: the image cannot be read, has another size than its record, or an annotation or the void does
                 not decode.
         """
-        annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+        annotations, crowds = [], []
+        for annotation in record.get("annotations", ()):
+            (crowds if annotation.get("iscrowd", 0) else annotations).append(annotation)
         d = self._view({key: value for key, value in record.items() if key not in ("annotations", "void")})
         d["instances"] = self._instances(annotations, d)
+        if self._with_crowds and crowds:
+            d["crowds"] = self._instances(crowds, d)
         if self._ignore_void and "void" in record:
             d["instances"] = Instances.cat([d["instances"], self._void(record["void"], d)])
         return d

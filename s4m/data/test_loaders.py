@@ -15,12 +15,16 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
 
 
 def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Images resized as for the test, with `instances` in that frame; batches of one, shared over the processes."""
+    """Images resized as for the test, with `instances` in that frame; batches of one, shared over the processes.
+
+    Void (class -1) and `crowds` are there, so that predictions in them need not count.
+    """
     mapper = LabeledMapper(
         augmentations=utils.build_augmentation(cfg, is_train=False),
         image_format=cfg.INPUT.FORMAT,
         recompute_boxes=False,
-        ignore_void=False,
+        ignore_void=True,
+        with_crowds=True,
     )
     dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
     return build_detection_test_loader(dataset=dicts, mapper=mapper, num_workers=0)

@@ -25,12 +25,12 @@ class CachedSource:
         Args:
             cfg: S4M.SAM.CACHE (a folder) and CACHE_GIB are read.
             segmenter: what embeds.
-            images: unlabelled images in all; 0: unknown.
+            images: that pseudo-labels are made of, in all; 0: unknown.
         """
         self.cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
 
     def __call__(self, weak: list[dict]) -> Source:
-        """The source of a batch of the unlabelled mapper's dictionaries."""
+        """The source of a batch of either mapper's dictionaries."""
         names = [entry["file_name"] for entry in weak]
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
         return Source(lambda keep: self.cache.encode_files([names[i] for i in keep], load_rgb), views)

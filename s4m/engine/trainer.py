@@ -63,10 +63,10 @@ class S4MTrainer(ResumableTrainer):
         """
         super().__init__(cfg)
         segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
-        if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and segmenter is not None:
-            unlabeled = self._trainer.data_loader.unlabeled
-            images = 0 if unlabeled is None else len(unlabeled.dataset)
-            self.network.sam_source = CachedSource(cfg, segmenter, images)
+        if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and self.network.teacher is not None:
+            loader = self._trainer.data_loader
+            streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
+            self.network.sam_source = CachedSource(cfg, segmenter, sum(len(stream.dataset) for stream in streams))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

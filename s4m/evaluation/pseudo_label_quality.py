@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from d2kit.rng import derive_seed
 from s4m.evaluation.reliability import Reliability
-from s4m.pseudo_labels.masks import class_iou
+from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.matching import Outcome
 from s4m.pseudo_labels.record import match_counts, match_rates
 
@@ -48,7 +48,8 @@ class PseudoLabelQuality:
     an IoU of `threshold` or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
     it overlaps most, zero where there is none: over the same pseudo-labels before and after SAM, so comparable.
 
-    Those that calibration ignores count as if they were not there.
+    Those that calibration ignores count as if they were not there, and so do those in void or crowds of their class
+    (`unjudged`, before and after SAM): nobody knows whether they are right, and COCO's AP leaves them out, too.
 
     Args:
         class_names: thing classes, by contiguous index.
@@ -68,31 +69,40 @@ class PseudoLabelQuality:
         self._matches = torch.zeros(len(Outcome) + 1, dtype=torch.int64)
         self._images = 0
 
-    def update(self, records: Iterable[Any], truths: Iterable[Instances]) -> None:
+    def update(
+        self, records: Sequence[Any], truths: Sequence[Instances], crowds: Sequence[Instances | None] | None = None
+    ) -> None:
         """Add images.
 
         Args:
             records: `s4m.pseudo_labels.record.ImageRecord`s.
-            truths: of each its annotations in the same frame, with gt_classes and gt_masks (BitMasks or PolygonMasks).
+            truths: of each its annotations in the same frame, with gt_classes (-1 marks void) and gt_masks (BitMasks or
+                PolygonMasks).
+            crowds: of each its crowds, or None; None: there are none.
         """
-        for record, truth in zip(records, truths, strict=True):
-            self._add(record, truth)
+        for record, truth, some in zip(records, truths, crowds or [None] * len(records), strict=True):
+            self._add(record, truth, some)
             self._images += 1
             counts = match_counts([record])
             if counts is not None:
                 self._matches += counts
 
-    def _add(self, record: Any, truth: Instances) -> None:
+    def _add(self, record: Any, truth: Instances, crowds: Instances | None) -> None:
+        masks = {"before": record.teacher_masks, "after": record.masks}
+        overlaps = {name: class_iou(some, record.classes, truth) for name, some in masks.items()}
+        unknown = {name: unjudged(some, record.classes, overlaps[name], truth, crowds) for name, some in masks.items()}
         used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
+        used = used & ~(unknown["before"] & unknown["after"])
         values = {"labels": used, "refined": record.accepted & used}
         values["rejected"] = ~record.accepted & used & record.asked
-        for name, masks in (("before", record.teacher_masks), ("after", record.masks)):
-            iou = class_iou(masks, record.classes, truth)
+        for name, iou in overlaps.items():
             best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
             values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores, self.threshold) >= 0
             values[f"iou_{name}"] = best * used
         if self.reliability is not None and record.confidence is not None:
-            self.reliability.update({"class score": record.scores, "calibrated confidence": record.confidence}, best)
+            confidences = {"class score": record.scores, "calibrated confidence": record.confidence}
+            known = ~unknown["after"]
+            self.reliability.update({name: some[known] for name, some in confidences.items()}, best[known])
         classes = record.classes.cpu()
         for name, value in values.items():
             self._totals[:, _COLUMNS.index(name)].index_add_(0, classes, value.detach().cpu().double())
@@ -141,8 +151,8 @@ def evaluate_pseudo_labels(
     An image without a `seed` gets one by its position, so that the figures repeat and no global generator is touched.
 
     Args:
-        pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame,
-            and the teacher's predictions on it. A generator keeps one image at a time.
+        pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame
+            (`crowds` too, if any), and the teacher's predictions on it. A generator keeps one image at a time.
         labeler: a `s4m.pseudo_labels.pipeline.PseudoLabeler`.
         segmenter: a `s4m.sam.PromptableSegmenter`, or None.
         class_names: thing classes, by contiguous index.
@@ -157,7 +167,7 @@ def evaluate_pseudo_labels(
         weak = {name: value for name, value in entry.items() if name != "instances"}
         weak.setdefault("seed", derive_seed("pseudo-label quality", position))
         record = labeler.label([weak], [predictions], segmenter)[1].images[0]
-        quality.update([record], [entry["instances"]])
+        quality.update([record], [entry["instances"]], [entry.get("crowds")])
         example = record if record.selected else example
     return quality.compute(prefix), example
 

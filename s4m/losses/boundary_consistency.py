@@ -14,6 +14,8 @@ import torch
 from detectron2.config import CfgNode
 from torch.nn import functional as F
 
+from d2kit.ranges import require_positive, require_range
+
 _DICE_FLOOR = 1.0  # cells; two empty boundaries are equal, and a tiny one has no huge gradient
 
 
@@ -162,10 +164,18 @@ class BoundaryConsistency:
 
     @classmethod
     def read(cls, cfg: CfgNode) -> "BoundaryConsistency | None":
-        """What cfg.S4M.BOUNDARY says; None where it is off or a configuration has no S4M."""
+        """What cfg.S4M.BOUNDARY says; None where it is off or a configuration has no S4M.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
         if "S4M" not in cfg or not cfg.S4M.BOUNDARY.ENABLED:
             return None
         node = cfg.S4M.BOUNDARY
+        require_positive("S4M.BOUNDARY.WIDTH", node.WIDTH)
+        require_range("S4M.BOUNDARY.TEACHER", node.TEACHER, high=1)
+        for name in ("WEIGHT", "EDGE_WEIGHT", "GAIN"):
+            require_range(f"S4M.BOUNDARY.{name}", node[name])
         return cls(node.WEIGHT, node.EDGE_WEIGHT, node.WIDTH, node.GAIN, node.TEACHER)
 
     def __call__(

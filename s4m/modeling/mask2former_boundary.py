@@ -7,7 +7,7 @@ from detectron2.layers import ROIAlign
 from detectron2.structures import Boxes, Instances
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
-from s4m.modeling.roi_heads import outside_ignored
+from s4m.modeling.ignored import outside_ignored
 
 _SIDE = 28  # cells of an object's frame
 _MARGIN = 0.25  # of the box's sides, added on each side: what lies just outside an object tells of its boundary

@@ -6,6 +6,8 @@ from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Instances
 
+from s4m.modeling.ignored import PARTS, learns_from_pseudo_labels, require_pseudo_label_parts
+
 
 def paste_probabilities(instances: Instances) -> torch.Tensor:
     """Mask probabilities of the boxes' frames, pasted into the image.
@@ -40,14 +42,16 @@ class S4MRCNN(GeneralizedRCNN):
         """
         super().__init__(**kwargs)
         self.pixel_feature = pixel_feature
+        self._knows_ignored = all(learns_from_pseudo_labels(part) for part in (self.proposal_generator, self.roi_heads))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`.
 
         Raises:
-            ValueError: the backbone does not give a map that the keys name.
+            ValueError: the backbone does not give a map that the keys name, or parts cannot learn from pseudo-labels.
         """
+        require_pseudo_label_parts(cfg)
         try:
             arguments = super().from_config(cfg)
         except KeyError as error:
@@ -73,7 +77,14 @@ class S4MRCNN(GeneralizedRCNN):
 
         Returns:
             the losses; the pixel feature map (B, C, h, w); height and width in pixels of the padded batch it covers.
+
+        Raises:
+            ValueError: an ignored region (class -1) for parts that take it for an object.
         """
+        if not self._knows_ignored and any((x["instances"].gt_classes < 0).any() for x in batched_inputs):
+            raise ValueError(
+                f"Ignored regions, as INPUT.IGNORE_VOID makes of void, need {PARTS}; else set that key to False."
+            )
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         features = self.backbone(images.tensor)

@@ -18,15 +18,15 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
-from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks, pairwise_ioa
+from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.modeling.ignored import inside_ignored, outside_ignored, split_ignored
 from s4m.pseudo_labels.masks import truth_masks
 
 _MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")  # too large to go along with every proposal
-IGNORED_OVERLAP = 0.5  # a background box with more of its area than this inside an ignored region is not background
 
 
 def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -35,19 +35,6 @@ def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tenso
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
     return total.clamp(min=1.0) / comm.get_world_size()
-
-
-def split_ignored(instances: Instances) -> tuple[Instances, Boxes]:
-    """Separate the labelled instances from the boxes of ignored regions (class -1)."""
-    ignored = instances.gt_classes < 0
-    return instances[~ignored], instances.gt_boxes[ignored]
-
-
-def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
-    """Which of N boxes lie mostly inside one of M ignored boxes: (N,) bool."""
-    if len(ignored) == 0 or len(boxes) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return pairwise_ioa(ignored, boxes).max(dim=0).values > IGNORED_OVERLAP
 
 
 def box_losses(
@@ -157,15 +144,6 @@ def _align(maps: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, side: i
     return ROIAlign((side, side), 1.0, 0, aligned=True)(maps.to(boxes), rois)
 
 
-def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cells that a mask loss counts: all but those of ignored regions, unless they are the object's own.
-
-    Args:
-        ignored: share of each cell that ignored regions cover; targets: of the object, of that shape, in [0, 1].
-    """
-    return (ignored < 0.5) | (targets >= 0.5)
-
-
 def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> torch.Tensor:
     """`outside_ignored` of the mask targets (R, side, side) of an image's R proposals."""
     ignored = labels.gt_classes < 0
@@ -188,6 +166,8 @@ def _grown(proposals: Instances, cells: int, side: int) -> Instances:
 @ROI_HEADS_REGISTRY.register()
 class PseudoLabelROIHeads(StandardROIHeads):
     """StandardROIHeads for pseudo-labels; parameters have Detectron2's names and load there."""
+
+    learns_from_pseudo_labels = True
 
     @configurable
     def __init__(self, *, boundary: BoundaryConsistency | None = None, **kwargs):

@@ -10,7 +10,8 @@ from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, 
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
-from s4m.modeling.roi_heads import box_losses, inside_ignored, split_ignored
+from s4m.modeling.ignored import inside_ignored, split_ignored
+from s4m.modeling.roi_heads import box_losses
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -20,6 +21,8 @@ class PseudoLabelRPN(RPN):
     Background anchors inside ignored regions take no part in the loss. With weights of one and without ignored regions
     the losses are Detectron2's own.
     """
+
+    learns_from_pseudo_labels = True
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import nn
 from d2kit.ema import update_ema
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
+from s4m.modeling.switches import tell_of_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
@@ -105,6 +106,7 @@ class TeacherStudent(nn.Module):
         build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else None
         if not hasattr(build, "losses_and_features"):
             raise ValueError(f"S4M.STUDENT must name a registered student such as S4MRCNN, not '{cfg.S4M.STUDENT}'.")
+        tell_of_switches(cfg)
         sam = cfg.S4M.SAM
         make_segmenter = partial(
             build_segmenter, sam.NAME, sam.CHECKPOINT, cfg.MODEL.DEVICE, sam.DECODE_CHUNK, sam.ENCODE_BATCH
@@ -209,12 +211,13 @@ class TeacherStudent(nn.Module):
         """Fit the confidence of pseudo-labels to what those of labelled images are worth.
 
         Args:
-            labeled: dictionaries of the labelled mapper.
+            labeled: dictionaries of the labelled mapper, with `crowds` where there are any.
         """
         weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in labeled]
         predictions, source = self._ask_teacher(weak)
         labels = self.labeler.refined(weak, predictions, self.segmenter, source)
-        self.calibration.learn(labels, [entry["instances"] for entry in labeled])
+        truths, crowds = [entry["instances"] for entry in labeled], [entry.get("crowds") for entry in labeled]
+        self.calibration.learn(labels, truths, crowds)
 
     def _ask_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
         predictions = self.teacher.predict(weak, self.labeler.min_score)

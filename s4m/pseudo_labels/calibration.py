@@ -6,6 +6,7 @@ an answer of SAM that was rejected), fitted to what the teacher's pseudo-labels 
 without samples it is the mean of the logits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import nn
 
-from s4m.pseudo_labels.masks import class_iou
+from d2kit.ranges import require_range
+from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.selection import select
 
 _BINS = 50  # of the scores in [0, 1]
@@ -77,6 +79,25 @@ def quantile_of_histogram(histogram: torch.Tensor, share: float) -> torch.Tensor
     return ((index + part.clamp(0, 1)) / bins * (total > 0))[:, 0]
 
 
+def _check_scores(low: float, bounds: tuple[float, float], score: float) -> None:
+    """Raise ValueError unless all lie in order: a class's first threshold is one that it may have later."""
+    if not 0 <= low <= bounds[0] <= score <= bounds[1] <= 1:
+        raise ValueError(
+            "S4M.CALIBRATION.LOW, the first of S4M.CALIBRATION.BOUNDS, S4M.SELECTION.SCORE and the second of the "
+            f"bounds must lie in this order in [0, 1], not {low}, {bounds[0]}, {score} and {bounds[1]}."
+        )
+
+
+def _check_numbers(quantile: float, shares: dict[str, float], counts: dict[str, int]) -> None:
+    """Raise ValueError naming a key of S4M.CALIBRATION whose number lies out of its range."""
+    if not 0 < quantile < 1:
+        raise ValueError(f"S4M.CALIBRATION.QUANTILE must lie between 0 and 1, not be {quantile}.")
+    for name, value in shares.items():
+        require_range(f"S4M.CALIBRATION.{name}", value, high=1)
+    for name, value in counts.items():
+        require_range(f"S4M.CALIBRATION.{name}", value, low=1)
+
+
 class ConfidenceCalibration(nn.Module):
     """Thresholds and confidence, whose whole state is in buffers: it is saved, resumed and moved with the model.
 
@@ -104,7 +125,7 @@ class ConfidenceCalibration(nn.Module):
             score: threshold of a class of which fewer than `warmup` predictions were seen; so a class that is never
                 seen changes nothing for the others, and waits for nothing.
             low: least score of a prediction that is looked at.
-            bounds: of a threshold.
+            bounds: of a threshold, `score` among them.
             quantile: a class's threshold is this quantile of its scores.
             decay: of a class's distribution at each iteration that saw the class.
             warmup: predictions.
@@ -116,10 +137,9 @@ class ConfidenceCalibration(nn.Module):
             ValueError: numbers that do not go together.
         """
         super().__init__()
-        if not 0 <= low <= bounds[0] <= bounds[1] <= 1:
-            raise ValueError(f"S4M.CALIBRATION: LOW <= BOUNDS must lie in order in [0, 1], not {low}, {tuple(bounds)}.")
-        if not (0 < quantile < 1 and 0 <= decay < 1 and period >= 1 and samples >= 1):
-            raise ValueError("S4M.CALIBRATION: QUANTILE and DECAY must lie in (0, 1), PERIOD and SAMPLES be positive.")
+        _check_scores(low, bounds, score)
+        counts = {"WARMUP": warmup, "PERIOD": period, "SAMPLES": samples}
+        _check_numbers(quantile, {"DECAY": decay, "FLOOR": floor}, counts)
         self.score, self.low, self.bounds, self.quantile = score, low, tuple(bounds), quantile
         self.decay, self.warmup, self.period, self.floor = decay, warmup, period, floor
         self.register_buffer("histogram", torch.zeros(num_classes, _BINS))  # of scores, older ones faded
@@ -141,7 +161,7 @@ class ConfidenceCalibration(nn.Module):
     @property
     def min_score(self) -> float:
         """Least score that the teacher has to answer with."""
-        return min(self.low, self.score)
+        return self.low
 
     @torch.no_grad()
     def thresholds(self) -> torch.Tensor:
@@ -207,19 +227,20 @@ class ConfidenceCalibration(nn.Module):
         return (self.describe(labels) @ self.weights).sigmoid().float()
 
     @torch.no_grad()
-    def learn(self, labels: list[Instances], truths: list[Instances]) -> None:
+    def learn(
+        self, labels: list[Instances], truths: list[Instances], crowds: Sequence[Instances | None] | None = None
+    ) -> None:
         """Fit confidence to what pseudo-labels of labelled images are worth, the latest samples of former calls too.
 
+        Pseudo-labels in void or crowds, of which nobody knows, are left out (`unjudged`).
+
         Args:
-            labels: the pseudo-labels of each image; truths: its annotations in the same frame, with gt_classes and
-                gt_masks. All processes call this together.
+            labels: the pseudo-labels of each image; truths: its annotations in the same frame, with gt_classes (-1
+                marks void) and gt_masks; crowds: those of each image, or None. All processes call this together.
         """
-        worth = [
-            class_iou(found.pred_masks, found.pred_classes, truth) for found, truth in zip(labels, truths, strict=True)
-        ]
-        best = [iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou)) for iou in worth]
-        features = torch.cat([self.describe(found).cpu() for found in labels])
-        gathered = comm.all_gather((features, torch.cat(best).double().cpu()))
+        images = zip(labels, truths, crowds or [None] * len(labels), strict=True)
+        features, best = zip(*[self._samples(*image) for image in images], strict=True)
+        gathered = comm.all_gather((torch.cat(features), torch.cat(best)))
         features, best = (torch.cat(parts)[-len(self.worth) :] for parts in zip(*gathered, strict=True))
         rows = (int(self.drawn) + torch.arange(len(best))) % len(self.worth)
         rows = rows.to(self.worth.device)
@@ -228,6 +249,15 @@ class ConfidenceCalibration(nn.Module):
         filled = min(int(self.drawn), len(self.worth))
         prior = self.weights.new_tensor(_PRIOR)
         self.weights.copy_(fit_logistic(self.features[:filled], self.worth[:filled], prior, _PRIOR_STRENGTH))
+
+    def _samples(
+        self, labels: Instances, truth: Instances, crowds: Instances | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (M, 5) and IoU (M,) of the pseudo-labels of an image that can be judged, float64 on the CPU."""
+        iou = class_iou(labels.pred_masks, labels.pred_classes, truth)
+        best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+        judged = ~unjudged(labels.pred_masks, labels.pred_classes, iou, truth, crowds)
+        return self.describe(labels)[judged].cpu(), best[judged].double().cpu()
 
     def scalars(self, prefix: str = "calibration/") -> dict[str, float]:
         """The thresholds' extremes and mean over the classes, and how many samples the fit has seen."""

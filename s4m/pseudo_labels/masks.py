@@ -4,6 +4,8 @@ import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 _CHUNK = 1 << 25  # mask pixels held in float32 at once
+_OF_AN_OBJECT = 0.5  # IoU with it from which a mask is judged by it
+_UNKNOWN = 0.5  # a mask with more of its pixels than this where nothing is known is not judged
 
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
@@ -72,3 +74,33 @@ def class_iou(masks: torch.Tensor, classes: torch.Tensor, truth: Instances) -> t
     real, others = truth.gt_classes >= 0, truth_masks(truth)
     others = others[real.to(others.device)].to(masks.device)
     return mask_iou(masks, others) * (classes[:, None] == truth.gt_classes[real].to(classes.device)[None])
+
+
+def unjudged(
+    masks: torch.Tensor, classes: torch.Tensor, iou: torch.Tensor, truth: Instances, crowds: Instances | None = None
+) -> torch.Tensor:
+    """Which masks are neither right nor wrong: of no object, and mostly inside void or crowds of their class.
+
+    Args:
+        masks: (N, H, W) bool; classes: (N,).
+        iou: (N, M) of `class_iou` with the truth; from 0.5 a mask is of an object.
+        truth: annotations in the same frame, of which class -1 marks void.
+        crowds: of the image, with gt_classes and gt_masks; None: there is none.
+
+    Returns:
+        (N,) bool.
+    """
+    void = truth_masks(truth[truth.gt_classes < 0]).any(dim=0).to(masks.device)
+    inside = _mostly_inside(masks, void)
+    for kind in [] if crowds is None else crowds.gt_classes.unique().tolist():
+        crowd = truth_masks(crowds[crowds.gt_classes == kind]).any(dim=0).to(masks.device)
+        rows = (classes == kind).to(masks.device)
+        inside[rows] = _mostly_inside(masks[rows], void | crowd)
+    return inside & ~(iou >= _OF_AN_OBJECT).any(dim=1)
+
+
+def _mostly_inside(masks: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
+    """Which bool masks (N, H, W) have more than half of their pixels in a bool area (H, W): (N,) bool."""
+    if not area.any():
+        return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+    return intersections(masks, area[None])[:, 0] > _UNKNOWN * masks.flatten(1).sum(dim=1)

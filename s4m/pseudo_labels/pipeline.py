@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.logger import log_first_n
 
+from d2kit.ranges import require_range
 from d2kit.rng import derive_seed
 from s4m.pseudo_labels.calibration import ConfidenceCalibration
 from s4m.pseudo_labels.copy_paste import mix
@@ -245,7 +246,10 @@ def _learned(targets: Sequence[Instances]) -> int:
 
 
 def _guards(matching: CfgNode) -> Guards:
-    """The keys of S4M.MATCHING as arguments."""
+    """The keys of S4M.MATCHING as arguments; ValueError names a number out of its range."""
+    for name in ("MIN_IOU", "PART", "DUPLICATE"):
+        require_range(f"S4M.MATCHING.{name}", matching[name], high=1)
+    require_range("S4M.MATCHING.LEAK", matching.LEAK)
     return Guards(**{key.lower(): value for key, value in matching.items() if key != "ENABLED"})
 
 

@@ -127,6 +127,18 @@ def test_crowds_leave_and_others_stay(record):
     assert len(d["instances"]) == 1
 
 
+def test_crowds_are_told_where_predictions_are_judged(record):
+    original = record(annotation(uncompressed(), iscrowd=1), annotation(polygon()))
+    cfg = config(DATASETS__UNLABELED=("some",), S4M__CALIBRATION__ENABLED=True)
+    plain, found = (LabeledMapper(some)(original) for some in (config(), cfg))
+    assert "crowds" not in plain and found["crowds"].gt_classes.tolist() == [2]
+    for d in (plain, found):
+        assert torch.equal(d["instances"].gt_masks.tensor, found["crowds"].gt_masks.tensor)  # the same box here
+        assert d["instances"].gt_classes.tolist() == [2]
+    for other in (record(annotation(polygon())), record()):
+        assert "crowds" not in LabeledMapper(cfg)(other)
+
+
 def test_the_record_is_not_changed(record):
     original = record(annotation([np.array(polygon()[0], float)]), annotation(compressed()))
     before = copy.deepcopy(original)

@@ -155,6 +155,31 @@ def test_cache_of_embeddings_is_filled_while_training(make_trainer, tmp_path):
     assert asked == []
 
 
+def test_cache_of_embeddings_holds_the_labelled_images_of_calibration_too(make_trainer, tmp_path):
+    options = {"S4M__CALIBRATION__ENABLED": True, "S4M__SAM__CACHE": str(tmp_path / "cache"), "SOLVER__MAX_ITER": 1}
+    trainer = make_trainer("quick/shapes_student.yaml", **options)
+    batch = next(iter(trainer.build_train_loader(trainer.cfg)))
+    files = {entry["file_name"] for images in batch.values() for entry in images}
+    asked, encode, model = [], trainer.model.segmenter.encode, trainer.model
+    model.segmenter.encode = lambda images: asked.append(len(images)) or encode(images)
+    trainer.train()
+    cache, drawn = model.sam_source.cache, int(model.calibration.drawn)
+    assert drawn > 0 and (sum(asked), cache.misses, cache.hits) == (6, 6, 0) and len(files) == 6
+    assert sum(path.is_file() for path in (tmp_path / "cache").rglob("*")) == 6
+    model.calibrate(batch["labeled"])
+    model.pseudo_label(batch["unlabeled"])
+    assert sum(asked) == cache.misses == cache.hits == 6 and int(model.calibration.drawn) > drawn
+
+
+@pytest.mark.parametrize(("calibrated", "images"), [(False, 6), (True, 12)])
+def test_a_full_cache_tells_what_all_of_its_images_need(make_trainer, tmp_path, caplog, calibrated, images):
+    options = {"S4M__SAM__CACHE": str(tmp_path / "cache"), "S4M__SAM__CACHE_GIB": 1e-9, "SOLVER__MAX_ITER": 1}
+    with caplog.at_level(logging.WARNING):
+        make_trainer("quick/shapes_student.yaml", S4M__CALIBRATION__ENABLED=calibrated, **options).train()
+    (message,) = (record.getMessage() for record in caplog.records if "S4M.SAM.CACHE_GIB" in record.getMessage())
+    assert f"All {images} need about" in message
+
+
 def test_missing_sam_is_told_before_the_first_iteration(small_cfg, tmp_path):
     cfg = small_cfg(S4M__SAM__NAME="vit_b", S4M__SAM__CHECKPOINT="absent.pth", OUTPUT_DIR=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="S4M.SAM.CHECKPOINT.*absent.pth"):

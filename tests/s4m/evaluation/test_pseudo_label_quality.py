@@ -1,6 +1,6 @@
 """Figures of pseudo-labels against counts made by hand, before and after SAM; overlays."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from s4m.evaluation.pseudo_label_quality import (
     evaluate_pseudo_labels,
     match_greedily,
 )
+from s4m.evaluation.reliability import Reliability
 from s4m.pseudo_labels.masks import mask_iou, paired_iou
 from s4m.pseudo_labels.matching import Outcome
 from s4m.pseudo_labels.pipeline import PseudoLabeler
@@ -115,10 +116,10 @@ def test_outcomes_of_matching_are_counted_over_all_images():
     three = record(masks, masks, [0.9] * 3, [0] * 3)
     quality.update([three], [truth(masks, [0] * 3)])
     assert not any("match/" in name for name in quality.compute("p/"))
-    three = dataclasses.replace(three, match_outcome=outcome, over_segmented=torch.tensor([False, True, False]))
+    three = replace(three, match_outcome=outcome, over_segmented=torch.tensor([False, True, False]))
     one = record(masks[:1], masks[:1], [0.9], [0])
-    one = dataclasses.replace(one, match_outcome=outcome[:1], over_segmented=torch.tensor([True]))
-    none = dataclasses.replace(
+    one = replace(one, match_outcome=outcome[:1], over_segmented=torch.tensor([True]))
+    none = replace(
         record(columns(), columns(), [], []), match_outcome=outcome[:0], over_segmented=torch.zeros(0, dtype=torch.bool)
     )
     quality.update([three, one, none], [truth(masks, [0] * 3)] * 3)
@@ -161,6 +162,27 @@ def test_ignored_truth_and_polygons():
     assert (figures["truths"], figures["after/recall"], figures["after/precision"]) == (1, 1, 1)
 
 
+def test_labels_in_void_or_a_crowd_of_their_class_are_not_there():
+    quality = PseudoLabelQuality(["cat", "dog"], reliability=Reliability())
+    # a cat; in void; in the dogs' crowd a dog and a cat; the teacher's mask in void and SAM's on nothing
+    before = columns((0, 4), (4, 8), (12, 20), (12, 20), (4, 8))
+    after = columns((0, 4), (5, 9), (12, 18), (12, 18), (9, 12))
+    found = record(before, after, [0.9, 0.8, 0.7, 0.6, 0.5], [0, 0, 1, 0, 0], [True, False, True, True, True])
+    found = replace(found, confidence=torch.full((5,), 0.5), ignored=torch.zeros(5, dtype=torch.bool))
+    image = [found], [truth(columns((0, 4), (4, 9)), [0, -1])]
+    quality.update(*image, [truth(columns((12, 20)), [1])])
+    figures = quality.compute("")
+    counts = [figures[name] for name in ("labels", "truths", "refined", "rejected")]
+    assert counts == [3, 1, 3, 0] and figures["cat/labels"] == 3 and "dog/labels" not in figures
+    for when in ("before", "after"):
+        expected = {"precision": 1 / 3, "recall": 1.0, "iou": 1 / 3}
+        assert {key: figures[f"{when}/{key}"] for key in expected} == pytest.approx(expected)
+    for sums in quality.reliability.gather().values():
+        assert sums[:, 0].sum() == 3 and sums[:, 2].sum() == 1
+    quality.update(*image)  # without its crowd the dog is wrong
+    assert quality.compute("")["labels"] == 7 / 2 and quality.compute("")["dog/labels"] == 1 / 2
+
+
 def test_300_labels():
     quality = PseudoLabelQuality(["cat", "dog"])
     masks = columns((0, 5), (5, 10), (10, 15)).repeat(100, 1, 1)
@@ -193,6 +215,8 @@ def test_evaluating_a_labeler():
     assert figures["after/recall"] == pytest.approx(1 / 3)
     assert figures["labels"] == pytest.approx(2 / 3)
     assert example.file_name == "5.png"
+    pairs[1][0]["crowds"] = truth(columns((0, 20)), [0])  # the label that is wrong lies in it, the right one too
+    assert evaluate_pseudo_labels(pairs, labeler, None, ["cat"], prefix="")[0]["after/precision"] == 1.0
     assert evaluate_pseudo_labels([], labeler, None, ["cat"])[1] is None
 
 

@@ -29,18 +29,27 @@ def build(enabled=True):
     return PseudoLabelROIHeads(cfg, SHAPE).train()
 
 
+def corners(count):
+    """Left and top of the boxes (count, 2): three of a row, or many that overlap."""
+    index = torch.arange(count)
+    if count <= 3:
+        return torch.stack([20 * index + 4, torch.full_like(index, 4)], dim=1)
+    return torch.stack([2 * (index % 20) + 4, 3 * (index // 20) + 4], dim=1)
+
+
 def labels(count, with_maps=True):
-    """Triangles in boxes of 16 pixels of a row, the teacher's shifted, SAM's nearly the same."""
-    y, x = torch.meshgrid(torch.arange(SIDE) - 4, torch.arange(SIDE) - 4, indexing="ij")
-    masks = [(x - 20 * i >= 0) & (x - 20 * i < 16) & (y < 16) & (x - 20 * i <= y) for i in range(count)]
-    masks = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
-    boxes = Boxes(torch.tensor([[20.0 * i + 4, 4, 20 * i + 20, 20] for i in range(count)]).reshape(-1, 4))
-    found = Instances((SIDE, SIDE), gt_boxes=boxes, gt_classes=torch.zeros(count, dtype=torch.int64))
-    found.gt_masks, found.gt_weights = BitMasks(masks), torch.tensor([1.0, 0.5, 0.25])[:count]
+    """Triangles in boxes of 16 pixels, the teacher's shifted, SAM's nearly the same."""
+    left, top = corners(count)[:, :, None, None].unbind(1)
+    y, x = torch.arange(SIDE)[:, None] - top, torch.arange(SIDE) - left
+    masks = (x >= 0) & (y < 16) & (x <= y)
+    starts = corners(count).float()
+    found = Instances((SIDE, SIDE), gt_boxes=Boxes(torch.cat([starts, starts + 16], dim=1)))
+    found.gt_classes, found.gt_masks = torch.zeros(count, dtype=torch.int64), BitMasks(masks)
+    found.gt_weights = torch.tensor([1.0, 0.5, 0.25]).repeat(count // 3 + 1)[:count]
     if with_maps:
         found.gt_teacher_masks = (0.9 * masks.roll(2, dims=1)).half()
         found.gt_sam_masks = (0.1 + 0.8 * masks).half()
-        found.gt_refined = torch.tensor([True, False, True])[:count]
+        found.gt_refined = torch.arange(count) % 3 != 1
     return found
 
 
@@ -54,19 +63,24 @@ def losses(heads, targets):
         return heads(images, {"p2": features}, found, targets)[1], features
 
 
-def test_is_the_weighted_loss_of_the_boxes_content():
-    heads, target = build(), labels(3)
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_is_the_weighted_loss_of_the_boxes_content(count):
+    heads, target = build(), labels(count)
+    heads.batch_size_per_image = 4 * 300  # a quarter may be objects
     for parameter in heads.mask_head.parameters():
         torch.nn.init.zeros_(parameter)
     found, _ = losses(heads, [target])
+    places = enumerate(corners(count).tolist())
+    slices = [(i, slice(y - 2, y + 18), slice(x - 2, x + 18)) for i, (x, y) in places]
     crops = [  # a box of 16 pixels in 16 cells is its pixels, with 2 more around
-        torch.stack([maps[i, 2:22, 20 * i + 2 : 20 * i + 22].float() for i in range(3)])
+        torch.stack([maps[place].float() for place in slices])
         for maps in (target.gt_masks.tensor, target.gt_teacher_masks, target.gt_sam_masks)
     ]
-    valid = torch.zeros(3, 20, 20, dtype=torch.bool)
+    valid = torch.zeros(count, 20, 20, dtype=torch.bool)
     valid[:, 2:18, 2:18] = True
-    each = BoundaryConsistency()(torch.zeros(3, 20, 20), *crops, target.gt_refined, valid)
-    torch.testing.assert_close(found["loss_boundary"], (each * target.gt_weights).sum() / 3)
+    each = BoundaryConsistency()(torch.zeros(count, 20, 20), *crops, target.gt_refined, valid)
+    torch.testing.assert_close(found["loss_boundary"], (each * target.gt_weights).mean())
+    torch.testing.assert_close(found["loss_mask"], target.gt_weights.mean() * torch.tensor(2.0).log())
     assert found["loss_boundary"] > 0.1
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from s4m.data.shapes import ShapesRecipe, draw_scene
@@ -120,12 +120,96 @@ def test_mask2former_learns_and_answers_in_half_precision(small_cfg, dtype):
     assert len(soft) and soft.soft_masks.shape[1:] == (64, 64) and soft.soft_masks.isfinite().all()
 
 
-def test_everything_ignored_is_no_background(small_cfg):
+def drop_ignored(model):
+    """Let the model's pseudo-labels lose their ignored regions, which then are background."""
+    labeler = model.labeler
+
+    def without_regions(*arguments):
+        batch, record = labeler(*arguments)
+        return [{**x, "instances": x["instances"][x["instances"].gt_classes >= 0]} for x in batch], record
+
+    without_regions.min_score, without_regions.refined = labeler.min_score, labeler.refined
+    model.labeler = without_regions
+
+
+def sampled_labels(model, monkeypatch):
+    """What the last call gave each image's ignored boxes, all anchors with their labels, and proposals with theirs."""
+    seen, student = {}, model.student
+    anchors, proposals = (
+        student.proposal_generator.label_and_sample_anchors,
+        student.roi_heads.label_and_sample_proposals,
+    )
+
+    def watch_anchors(every, targets):
+        labels, matched = anchors(every, targets)
+        seen["ignored"] = [x.gt_boxes[x.gt_classes < 0] for x in targets]
+        seen["anchors"] = [(Boxes.cat(every), label.clone()) for label in labels]
+        return labels, matched
+
+    def watch_proposals(found, targets):
+        sampled = proposals(found, targets)
+        seen["proposals"] = [(x.proposal_boxes, x.gt_classes.clone()) for x in sampled]
+        return sampled
+
+    monkeypatch.setattr(student.proposal_generator, "label_and_sample_anchors", watch_anchors)
+    monkeypatch.setattr(student.roi_heads, "label_and_sample_proposals", watch_proposals)
+    return seen
+
+
+def shares(boxes, regions):
+    """The largest share of each box that one of the regions covers, by hand."""
+    corners = boxes.tensor[:, None], regions.tensor[None]
+    low, high = torch.maximum(*(x[..., :2] for x in corners)), torch.minimum(*(x[..., 2:] for x in corners))
+    return ((high - low).clamp(min=0).prod(dim=2) / boxes.area()[:, None]).amax(dim=1)
+
+
+def test_everything_ignored_is_no_background(small_cfg, monkeypatch):
     model = build(small_cfg, SWITCHES, S4M__CALIBRATION__FLOOR=1.0, S4M__ARP__ENABLED=False)
+    seen = sampled_labels(model, monkeypatch)
     losses, logged = step(model)
     assert logged["pseudo_labels/selected"][0] > 0 and all(torch.isfinite(value) for value in losses.values())
     for key in ("loss_mask_pseudo", "loss_boundary_pseudo", "loss_box_reg_pseudo", "loss_rpn_loc_pseudo"):
         assert losses[key] == 0, key
+    for name, background in (("anchors", 0), ("proposals", 5)):
+        counts = torch.zeros(2)
+        for regions, (boxes, labels) in zip(seen["ignored"], seen[name], strict=True):
+            inside = shares(boxes, regions) > 0.5
+            counts += torch.stack([inside.sum(), (labels == background).sum()])
+            assert (labels[inside] == -1).all() and not ((labels >= 0) & (labels != background)).any(), name
+        assert counts.min() > 0, name
+    drop_ignored(model)
+    dropped, _ = step(model)
+    assert not any(len(regions) for regions in seen["ignored"])
+    for key in ("loss_cls_pseudo", "loss_rpn_cls_pseudo"):
+        assert not torch.isclose(losses[key], dropped[key], rtol=1e-4), key
+
+
+def test_everything_ignored_is_no_background_of_mask2former(small_cfg, monkeypatch):
+    options = {"S4M__CALIBRATION__ENABLED": True, "S4M__CALIBRATION__FLOOR": 1.0, "S4M__UNSUP_WEIGHT": 1.0}
+    options |= {f"S4M__{name}__ENABLED": False for name in ("PR", "ARP", "STRONG")}
+    torch.manual_seed(0)
+    model = build_model(small_cfg("quick/shapes_mask2former_student.yaml", **options)).train()
+    learn, seen = model.student.losses_and_features, []
+    monkeypatch.setattr(model.student, "losses_and_features", lambda batch: seen.append(batch) or learn(batch))
+    losses, logged = step(model)
+    assert logged["pseudo_labels/selected"][0] > 0 == losses["loss_mask_pseudo"] == losses["loss_dice_pseudo"]
+    with torch.no_grad():
+        output, _ = model.student._predict(seen[-1])
+    regions = torch.stack([x["instances"].gt_masks.tensor.any(dim=0) for x in seen[-1]]).float()
+    here = torch.nn.functional.avg_pool2d(regions, 4)[:, None]  # the logits' cells are of 4 pixels
+    expected, kept = 0.0, []
+    for classes, masks in zip(output.class_logits, output.mask_logits, strict=True):
+        inside = (masks > 0) & (here > 0)
+        share = (inside * here).sum(dim=(2, 3)) / (masks > 0).sum(dim=(2, 3)).clamp(min=1)
+        kept.append(share <= 0.5)
+        entropy = -classes.log_softmax(dim=2)[..., -1][kept[-1]]
+        expected += 2.0 * 0.1 * entropy.sum() / max(0.1 * len(entropy), 1.0)  # CLASS_WEIGHT and NO_OBJECT_WEIGHT
+    assert 0 < torch.stack(kept).float().mean() < 1
+    torch.testing.assert_close(losses["loss_class_pseudo"], expected)
+    drop_ignored(model)
+    dropped, _ = step(model)
+    assert not any(len(x["instances"]) for x in seen[-1])
+    assert not torch.isclose(losses["loss_class_pseudo"], dropped["loss_class_pseudo"], rtol=1e-4)
 
 
 def test_without_sam_calibration_and_boundary_rest_on_the_teacher_alone(small_cfg):
@@ -148,6 +232,19 @@ def test_calibration_learns_in_training_every_period_and_its_state_continues(sma
         assert torch.equal(found[key], value), key
     assert int(first.calibration.drawn) > drawn[1]
     assert torch.equal(first.calibration.weights, second.calibration.weights)
+
+
+@pytest.mark.parametrize("region", ["crowds", "void", None])
+def test_predictions_in_void_and_crowds_of_labelled_images_teach_nothing(small_cfg, region):
+    model = build(small_cfg, ["CALIBRATION"], S4M__PR__ENABLED=False)
+    entry = {**scene(0), "instances": scene(0)["instances"][:0]}
+    everywhere = BitMasks(torch.ones(5, 64, 64, dtype=torch.bool))  # one of each class
+    classes = torch.arange(5) if region == "crowds" else torch.full((5,), -1)
+    whole = Instances((64, 64), gt_boxes=everywhere.get_bounding_boxes(), gt_classes=classes, gt_masks=everywhere)
+    if region is not None:
+        entry["crowds" if region == "crowds" else "instances"] = whole
+    model.calibrate([entry])
+    assert (model.calibration.drawn == 0) == (region is not None)
 
 
 def test_labelling_outside_training_changes_no_state(small_cfg):

@@ -47,6 +47,8 @@ def small(**options):
         "DATASETS.UNLABELED": ("some",),
         "MODEL.ROI_HEADS.NUM_CLASSES": 5,
         "S4M.SELECTION.SCORE": 0.05,
+        "S4M.CALIBRATION.LOW": 0.05,
+        "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
         "S4M.SD.POINTS": 4,
         **{f"MODEL.MASK2FORMER.{key}": value for key, value in tiny.items()},
         **{key.replace("__", "."): value for key, value in options.items()},

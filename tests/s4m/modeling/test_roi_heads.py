@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
@@ -84,6 +84,25 @@ def test_equals_detectron2_without_optional_fields(kind, agnostic):
     for key in a:
         torch.testing.assert_close(a[key], b[key])
         assert a[key] > 0
+
+
+def test_weights_of_300_instances_are_those_of_their_boxes():
+    ours, _ = heads_pair(MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE=1200, MODEL__ROI_HEADS__POSITIVE_FRACTION=1.0)
+    for parameter in [*ours.box_predictor.parameters(), *ours.mask_head.parameters()]:
+        torch.nn.init.zeros_(parameter)
+    index = torch.arange(300)
+    corners = torch.stack([2 * (index % 20), 3 * (index // 20)], dim=1).float()
+    boxes = torch.cat([corners, corners + torch.tensor([20.0, 16.0])], dim=1)
+    weights = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    target = labels(boxes, index % 3, gt_weights=weights)
+    shifted = boxes + torch.tensor([0.5, 0, 0, 0])  # nearest to its own
+    losses = run(ours, [target], [proposals(shifted)])
+    twice = 2 * weights.sum() / 600  # the shifted box and the box itself
+    torch.testing.assert_close(losses["loss_cls"], twice * torch.tensor(4.0).log())
+    torch.testing.assert_close(losses["loss_mask"], twice * torch.tensor(2.0).log())
+    # of 19.5 pixels, a quarter of a pixel to the left and 20 / 19.5 times as wide; Detectron2's weights are 10 and 5
+    each = 10 * 0.25 / 19.5 + 5 * torch.tensor(20 / 19.5).log()
+    torch.testing.assert_close(losses["loss_box_reg"], weights.sum() * each / 600)
 
 
 def test_no_label_at_all_gives_zero_box_and_mask_loss():
@@ -202,6 +221,27 @@ def test_rpn_weights_scale_what_the_anchors_of_each_instance_cost(kind):
         torch.testing.assert_close(none[key] + (both[key] - none[key]) / 0.999, plain)
         torch.testing.assert_close(first[key] + second[key] - none[key], both[key])
         assert first[key] > none[key] < second[key]
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_rpn_looks_up_the_weight_of_each_anchors_instance(count):
+    cfg = small_cfg()
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = [[6]], 4096
+    rpn = PseudoLabelRPN(cfg, SHAPE).train()
+    index = torch.arange(count)
+    corners = torch.stack([8 * (index % 20), 8 * (index // 20)], dim=1).float()
+    boxes = torch.cat([corners, corners + torch.tensor([6.0, 5.0])], dim=1)
+    weights = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    target = labels(boxes, [0] * count, (128, 160), gt_weights=weights)
+    anchors = rpn.anchor_generator([torch.zeros(1, 8, 32, 40)])
+    (found,), (matched,) = rpn.label_and_sample_anchors(anchors, [target])
+    positive = found == 1
+    expected = torch.ones(len(found))
+    if count:
+        overlap = pairwise_iou(target.gt_boxes, Boxes.cat(anchors))
+        expected[positive] = weights[overlap.argmax(dim=0)[positive]]
+        assert set(weights.tolist()) <= set(matched[positive, 4].tolist())  # none is without an anchor
+    assert torch.equal(matched[:, 4], expected) and bool(positive.any()) == (count > 0)
 
 
 def test_mask_probabilities_are_told_apart_under_autocast():

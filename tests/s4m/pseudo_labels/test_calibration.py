@@ -147,7 +147,7 @@ def test_learning_takes_the_iou_with_the_class_and_forgets_the_oldest():
     calibration = ConfidenceCalibration(num_classes=2, samples=3)
     masks = columns(20, 20, 20)
     found = labelled([0.9, 0.8, 0.6], [0, 0, 1], masks)
-    annotated = truth(columns(10, 20, 20), [0, 1, -1])
+    annotated = truth(columns(10, 20, 20), [0, 1, 0])
     calibration.learn([found], [annotated])
     torch.testing.assert_close(calibration.worth, torch.tensor([0.5, 0, 0], dtype=torch.float64))
     empty = labelled([], [], masks[:0])
@@ -163,6 +163,30 @@ def test_learning_takes_the_iou_with_the_class_and_forgets_the_oldest():
         2.0,
     )
     torch.testing.assert_close(calibration.weights, expected)
+
+
+def test_what_lies_in_void_or_a_crowd_of_its_class_teaches_nothing():
+    calibration = ConfidenceCalibration(num_classes=3, samples=8)
+    masks = torch.zeros(6, 10, 40, dtype=torch.bool)
+    masks[0, 0, :20] = True  # of the object
+    masks[1, 2, :10] = masks[1, 4, :11] = True  # 11 of 21 pixels in void
+    masks[2, 2, :11] = masks[2, 4, :11] = True  # half of them
+    masks[3, 6, :10] = masks[4, 6, :10] = True  # in the crowd, of its class and of another
+    masks[5, 0, :20] = masks[5, 4] = True  # two thirds in void, and a third of it the object
+    found = labelled([0.9, 0.8, 0.7, 0.6, 0.55, 0.5], [0, 0, 0, 1, 0, 0], masks)
+    regions = torch.zeros(2, 10, 40, dtype=torch.bool)
+    regions[0, 0, :20] = regions[1, 4] = True
+    annotated, crowd = truth(regions, [0, -1]), torch.zeros(1, 10, 40, dtype=torch.bool)
+    crowd[0, 6] = True
+    calibration.learn([found, found[:0]], [annotated, annotated[:0]], [truth(crowd, [1]), None])
+    judged = found[torch.tensor([0, 2, 4])]
+    assert calibration.drawn == 3 and calibration.worth[:3].tolist() == [1.0, 0.0, 0.0]
+    torch.testing.assert_close(calibration.features[:3], calibration.describe(judged))
+    weights = calibration.weights.clone()
+    calibration.learn([found[1:2]], [annotated])
+    assert calibration.drawn == 3 and torch.equal(calibration.weights, weights)
+    calibration.learn([found[3:4]], [annotated])  # without its crowd it is wrong
+    assert calibration.drawn == 4
 
 
 def test_confidence_learns_that_scores_promise_too_much():

@@ -277,6 +277,18 @@ def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, b
     assert {*found[1].get_fields()} == {*found[0].get_fields()}
 
 
+@pytest.mark.parametrize("box", [True, False])
+def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, make_squares, box):
+    image, masks, labels = scene(make_predictions, make_squares, 300, (135, 180))
+    (found,) = refined([labels], [image], Painter(), Guards(box=box))
+    index = torch.arange(300)
+    alone = (index >= 50) & (index < 250)  # of two squares of one colour SAM's answer is both
+    assert torch.equal(found.sam_accepted, alone)
+    assert torch.equal(found.pred_masks, torch.where(alone[:, None, None], masks, labels.pred_masks))
+    assert torch.equal(found.pred_boxes.tensor, tight_boxes(found.pred_masks))
+    assert torch.equal(found.match_outcome == Outcome.MATCHED, alone)
+
+
 def test_masks_merged_of_parts(make_predictions, make_squares):
     image, _, labels = scene(make_predictions, make_squares, 3)
 
@@ -350,12 +362,12 @@ def test_configuration_and_statistics(make_labeler, make_predictions, make_squar
     rates = match_rates(match_counts(record.images), "match/")
     assert (rates["match/matched"], rates["match/over_segmented"], rates["match/leak"]) == (1.0, 1.0, 0.0)
     assert record.scalars("")["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
-    _, strict = make_labeler(**{"S4M.MATCHING.PART": 1.1, "S4M.MATCHING.MERGE": False})(
-        weak[:1], [predictions], Painter()
-    )
-    assert (match_rates(match_counts(strict.images), "")["part"], strict.scalars("")["rejected"]) == (1.0, 4.0)
+    keys = {"S4M.MATCHING.PART": 1.0, "S4M.MATCHING.LEAK": 0.0, "S4M.MATCHING.MERGE": False}
+    _, strict = make_labeler(**keys)(weak[:1], [predictions], Painter())
+    # the first square is as the teacher sees it; of the others only the half does not leak
+    assert (match_rates(match_counts(strict.images), "")["part"], strict.scalars("")["rejected"]) == (0.75, 3.0)
     both = match_rates(match_counts(record.images) + match_counts(strict.images), "")
-    assert (both["matched"], both["part"], both["over_segmented"]) == (0.5, 0.5, 1.0)
+    assert (both["matched"], both["part"], both["over_segmented"]) == (0.625, 0.375, 1.0)
     _, empty = make_labeler()(weak[:1], [predictions[:0]], Painter())
     assert match_counts(empty.images) is None
 
