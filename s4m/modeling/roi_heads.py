@@ -273,9 +273,11 @@ class PseudoLabelROIHeads(StandardROIHeads):
         maps, refined = [], []
         for proposals, labels in pairs:
             larger = _grown(proposals, margin, side)
-            soft = torch.stack([labels.gt_teacher_masks, labels.gt_sam_masks], dim=1)
-            soft = _align(soft, larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
-            maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], soft], dim=1))
+            soft = [
+                _align(some[:, None], larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
+                for some in (labels.gt_teacher_masks, labels.gt_sam_masks)
+            ]
+            maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], *soft], dim=1))
             refined.append(labels.gt_refined[larger.gt_index])
         logits, valid = (F.pad(some, [margin] * 4) for some in (logits, valid))
         return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid)

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
-from s4m.pseudo_labels.masks import tight_boxes
+from s4m.pseudo_labels.masks import join, tight_boxes
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def paste(
         visible[index][window] = owner[window] == index
     old = _occlude(instances, instances.gt_masks.tensor & (owner < 0), owner < 0)
     new = _occlude(_move_maps(pasted, placements, owner.shape), visible, visible)
-    together = Instances.cat([old, new])
+    together = join(old, new)
     return image, together[together.gt_boxes.nonempty()]
 
 

@@ -29,6 +29,12 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
     return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
+def join(first: Instances, second: Instances) -> Instances:
+    """Both, one behind the other; autocast to bfloat16 would refuse the float16 of their maps."""
+    with torch.autocast(first.gt_classes.device.type, enabled=False):
+        return Instances.cat([first, second])
+
+
 def intersections(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Pixels that each two of bool masks (N, H, W) and (M, H, W) share: (N, M) float32, whatever autocast says."""
     count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)

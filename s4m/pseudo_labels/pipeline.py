@@ -14,6 +14,7 @@ from d2kit.ranges import require_range
 from d2kit.rng import derive_seed
 from s4m.pseudo_labels.calibration import ConfidenceCalibration
 from s4m.pseudo_labels.copy_paste import mix
+from s4m.pseudo_labels.masks import join
 from s4m.pseudo_labels.matching import Guards
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
@@ -215,7 +216,7 @@ class PseudoLabeler:
         unsure = self.calibration.doubtful(predictions, labels, self.min_pixels)
         targets.gt_weights = confidence
         targets.gt_classes = torch.where(ignored, -1, targets.gt_classes)
-        targets = Instances.cat([targets, to_targets(unsure, self.with_maps)])
+        targets = join(targets, to_targets(unsure, self.with_maps))
         return targets, replace(record, confidence=confidence, ignored=ignored, doubtful=len(unsure))
 
 

