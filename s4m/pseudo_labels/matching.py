@@ -42,7 +42,7 @@ class Guards:
         leak: most pixels outside the teacher's mask, in units of that mask's area, inclusive.
         duplicate: IoU above which two candidates are one mask, which one instance alone can take.
         merge: where no candidate satisfies, the union of those inside the teacher's mask that nobody took may.
-        box: SAM is asked by the teacher's box too, not by points alone.
+        box: SAM is asked by the teacher's box about what its answers to points leave without a mask.
     """
 
     min_iou: float = 0.5

@@ -267,7 +267,7 @@ def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, b
     scenes = [scene(make_predictions, make_squares, count) for count in (3, 0, 5)]
     segmenter = Painter()
     found = refined([s[2] for s in scenes], [s[0] for s in scenes], segmenter, Guards(box=box))
-    assert segmenter.calls == [[(3, False)] * 2 + [(0, True)] * 2 * box]
+    assert segmenter.calls == [[(3, False)] * 2]  # nothing is left for boxes
     for result, (_, masks, labels) in zip(found, scenes, strict=True):
         assert torch.equal(result.pred_masks, masks)
         assert torch.equal(result.pred_boxes.tensor, tight_boxes(masks))
@@ -287,6 +287,59 @@ def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, m
     assert torch.equal(found.pred_masks, torch.where(alone[:, None, None], masks, labels.pred_masks))
     assert torch.equal(found.pred_boxes.tensor, tight_boxes(found.pred_masks))
     assert torch.equal(found.match_outcome == Outcome.MATCHED, alone)
+
+
+class Blind(Painter):
+    """By points it sees no square of the colours 1 and 4; it notes how many boxes it is asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.boxes = []
+
+    def answer(self, red, prompts, frame):
+        answer = super().answer(red, prompts, frame)
+        if prompts.boxes is not None:
+            self.boxes.append(len(prompts))
+            return Answer(answer.masks, answer.quality / 2)
+        x, y = prompts.points[:, 0].long().unbind(1)
+        hidden = torch.isin(red[y, x], torch.tensor([1, 4]))
+        return Answer(torch.where(hidden[:, None, None, None], -5.0, answer.masks), answer.quality)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_boxes_are_asked_about_what_points_leave_without_a_mask(make_predictions, make_squares, merge):
+    scenes = [scene(make_predictions, make_squares, count) for count in (3, 2, 0, 4)]
+    labels, images, segmenter = [s[2] for s in scenes], [s[0] for s in scenes], Blind()
+    found = refined(labels, images, segmenter, Guards(box=True, merge=merge))
+    assert segmenter.calls == [[(3, False)] * 3, [(0, True)] * 3] and segmenter.boxes == [1, 1, 2]
+    for result, (_, masks, _) in zip(found, scenes, strict=True):
+        assert torch.equal(result.pred_masks, masks) and (result.match_outcome == Outcome.MATCHED).all()
+    torch.testing.assert_close(found[3].sam_quality, torch.tensor([0.4, 0.8, 0.8, 0.4]))
+    alone = refined(labels, images, Blind(), Guards(box=False, merge=merge))
+    assert [some.sam_accepted.tolist() for some in alone] == [
+        [False, True, True],
+        [False, True],
+        [],
+        [False, True, True, False],
+    ]
+    assert torch.equal(alone[0].pred_masks[0], labels[0].pred_masks[0])
+
+
+def test_a_box_comes_before_a_union_of_parts(make_predictions, make_squares):
+    image, masks, labels = scene(make_predictions, make_squares, 3)
+
+    class Halves(Painter):
+        def answer(self, red, prompts, frame):
+            answer = super().answer(red, prompts, frame)
+            if prompts.boxes is not None:
+                return answer
+            whole, right = answer.masks[:, 1], answer.masks[:, 2]
+            left = torch.where((whole > 0) & (right < 0), 5.0, -5.0)
+            return Answer(torch.stack([answer.masks[:, 0], left, right], dim=1), answer.quality)
+
+    (found,) = refined([labels], [image], Halves(), Guards(box=True))
+    assert torch.equal(found.pred_masks, masks)
+    torch.testing.assert_close(found.sam_quality, torch.full((3,), 0.8))  # of one mask, not the mean of two parts
 
 
 def test_masks_merged_of_parts(make_predictions, make_squares):
@@ -358,7 +411,7 @@ def test_configuration_and_statistics(make_labeler, make_predictions, make_squar
     weak = [{"image": image, "seed": 1}] * 2
     segmenter = Painter()
     _, record = make_labeler(**{"S4M.MATCHING.BOX": True})(weak, [predictions, predictions[:0]], segmenter)
-    assert segmenter.calls == [[(3, False), (0, True)]]
+    assert segmenter.calls == [[(3, False)]]
     rates = match_rates(match_counts(record.images), "match/")
     assert (rates["match/matched"], rates["match/over_segmented"], rates["match/leak"]) == (1.0, 1.0, 0.0)
     assert record.scalars("")["refined"] == 2.0 and torch.equal(record.images[0].masks, masks)
