@@ -10,64 +10,35 @@ all seeds of the folder; a folder is of one data set, one fraction, one kind of 
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from d2kit.files import atomic_write
 from d2kit.processes import exit_on_sigterm
 from s4m.engine.ablation import Ablation, grid
-from s4m.engine.compare import Data, config_files, shapes_data, split_data
-from s4m.engine.sitting import check_settings, configurations_digest, sole_process
+from s4m.engine.arguments import data_of, parse_arguments, settings_of
+from s4m.engine.sitting import check_settings, sole_process
 from s4m.evaluation.ablation_report import ablation_plot, ablation_table
 
 
 def parse() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--prefix", default="shapes", help="of the configurations under configs/quick")
-    parser.add_argument("--train", nargs=2, metavar=("JSON", "IMAGES"), help="default: synthetic shapes")
-    parser.add_argument("--test", nargs=2, metavar=("JSON", "IMAGES"))
-    parser.add_argument("--percent", type=float, default=5, help="labelled share of the training images")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, the split and the trainings")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help=f"of {', '.join(grid())}; default: all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for all trainings")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each of one thread")
     parser.add_argument("--minutes", type=float, help="stop after them; the next call goes on")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every training, last")
-    args = parser.parse_args()
-    if bool(args.train) != bool(args.test):
-        parser.error("--train and --test go together")
+    args = parse_arguments(parser)
     unknown = [name for name in args.rows if name not in grid()]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(grid())}")
     return args
 
 
-def data_of(args: argparse.Namespace, seed: int) -> Data:
-    """The sets of a seed, written where they are not there."""
-    output = args.output / f"seed{seed}"
-    if not args.train:
-        return shapes_data(output / "data", args.percent, seed)
-    train_json, train_images, *test = (Path(part).resolve() for part in (*args.train, *args.test))
-    return split_data(train_json, train_images, ":".join(["coco", *map(str, test)]), args.percent, seed, output)
-
-
 def main() -> None:
     """Run what is missing and write the table, the figures and the plot."""
     args = parse()
     exit_on_sigterm()
-    args.output = args.output.resolve()
-    runs = [row.run for row in grid().values()]
-    settings = {
-        "configurations": f"configs/quick/{args.prefix}_*.yaml",
-        "configurations' digest": configurations_digest(config_files(args.prefix, runs)),
-        "training data": " ".join(args.train) if args.train else "synthetic shapes",
-        "test data": " ".join(args.test) if args.test else "synthetic shapes",
-        "labelled percent": args.percent,
-        "options": " ".join(args.opts),
-        "device": args.device,
-    }
+    settings = settings_of(args, [row.run for row in grid().values()]) | {"device": args.device}
     with sole_process(args.output):
         check_settings(args.output, settings)
         data = {seed: data_of(args, seed) for seed in args.seeds}

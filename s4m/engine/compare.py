@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,6 @@ class Data:
     labeled: str
     unlabeled: str
     test: str
-
-
-def config_files(prefix: str, runs: Iterable[Run]) -> list[Path]:
-    """The yaml files of trainings, each once."""
-    return sorted({CONFIGS / f"{prefix}_{run.config}.yaml" for run in runs})
 
 
 def split_data(train_json: Path, train_images: Path, test: str, percent: float, seed: int, output: Path) -> Data:

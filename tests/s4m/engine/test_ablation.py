@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 
 from s4m import add_s4m_config
 from s4m.engine import ablation as ablation_module
+from s4m.engine import arguments as arguments_module
 from s4m.engine import compare
 from s4m.engine.ablation import Ablation, Row, grid, run_grid, with_starts
 from s4m.engine.compare import ROOT, Data, Run, command_of
@@ -194,7 +195,7 @@ def test_tool_with_stub_trainings(stub, tmp_path, monkeypatch, capsys):
         made.append((percent, seed))
         return DATA
 
-    monkeypatch.setattr(compare, "shapes_data", shapes_data)
+    monkeypatch.setattr(arguments_module, "shapes_data", shapes_data)
     arguments = ["--output", str(tmp_path / "out"), "--seeds", "1", "2", "--percent", "10", "--jobs", "4"]
     monkeypatch.setattr(sys, "argv", ["ablate.py", *arguments, "--rows", "teacher", "--opts", "SOLVER.MAX_ITER", "4"])
     runpy.run_path(str(ROOT / "tools" / "ablate.py"), run_name="__main__")

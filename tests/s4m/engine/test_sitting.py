@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from s4m import add_s4m_config
-from s4m.engine.compare import RUNS, config_files
 from s4m.engine.sitting import check_settings, configurations_digest, sole_process
 
 
@@ -37,11 +36,6 @@ def test_digest_follows_inherited_values_and_defaults(tmp_path, monkeypatch):
 
     monkeypatch.setattr("s4m.engine.sitting.add_s4m_config", other_defaults)
     assert configurations_digest([own]) != first
-
-
-def test_files_of_the_demo_exist():
-    files = config_files("shapes", RUNS.values())
-    assert len(files) == len(RUNS) and all(path.is_file() for path in files)
 
 
 def test_one_process_at_a_time(tmp_path):
