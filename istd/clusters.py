@@ -42,6 +42,7 @@ class ClusterTable(Mapping):
 
     @property
     def num_clusters(self) -> int:
+        """How many clusters there are."""
         return max(self._clusters.values(), default=-1) + 1
 
     def __getitem__(self, image_id: str) -> int:
@@ -144,6 +145,7 @@ class ClusterModel:
 
     @property
     def num_clusters(self) -> int:
+        """How many clusters there are."""
         return len(self.centres)
 
     def predict(self, features: np.ndarray) -> np.ndarray:

@@ -134,9 +134,7 @@ def _add_guards_config(cfg: CN) -> None:
 
     cfg.S4M.MATCHING = CN()  # SAM's candidates matched to the teacher's instances one to one, in place of the best one
     cfg.S4M.MATCHING.ENABLED = False
-    cfg.S4M.MATCHING.BOX = (
-        True  # ask SAM by the teacher's box where its answers to points leave an instance without a mask
-    )
+    cfg.S4M.MATCHING.BOX = True  # ask SAM by box, too, about instances that its answers to points leave without a mask
     cfg.S4M.MATCHING.MIN_IOU = 0.5  # with the teacher's mask
     cfg.S4M.MATCHING.PART = 0.6  # least share of the teacher's mask that is covered: less is a part of the object
     cfg.S4M.MATCHING.LEAK = 0.6  # most pixels outside the teacher's mask, in units of its area

@@ -22,6 +22,7 @@ SCENARIOS = {scenario.name: scenario for package in PACKAGES for scenario in pac
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="see --list")
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")

@@ -27,6 +27,7 @@ from s4m import add_s4m_config
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", help="images (16-bit ones too), videos, and folders of them")
     parser.add_argument("--output", required=True, help="folder to write")

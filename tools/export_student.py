@@ -40,6 +40,7 @@ from s4m.engine.export import export_config, export_weights, plain_config
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="file that training wrote")
     parser.add_argument("--output", required=True, nargs="+", help="file to write, .pth; ISTD: .onnx, .pt, .pth")

@@ -14,6 +14,7 @@ from istd.data.images import DEPTHS, read_infrared
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", help="registered names or sirst:ROOT:SPLIT; training splits only")
     parser.add_argument("--assign", nargs="*", default=[], help="splits (validation) that only take the nearest")
@@ -25,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_dicts(names: list[str]) -> list[dict]:
+    """Records of all named data sets."""
     return [record for name in resolve_datasets(names) for record in DatasetCatalog.get(name)]
 
 

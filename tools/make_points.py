@@ -20,6 +20,7 @@ from istd.data.synthetic import draw_points
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("masks", help="folder of masks")
     parser.add_argument("--output", required=True, help="new folder for PNGs, or a file that ends in .csv")

@@ -16,6 +16,7 @@ from s4m.data.splits import write_splits
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", required=True, help="COCO instances json to split")
     parser.add_argument("--percent", type=float, nargs="+", default=[0.5, 1, 2, 5, 10, 20, 30, 50])

@@ -14,6 +14,7 @@ from s4m.data.tiles import write_tiles
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", required=True, help="COCO instances json")
     parser.add_argument("--images", required=True, help="folder of its images")

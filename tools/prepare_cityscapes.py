@@ -15,6 +15,7 @@ from s4m.data.splits import write_splits
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder with leftImg8bit and gtFine")
     parser.add_argument("--output", help="folder of the jsons; by default 'coco' in --root")

@@ -16,6 +16,7 @@ from s4m.data.voc_instances import prepare_voc
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voc", required=True, help="folder with JPEGImages, SegmentationObject, ImageSets, ...")
     parser.add_argument("--sbd", help="folder with inst, train.txt and val.txt; adds the set train_aug")

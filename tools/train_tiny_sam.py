@@ -25,6 +25,7 @@ from s4m.sam.tiny_training import TinySamTraining
 
 
 def parse_args() -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and of the results")
     parser.add_argument("--minutes", type=float, default=35.0, help="wall time of the training")

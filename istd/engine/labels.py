@@ -111,6 +111,7 @@ class PseudoLabels:
 
     @property
     def started(self) -> bool:
+        """Whether the store is there."""
         return self._store is not None
 
     @property

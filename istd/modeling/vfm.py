@@ -109,6 +109,7 @@ class TimmVFM(FrozenVFM):
         self._position = None if position is None else (copy.deepcopy(position.detach()), self._grid)
 
     def weights(self) -> dict[str, Tensor]:
+        """By name, the position embedding as the checkpoint has it."""
         own = {} if self._position is None else {"pos_embed": self._position[0]}
         return super().weights() | own
 

@@ -54,6 +54,7 @@ class Snapshot:
 
 
 def version_path(folder: Path, version: int) -> Path:
+    """File of a version's masks."""
     return folder / f"masks-{version:06d}.npz"
 
 

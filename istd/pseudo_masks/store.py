@@ -73,6 +73,7 @@ class PseudoMaskStore:
 
     @staticmethod
     def exists(folder: str | os.PathLike) -> bool:
+        """Whether a folder holds a store."""
         return Path(folder, POINTER).is_file()
 
     @classmethod
@@ -94,6 +95,7 @@ class PseudoMaskStore:
 
     @property
     def version(self) -> int:
+        """Of the snapshot that is read, counted from 0."""
         return self._snapshot.version
 
     @property
@@ -103,6 +105,7 @@ class PseudoMaskStore:
 
     @property
     def image_ids(self) -> list[str]:
+        """Of all images, in the order they were created in."""
         return list(self._snapshot.masks)
 
     @property

@@ -19,10 +19,11 @@ _COLUMNS = {
 }
 _PREFIX = "pseudo_label_quality/"
 _CHANGES = {
-    **{f"pseudo-label {what}, before → after SAM": (f"before/{key}", f"after/{key}")
-       for what, key in (("precision", "precision"), ("recall", "recall"), ("IoU", "iou"))},
+    "pseudo-label precision, before → after SAM": ("before/precision", "after/precision"),
+    "pseudo-label recall, before → after SAM": ("before/recall", "after/recall"),
+    "pseudo-label IoU, before → after SAM": ("before/iou", "after/iou"),
     "ECE, class score → confidence": ("ece/class_score", "ece/calibrated_confidence"),
-}  # fmt: skip
+}
 Row = Mapping[str, Any]
 
 

@@ -174,6 +174,7 @@ class Embedding:
         return [(f.input_size[0] * h / f.side, f.input_size[1] * w / f.side) for f in self.frames]
 
     def to(self, device: torch.device | str) -> "Embedding":
+        """On another device."""
         return Embedding(self.features.to(device), self.frames)
 
     @classmethod

@@ -146,6 +146,7 @@ class RepISDNet(Network):
         return self.classifier[-1]
 
     def merge(self) -> "RepISDNet":
+        """The same function as plain convolutions, with copied weights."""
         network = RepISDNet(in_channels=self.in_channels, merged=True).to(self.output_layer().weight)
         state = {}
         for name, module in self.named_modules():
