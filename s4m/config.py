@@ -171,4 +171,5 @@ def _add_evaluation_config(cfg: CN) -> None:
 
     cfg.S4M.LOG_PERIOD = 200  # iterations between overlays of pseudo-labels in TensorBoard
     cfg.S4M.QUALITY_IMAGES = 50  # test images that pseudo-labels are measured on at each evaluation; 0: none
+    cfg.S4M.QUALITY_VIEW = "test"  # these are resized as for the "test", or augmented as weak views are when "train"ing
     cfg.S4M.BEST_METRIC = "segm/AP"  # of the network that S4M.EVALUATE names; model_best.pth keeps the best

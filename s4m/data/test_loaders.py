@@ -1,11 +1,14 @@
 """Loaders for evaluation: images alone, or with their annotations in the frame that the network sees."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import detection_utils as utils
 
+from d2kit.rng import derive_seed, seeded
+from s4m.data.geometry import build_geometry
 from s4m.data.mappers import LabeledMapper, TestMapper
 
 
@@ -15,16 +18,34 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
 
 
 def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Images resized as for the test, with `instances` in that frame; batches of one, shared over the processes.
+    """Images with `instances` in the frame that the network sees; batches of one, shared over the processes.
 
-    Void (class -1) and `crowds` are there, so that predictions in them need not count.
+    With S4M.QUALITY_VIEW "test" they are resized as for the test, with "train" flipped, resized and cropped as in
+    training, each image always in the same way. Void (class -1) and `crowds` are there, so that predictions in them
+    need not count.
+
+    Raises:
+        ValueError: another S4M.QUALITY_VIEW.
     """
+    view = cfg.S4M.QUALITY_VIEW
+    if view not in ("test", "train"):
+        raise ValueError(f"S4M.QUALITY_VIEW must be test or train, not '{view}'.")
     mapper = LabeledMapper(
-        augmentations=utils.build_augmentation(cfg, is_train=False),
+        augmentations=utils.build_augmentation(cfg, is_train=False) if view == "test" else build_geometry(cfg),
         image_format=cfg.INPUT.FORMAT,
-        recompute_boxes=False,
+        recompute_boxes=view == "train",
         ignore_void=True,
         with_crowds=True,
     )
     dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    return build_detection_test_loader(dataset=dicts, mapper=mapper, num_workers=0)
+    return build_detection_test_loader(dataset=dicts, mapper=_repeatable(mapper), num_workers=0)
+
+
+def _repeatable(mapper: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """The mapper with random choices that depend on nothing but the image."""
+
+    def repeatable(record: dict[str, Any]) -> dict[str, Any]:
+        with seeded(derive_seed("view of a test image", record["image_id"])):
+            return mapper(record)
+
+    return repeatable

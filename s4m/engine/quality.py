@@ -56,7 +56,7 @@ class PseudoLabelQualityHook(HookBase):
     """Measures precision, recall and mean IoU of the teacher's pseudo-labels, before and after SAM, on test images.
 
     Runs when evaluation does, on the first `S4M.QUALITY_IMAGES` images of the first test data set, shared over the
-    processes.
+    processes and seen as `S4M.QUALITY_VIEW` says.
     """
 
     def __init__(self, cfg: CfgNode, model: TeacherStudent):
