@@ -155,6 +155,13 @@ def test_a_mean_teacher_has_nothing_of_sam(path):
     assert not any(s4m[name].ENABLED for name in ("SD", "PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"))
 
 
+@pytest.mark.parametrize("path", [x for x in FILES if x.stem.endswith("_student")], ids=lambda path: path.stem)
+def test_a_student_has_the_guards_that_the_ablation_speaks_for(path):
+    s4m = read(path).S4M
+    guards = [s4m[name].ENABLED for name in ("BOUNDARY", "CALIBRATION", "MATCHING")]
+    assert guards == ([True, True, False] if s4m.STUDENT == "S4MRCNN" else [False] * 3)
+
+
 @pytest.mark.parametrize("path", [x for x in FILES if "supervised" in x.stem], ids=lambda path: path.stem)
 def test_a_baseline_has_no_structural_distillation(path):
     assert not read(path).S4M.SD.ENABLED
