@@ -69,7 +69,7 @@ def test_detectron2s_own_parts_are_refused_where_they_would_do_harm(small_cfg, k
 
 
 def test_detectron2s_own_parts_stay_where_nothing_is_ignored(small_cfg):
-    model = build_model(small_cfg(**PLAIN, INPUT__IGNORE_VOID=False))
+    model = build_model(small_cfg(**PLAIN, **{name: False for name, _ in REASONS}))
     assert type(model.student.roi_heads).__name__ == "StandardROIHeads"
     require_pseudo_label_parts(config(semi=False, on=SWITCHES, **PLAIN))
 
