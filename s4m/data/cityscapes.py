@@ -2,10 +2,13 @@
 
 import json
 import os
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pycocotools.mask as mask_util
-from detectron2.data.datasets.cityscapes import load_cityscapes_instances
+from detectron2.data.datasets import cityscapes
 
 from d2kit.files import atomic_write
 from d2kit.require import require_extra
@@ -74,7 +77,10 @@ def prepare_cityscapes(
         raise ValueError(f"'{split}' shares {len(shared)} image(s) with '{val}', such as '{shared[0]}'")
     kinds = [label for label in labels if label.hasInstances and not label.ignoreInEval]
     folders = (str(root / kind / split) for kind in (_IMAGES, _TRUTH))
-    records = load_cityscapes_instances(*folders, from_json=False, to_polygons=False)
+    # Its pool of processes is forked, and a fork of a process that has run torch's threads may wait for ever.
+    threads = SimpleNamespace(Pool=ThreadPool, cpu_count=os.cpu_count)
+    with mock.patch.object(cityscapes, "mp", threads):
+        records = cityscapes.load_cityscapes_instances(*folders, from_json=False, to_polygons=False)
     images, annotations = [], []
     for image_id, record in enumerate(sorted(records, key=lambda record: record["file_name"]), start=1):
         name = Path(record["file_name"]).relative_to(root / _IMAGES / split).as_posix()

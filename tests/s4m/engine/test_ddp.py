@@ -50,10 +50,20 @@ def load(folder, name="model_final"):
     return torch.load(folder / f"{name}.pth", weights_only=True)
 
 
+def in_order(state):
+    """A model's state whose samples of calibration, of which each process brings its own, are sorted."""
+    if "calibration.features" not in state:
+        return state
+    rows = torch.cat([state["calibration.features"], state["calibration.worth"][:, None]], dim=1).tolist()
+    features, worth = torch.tensor(sorted(rows), dtype=torch.float64).split([len(rows[0]) - 1, 1], dim=1)
+    return {**state, "calibration.features": features, "calibration.worth": worth[:, 0]}
+
+
 def assert_close(one, two, start=None):
     """Weights and momenta agree; `start`: and are not where they started."""
-    for key, value in one["model"].items():
-        torch.testing.assert_close(two["model"][key], value, rtol=1e-4, atol=1e-5, msg=key)
+    states = [in_order(checkpoint["model"]) for checkpoint in (one, two)]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-4, atol=1e-5, msg=key)
     momenta = [c["trainer"]["_trainer"]["optimizer"]["state"] for c in (one, two)]
     for index, state in momenta[0].items():
         other = momenta[1][index]["momentum_buffer"]
