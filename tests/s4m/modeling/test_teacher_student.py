@@ -12,6 +12,7 @@ from s4m.data.shapes import ShapesRecipe, draw_scene
 
 SUPERVISED = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
 PSEUDO = {f"{key}_pseudo" for key in SUPERVISED}
+GUARDS = {"S4M__BOUNDARY__ENABLED": True, "S4M__CALIBRATION__ENABLED": True}  # the defaults; test_guards has more
 
 
 def scene(seed, size=(64, 64), empty=False):
@@ -49,7 +50,7 @@ def step(model, data, seed=0):
 def build(small_cfg):
     def make(**options):
         torch.manual_seed(0)
-        return build_model(small_cfg(**options))
+        return build_model(small_cfg(**{**dict.fromkeys(GUARDS, False), **options}))
 
     return make
 
@@ -58,6 +59,12 @@ def build(small_cfg):
 def whole(build):
     """Everything on: PR, ARP and SD."""
     return build(S4M__SD__ENABLED=True)
+
+
+@pytest.fixture(scope="module")
+def guarded(build):
+    """With the guards, too."""
+    return build(S4M__SD__ENABLED=True, **GUARDS)
 
 
 @pytest.fixture
@@ -73,6 +80,7 @@ def encoded(whole, monkeypatch):
     return counts
 
 
+@pytest.mark.parametrize("name", ["whole", "guarded"])
 @pytest.mark.parametrize(
     "data",
     [
@@ -84,11 +92,11 @@ def encoded(whole, monkeypatch):
         pytest.param(lambda: batch([], [weak(1), weak(2)]), id="only-unlabelled"),
     ],
 )
-def test_any_batch_gives_finite_losses(whole, data):
-    data = data()
+def test_any_batch_gives_finite_losses(request, name, data):
+    data, whole = data(), request.getfixturevalue(name)
     losses, logged = step(whole, data)
     expected = PSEUDO | (SUPERVISED | {"loss_structure"} if data["labeled"] else set())
-    assert losses.keys() == expected
+    assert losses.keys() == expected | ({"loss_boundary_pseudo"} if name == "guarded" else set())
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["loss_mask_pseudo"] > 0 and logged["pseudo_labels/selected"][0] > 0
     gradients = [p.grad for p in whole.student.parameters() if p.requires_grad]
