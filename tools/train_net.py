@@ -9,12 +9,13 @@ import logging
 import os
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from d2kit.config_files import compose_config
 from d2kit.trainer import fixed_seed
 from istd import add_istd_config
 from istd.data.datasets import resolve_datasets
@@ -32,12 +33,7 @@ def trainer_class(cfg: CfgNode) -> type:
 
 def read_config(args) -> CfgNode:
     """The configuration as file and options say it."""
-    cfg = get_cfg()
-    add_s4m_config(cfg)
-    add_istd_config(cfg)
-    cfg.merge_from_file(args.config_file, allow_unsafe=False)
-    cfg.merge_from_list(args.opts)
-    return cfg
+    return compose_config([args.config_file, *args.overlay], args.opts, (add_s4m_config, add_istd_config))
 
 
 def setup(args) -> CfgNode:
@@ -88,7 +84,11 @@ def keep_to_cpu(args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--overlay", action="append", default=[], metavar="FILE", help="merged on top of --config-file; repeatable"
+    )
+    arguments = parser.parse_args()
     if arguments.num_gpus > 1:
         keep_to_cpu(arguments)
     launch(
