@@ -39,9 +39,8 @@ def weak(seed, size=(64, 64)):
 
 def small(**options):
     """A Mask2Former whose step on 64 px images takes a tenth of a second; the keys have `__` for the point."""
-    cfg = get_cfg()
-    add_s4m_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "shapes_mask2former_student.yaml"))
+    files = ["quick/shapes_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"]
+    cfg = compose_config(files, add_keys=[add_s4m_config])
     tiny = {"HIDDEN": 32, "HEADS": 4, "FEEDFORWARD": 32, "ENCODER_FEEDFORWARD": 32, "POINTS": 64, "DECODER_LAYERS": 2}
     options = {
         "DATASETS.UNLABELED": ("some",),
