@@ -21,7 +21,7 @@ from istd import add_istd_config
 from istd.data.datasets import resolve_datasets
 from istd.engine.trainer import ISTDTrainer
 from s4m import add_s4m_config
-from s4m.data.image_folder import resolve_config_datasets
+from s4m.data.datasets_by_path import resolve_config_datasets
 from s4m.engine.schedule import scale_schedule
 from s4m.engine.trainer import S4MTrainer
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from d2kit.accumulate import with_accumulation
 from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
 from d2kit.trainer import ResumableTrainer
-from s4m.data.test_loaders import build_test_loader
+from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import MeanTeacher

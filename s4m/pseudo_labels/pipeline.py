@@ -10,7 +10,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.logger import log_first_n
 
-from d2kit.ranges import require_range
 from d2kit.rng import derive_seed
 from s4m.pseudo_labels.calibration import ConfidenceCalibration
 from s4m.pseudo_labels.copy_paste import mix
@@ -20,6 +19,7 @@ from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
 from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
+from s4m.ranges import require_range
 from s4m.sam import PromptableSegmenter
 
 

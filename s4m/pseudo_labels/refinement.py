@@ -10,8 +10,8 @@ from s4m.pseudo_labels.candidates import match_candidates, point_prompts, taken_
 from s4m.pseudo_labels.masks import paired_iou, tight_boxes
 from s4m.pseudo_labels.matching import Guards
 from s4m.pseudo_labels.prompts import sample_points
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Embedding, PromptableSegmenter
-from s4m.sam.embedding_cache import ViewTransform
 
 
 class Source(NamedTuple):

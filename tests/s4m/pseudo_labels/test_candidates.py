@@ -12,8 +12,8 @@ from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import refine
 from s4m.pseudo_labels.selection import select
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Answer, Embedding, Prompts, build_segmenter
-from s4m.sam.embedding_cache import ViewTransform
 from s4m.sam.structures import Frame
 
 

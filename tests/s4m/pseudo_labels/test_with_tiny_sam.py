@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from s4m.evaluation.pseudo_label_quality import evaluate_pseudo_labels
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
 from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import build_segmenter
-from s4m.sam.embedding_cache import ViewTransform
 
 CENTRES = [(30, 32, 20, 14), (95, 30, 14, 22), (60, 78, 26, 12), (122, 76, 16, 16)]
 SIZE = (104, 150)
