@@ -13,6 +13,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
 from d2kit.ema import update_ema
+from d2kit.finite import require_finite_losses
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
 from s4m.modeling.switches import tell_of_switches
@@ -23,17 +24,6 @@ from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
 from s4m.sam import PromptableSegmenter, build_segmenter
 
 _LOGGED_BATCHES = 20  # that rates are told of: the period of Detectron2's writers
-
-
-def check_finite(losses: dict[str, torch.Tensor], images: list[dict]) -> None:
-    """Raise FloatingPointError naming the loss terms that are not finite and the images of the batch."""
-    if not losses or torch.isfinite(sum(value.detach() for value in losses.values())):
-        return
-    bad = {key: value.item() for key, value in losses.items() if not torch.isfinite(value)} or {"sum": float("inf")}
-    names = ", ".join(str(x.get("file_name", "?")) for x in images)
-    raise FloatingPointError(
-        f"Training stopped: loss {bad} is not finite for the images {names}; the last checkpoint is unharmed."
-    )
 
 
 @META_ARCH_REGISTRY.register()
@@ -158,7 +148,7 @@ class TeacherStudent(nn.Module):
             if self.calibration is not None and labeled and self.calibration.due():
                 self.calibrate(labeled)
             losses.update(self._learn_from_teacher(unlabeled))
-        check_finite(losses, [*labeled, *unlabeled])
+        require_finite_losses(losses, lambda: [str(x.get("file_name", "?")) for x in [*labeled, *unlabeled]])
         return losses
 
     def _learn_from_labels(self, labeled: list[dict]) -> dict[str, torch.Tensor]:
