@@ -226,7 +226,7 @@ def small_cfg(small_options):
     """Function (name in RUNS or shipped files, **more) -> a small unfrozen configuration on the shapes."""
     from d2kit.config_files import compose_config
     from s4m import add_s4m_config
-    from s4m.data.image_folder import resolve_config_datasets
+    from s4m.data.datasets_by_path import resolve_config_datasets
 
     def make(name: str | list[str] = "stage2", *, semi: bool = True, **more):
         files, options = RUNS[name] if isinstance(name, str) and name in RUNS else ([name] if isinstance(name, str) else name, [])
