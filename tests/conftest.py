@@ -228,8 +228,8 @@ def small_cfg(small_options):
     from s4m import add_s4m_config
     from s4m.data.datasets_by_path import resolve_config_datasets
 
-    def make(name: str | list[str] = "stage2", *, semi: bool = True, **more):
-        files, options = RUNS[name] if isinstance(name, str) and name in RUNS else ([name] if isinstance(name, str) else name, [])
+    def make(name="stage2", *, semi: bool = True, **more):
+        files, options = ([*name], []) if isinstance(name, (list, tuple)) else RUNS.get(name, ([name], []))
         cfg = compose_config(files, [*options, *small_options(semi=semi, **more)], [add_s4m_config])
         resolve_config_datasets(cfg)
         return cfg

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from detectron2.engine import default_argument_parser
 
 from s4m.engine.trainer import S4MTrainer
 
@@ -24,14 +23,14 @@ def loggers():
 
 
 @pytest.fixture
-def arguments(small_options, run_arguments, tmp_path):
+def arguments(tool, small_options, run_arguments, tmp_path):
     """Function (flags, configuration, options) -> parsed arguments of a run in `tmp_path`."""
 
     def make(*flags, config="mean_teacher", semi=True, **options):
         options = {"SOLVER__MAX_ITER": 1, "TEST__EVAL_PERIOD": 1, "OUTPUT_DIR": str(tmp_path / "run"), **options}
         files, own = run_arguments(config)
         command = [*flags, *files, *own, *small_options(semi=semi, **options)]
-        return default_argument_parser().parse_args([str(item) for item in command])
+        return tool.argument_parser().parse_args([str(item) for item in command])
 
     return make
 

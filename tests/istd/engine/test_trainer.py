@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
@@ -30,7 +29,8 @@ def train_with_tool(run_python, istd_options, files, output, log, wait=True):
     return run_python("tools/train_net.py", *config, *options, log=log, wait=wait)
 
 
-def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, istd_arguments, tmp_path):
+    files = istd_arguments("quick_semantic_prior")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train_with_tool(run_python, istd_options, files, whole, tmp_path / "whole.log")
     process = train_with_tool(run_python, istd_options, files, killed, tmp_path / "killed.log", wait=False)
@@ -115,7 +115,7 @@ def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, istd
     def main(*flags, **more):
         options = istd_options(OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1, **more)
         command = [*flags, *istd_arguments("quick_pal"), *options]
-        return train_net.main(default_argument_parser().parse_args([str(item) for item in command]))
+        return train_net.main(train_net.argument_parser().parse_args([str(item) for item in command]))
 
     main()
     final = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}

@@ -82,7 +82,7 @@ def voc_sets(request, tmp_path_factory):
 
 
 VOC = {
-    "rcnn": "quick/voc_mini_stage2.yaml",
+    "rcnn": ["quick/voc_mini_stage2.yaml"],
     "mask2former": ["quick/voc_mini_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"],
 }
 

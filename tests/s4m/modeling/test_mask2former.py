@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
+from d2kit.config_files import compose_config
 from s4m import add_s4m_config
 from s4m.data.shapes import ShapesRecipe, draw_scene
 from s4m.engine.weights import TeacherStudentCheckpointer
@@ -235,7 +235,7 @@ def test_package_works_without_transformers(tmp_path):
     code = """
 import sys
 sys.modules["transformers"] = None
-from detectron2.config import get_cfg
+from d2kit.config_files import compose_config
 from detectron2.modeling import build_model
 import s4m
 cfg = get_cfg()
