@@ -13,7 +13,9 @@ from d2kit.rng import derive_seed
 from s4m.evaluation.reliability import Reliability
 from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.matching import Outcome
-from s4m.pseudo_labels.record import match_counts, match_rates
+from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.record import ImageRecord, match_counts, match_rates
+from s4m.sam import PromptableSegmenter
 
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 
@@ -61,36 +63,26 @@ class PseudoLabelQuality:
         self.class_names = list(class_names)
         self.threshold = threshold
         self.reliability = reliability
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every image."""
         self._totals = torch.zeros(len(self.class_names), len(_COLUMNS), dtype=torch.float64)
         self._matches = torch.zeros(len(Outcome) + 1, dtype=torch.int64)
         self._images = 0
 
-    def update(
-        self, records: Sequence[Any], truths: Sequence[Instances], crowds: Sequence[Instances | None] | None = None
-    ) -> None:
-        """Add images.
+    def add(self, record: ImageRecord, truth: Instances, crowds: Instances | None = None) -> None:
+        """Add an image.
 
         Args:
-            records: `s4m.pseudo_labels.record.ImageRecord`s.
-            truths: of each its annotations in the same frame, with gt_classes (-1 marks void) and gt_masks (BitMasks or
+            record: of its pseudo-labels.
+            truth: its annotations in the same frame, with gt_classes (-1 marks void) and gt_masks (BitMasks or
                 PolygonMasks).
-            crowds: of each its crowds, or None; None: there are none.
+            crowds: its crowds; None: there are none.
         """
-        for record, truth, some in zip(records, truths, crowds or [None] * len(records), strict=True):
-            self._add(record, truth, some)
-            self._images += 1
-            counts = match_counts([record])
-            if counts is not None:
-                self._matches += counts
-
-    def _add(self, record: Any, truth: Instances, crowds: Instances | None) -> None:
+        self._images += 1
+        counts = match_counts([record])
+        if counts is not None:
+            self._matches += counts
         masks = {"before": record.teacher_masks, "after": record.masks}
-        overlaps = {name: class_iou(some, record.classes, truth) for name, some in masks.items()}
-        unknown = {name: unjudged(some, record.classes, overlaps[name], truth, crowds) for name, some in masks.items()}
+        overlaps = {name: class_iou(kind, record.classes, truth) for name, kind in masks.items()}
+        unknown = {name: unjudged(kind, record.classes, overlaps[name], truth, crowds) for name, kind in masks.items()}
         used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
         used = used & ~(unknown["before"] & unknown["after"])
         values = {"labels": used, "refined": record.accepted & used}
@@ -102,7 +94,7 @@ class PseudoLabelQuality:
         if self.reliability is not None and record.confidence is not None:
             confidences = {"class score": record.scores, "calibrated confidence": record.confidence}
             known = ~unknown["after"]
-            self.reliability.update({name: some[known] for name, some in confidences.items()}, best[known])
+            self.reliability.update({name: value[known] for name, value in confidences.items()}, best[known])
         classes = record.classes.cpu()
         for name, value in values.items():
             self._totals[:, _COLUMNS.index(name)].index_add_(0, classes, value.detach().cpu().double())
@@ -138,14 +130,14 @@ def _figures(row: torch.Tensor, prefix: str, images: int) -> dict[str, float]:
 
 def evaluate_pseudo_labels(
     pairs: Iterable[tuple[dict[str, Any], Instances]],
-    labeler: Any,
-    segmenter: Any | None,
+    labeler: PseudoLabeler,
+    segmenter: PromptableSegmenter | None,
     class_names: Sequence[str],
     *,
     threshold: float = 0.5,
     prefix: str = "pseudo_labels/",
     reliability: Reliability | None = None,
-) -> tuple[dict[str, float], Any]:
+) -> tuple[dict[str, float], ImageRecord | None]:
     """Make pseudo-labels of annotated images and measure them.
 
     An image without a `seed` gets one by its position, so that the figures repeat and no global generator is touched.
@@ -153,8 +145,8 @@ def evaluate_pseudo_labels(
     Args:
         pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame
             (`crowds` too, if any), and the teacher's predictions on it. A generator keeps one image at a time.
-        labeler: a `s4m.pseudo_labels.pipeline.PseudoLabeler`.
-        segmenter: a `s4m.sam.PromptableSegmenter`, or None.
+        labeler: what makes the pseudo-labels.
+        segmenter: the frozen SAM; None: the teacher's masks stay.
         class_names: thing classes, by contiguous index.
         reliability: filled with the images' pseudo-labels where their confidence is calibrated.
 
@@ -167,7 +159,7 @@ def evaluate_pseudo_labels(
         weak = {name: value for name, value in entry.items() if name != "instances"}
         weak.setdefault("seed", derive_seed("pseudo-label quality", position))
         record = labeler.label([weak], [predictions], segmenter)[1].images[0]
-        quality.update([record], [entry["instances"]], [entry.get("crowds")])
+        quality.add(record, entry["instances"], entry.get("crowds"))
         example = record if record.selected else example
     return quality.compute(prefix), example
 

@@ -80,4 +80,4 @@ def boundary_losses(
         (n,) float32.
     """
     crops = object_crops(logits[:, None], targets.boxes[rows], scale)[:, 0]
-    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows], targets.valid[rows])
+    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows], valid=targets.valid[rows])

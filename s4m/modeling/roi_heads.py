@@ -260,4 +260,4 @@ class PseudoLabelROIHeads(StandardROIHeads):
             maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], *soft], dim=1))
             refined.append(labels.gt_refined[larger.gt_index])
         logits, valid = (F.pad(some, [margin] * 4) for some in (logits, valid))
-        return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid)
+        return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid=valid)

@@ -55,23 +55,18 @@ class Sam2Segmenter(PromptableSegmenter):
 
     def answer(
         self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        decoder, tokens = self.network.mask_decoder, []
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         coarse, finer = self._unfold(features)
         sparse, dense = self._embed_prompts(prompts)
-        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
-        try:
-            masks, quality, _, _ = decoder(
-                image_embeddings=coarse,
-                image_positional_embeddings=self._position(coarse),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-                high_resolution_features=finer,
-            )
-        finally:
-            hook.remove()
-        return masks[:, 0], quality[:, 0], tokens[0][:, 0].transpose(1, 2).reshape(coarse.shape)
+        masks, quality, _, _ = self.network.mask_decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=self._position(coarse),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=finer,
+        )
+        return masks[:, 0], quality[:, 0]
 
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.network.mask_decoder

@@ -27,22 +27,16 @@ class SamSegmenter(PromptableSegmenter):
 
     def answer(
         self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        decoder, tokens = self.network.mask_decoder, []
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         sparse, dense = self._embed_prompts(prompts)
-        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
-        try:
-            masks, quality = decoder(
-                # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
-                image_embeddings=features.new_zeros(1, 1, 1, 1),
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense + features,
-                multimask_output=multimask,
-            )
-        finally:
-            hook.remove()
-        return masks, quality, tokens[0].transpose(1, 2).reshape(features.shape)
+        return self.network.mask_decoder(
+            # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
+            image_embeddings=features.new_zeros(1, 1, 1, 1),
+            image_pe=self.network.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense + features,
+            multimask_output=multimask,
+        )
 
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.network.mask_decoder

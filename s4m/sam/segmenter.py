@@ -76,7 +76,7 @@ class PromptableSegmenter(ABC):
     @abstractmethod
     def answer(
         self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Answer N prompts, each with features of its own.
 
         Args:
@@ -85,12 +85,12 @@ class PromptableSegmenter(ABC):
             multimask: three masks a prompt, else one.
 
         Returns:
-            mask logits (N, M, s, s) of the whole input, quality (N, M), image tokens (N, *token_shape).
+            mask logits (N, M, s, s) of the whole input, and their quality (N, M).
         """
 
     @abstractmethod
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """Only the image tokens of `answer`."""
+        """The image tokens (N, *token_shape) after the mask decoder's last two-way block; arguments as of `answer`."""
 
     @torch.no_grad()
     def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
@@ -131,7 +131,6 @@ class PromptableSegmenter(ABC):
         multimask: bool = True,
         best: bool = False,
         enlarge: bool = True,
-        with_tokens: bool = False,
     ) -> list[Answer]:
         """Answer the prompts of a batch: those of one kind in one decoder call, chunked where memory asks for it.
 
@@ -142,7 +141,6 @@ class PromptableSegmenter(ABC):
             best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
             enlarge: False leaves masks as the decoder gives them, (N, M, s, s) of the whole input, for
                 `Frame.masks_to_image`: of many candidates only the chosen ones need the image's size.
-            with_tokens: answer with the decoder's image tokens too.
 
         Returns:
             B answers.
@@ -150,9 +148,9 @@ class PromptableSegmenter(ABC):
         if len(prompts) != len(embedding):
             raise ValueError(f"decode needs one Prompts an image: {len(prompts)} for {len(embedding)} images.")
         parts = defaultdict(list)
-        for image, features, some in self._calls(embedding, prompts):
+        for image, features, part in self._calls(embedding, prompts):
             with torch.autocast(self.device.type, enabled=False):
-                masks, quality, tokens = self.answer(features, some, multimask)
+                masks, quality = self.answer(features, part, multimask)
             if best:
                 quality, index = quality.max(dim=1, keepdim=True)
                 masks = masks[torch.arange(len(masks)), index[:, 0]][:, None]
@@ -160,9 +158,9 @@ class PromptableSegmenter(ABC):
                 rows = image == i
                 logits = masks[rows].float()
                 logits = embedding.frames[i].masks_to_image(logits) if enlarge else logits
-                parts[i].append((logits, quality[rows].float(), tokens[rows].float() if with_tokens else None))
+                parts[i].append((logits, quality[rows].float()))
         count = 3 if multimask and not best else 1
-        return [self._assemble(parts[i], embedding[i], count, with_tokens) for i in range(len(embedding))]
+        return [self._assemble(parts[i], embedding.image_sizes[i], count) for i in range(len(embedding))]
 
     def iter_tokens(
         self, embedding: Embedding, prompts: Sequence[Prompts], chunk: int = 0
@@ -213,17 +211,14 @@ class PromptableSegmenter(ABC):
                 features = embedding.features[images[rows].to(embedding.features.device)]
                 yield images[rows], features.to(self.device).float(), joint[rows]
 
-    def _assemble(self, parts: list[tuple], embedding: Embedding, count: int, with_tokens: bool) -> Answer:
+    def _assemble(self, parts: list[tuple], image_size: tuple[int, int], count: int) -> Answer:
+        """One answer about an image of the decoder calls' parts, with `count` masks for each prompt."""
         if not parts:
-            sizes = (count, *embedding.image_sizes[0]), (count,), self.token_shape(embedding.features)
+            sizes = (count, *image_size), (count,)
             parts = [tuple(torch.zeros(0, *size, device=self.device) for size in sizes)]
-        masks, quality, tokens = zip(*parts, strict=True)
-        return Answer(
-            masks[0] if len(masks) == 1 else torch.cat(masks),  # a copy less of what is large
-            torch.cat(quality),
-            torch.cat(tokens) if with_tokens else None,
-            embedding.valid[0],
-        )
+        if len(parts) == 1:
+            return Answer(*parts[0])  # without a copy of the masks, which are large
+        return Answer(*map(torch.cat, zip(*parts, strict=True)))
 
 
 # S4M.SAM.NAME -> function (name, checkpoint, device, chunk) that builds the segmenter; a new kind adds itself here.

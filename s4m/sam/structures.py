@@ -128,14 +128,10 @@ class Answer:
         masks: (N, M, H, W) float32 mask logits at the image's size; above 0 is the object. M is 3, or 1 where a single
             mask was asked for.
         quality: (N, M) float32 predicted IoU of each mask.
-        tokens: (N, C, h, w) float32 image tokens after the decoder's last two-way block, on request.
-        valid: rows, columns of the token grid that the image covers, as in `Embedding.valid`.
     """
 
     masks: torch.Tensor
     quality: torch.Tensor
-    tokens: torch.Tensor | None = None
-    valid: tuple[float, float] | None = None
 
 
 @dataclass

@@ -32,7 +32,7 @@ class FakeSegmenter:
         self.encoded.append(len(images))
         return FakeEmbedding(images)
 
-    def decode(self, embedding, prompts, *, multimask=True, best=False, with_tokens=False):
+    def decode(self, embedding, prompts, *, multimask=True, best=False):
         assert multimask
         assert len(embedding) == len(prompts)
         self.decoded.append([tuple(prompt.points.shape) for prompt in prompts])

@@ -88,15 +88,17 @@ def test_shapes(segmenter):
     assert embedding.image_sizes == list(SIZES.values())
     rows, columns = embedding.features.shape[2:]
     for multimask in (True, False):
-        answers = segmenter.decode(embedding, prompts, multimask=multimask, with_tokens=True)
+        answers = segmenter.decode(embedding, prompts, multimask=multimask)
         for answer, some, size in zip(answers, prompts, SIZES.values(), strict=True):
             count = 3 if multimask else 1
             assert answer.masks.shape == (len(some), count, *size) and answer.masks.dtype == torch.float32
             assert answer.quality.shape == (len(some), count)
-            assert answer.tokens.shape == (len(some), *segmenter.token_shape(embedding.features))
-            assert answer.tokens.shape[2:] == (rows, columns)
-            assert 0 < answer.valid[0] <= rows and 0 < answer.valid[1] <= columns
-            assert answer.masks.isfinite().all() and answer.tokens.isfinite().all()
+            assert answer.masks.isfinite().all()
+    assert all(0 < height <= rows and 0 < width <= columns for height, width in embedding.valid)
+    for index, chunk, tokens in segmenter.iter_tokens(embedding, prompts, chunk=8):
+        assert chunk == slice(0, len(prompts[index])) and tokens.isfinite().all()
+        assert tokens.shape == (len(prompts[index]), *segmenter.token_shape(embedding.features))
+        assert tokens.shape[2:] == (rows, columns)
     assert segmenter.decode(embedding, [points()] * 4, best=True)[0].masks.shape == (0, 1, 64, 64)
 
 
@@ -157,7 +159,7 @@ class Locator:
         wanted = wanted or [sparse[:, 0] - self.kinds[1]]
         likeness = torch.stack([torch.einsum("nc,hwc->nhw", one, self.position) for one in wanted]).amax(0)
         masks = likeness[:, None] / (self.position.shape[-1] / 2) - 0.8
-        return masks, torch.ones(len(prompts), 1), torch.zeros(len(prompts), 1, 1, 1)
+        return masks, torch.ones(len(prompts), 1)
 
 
 @pytest.fixture
@@ -217,24 +219,22 @@ def test_answers_depend_on_image_point_and_label(segmenter):
 
 def test_a_batch_equals_its_images_one_by_one(segmenter):
     images, prompts = mixed()
-    together = segmenter.decode(segmenter.encode(images), prompts, with_tokens=True)
+    together = segmenter.decode(segmenter.encode(images), prompts)
     for image, some, answer in zip(images, prompts, together, strict=True):
-        alone = segmenter.decode(segmenter.encode([image]), [some], with_tokens=True)[0]
-        close(answer, alone)
-        torch.testing.assert_close(answer.tokens, alone.tokens, rtol=1e-3, atol=5e-3)
+        close(answer, segmenter.decode(segmenter.encode([image]), [some])[0])
 
 
-def test_chunks_and_streamed_tokens_change_nothing(segmenter, monkeypatch):
+def test_chunks_and_streamed_tokens_change_nothing(segmenter, decoder_tokens, monkeypatch):
     images, prompts = mixed()
     embedding = segmenter.encode(images)
-    whole = segmenter.decode(embedding, prompts, with_tokens=True)
+    whole, tokens_of = segmenter.decode(embedding, prompts), decoder_tokens(segmenter, embedding, prompts)
     monkeypatch.setattr(segmenter, "chunk", 2)
     for one, other in zip(segmenter.decode(embedding, prompts), whole, strict=True):
         close(one, other)
     streamed = [(index, rows) for index, rows, _ in segmenter.iter_tokens(embedding, prompts)]
     assert streamed == [(0, slice(0, 2)), (0, slice(2, 3)), (2, slice(0, 2)), (3, slice(0, 1))]
     for index, rows, tokens in segmenter.iter_tokens(embedding, prompts):
-        torch.testing.assert_close(tokens, whole[index].tokens[rows], rtol=1e-3, atol=5e-3)
+        torch.testing.assert_close(tokens, tokens_of[index][rows], rtol=1e-3, atol=5e-3)
 
 
 def test_the_embedding_cache_equals_no_cache(segmenter, tmp_path):
@@ -268,9 +268,9 @@ def test_it_is_frozen(segmenter):
     assert not any(parameter.requires_grad for parameter in segmenter.network.parameters())
     images, prompts = mixed()
     embedding = segmenter.encode(images)
-    answers = segmenter.decode(embedding, prompts, with_tokens=True)
+    answers = segmenter.decode(embedding, prompts)
     tokens = [part for _, _, part in segmenter.iter_tokens(embedding, prompts)]
-    kept = [embedding.features, *tokens, *(part for a in answers for part in (a.masks, a.quality, a.tokens))]
+    kept = [embedding.features, *tokens, *(part for a in answers for part in (a.masks, a.quality))]
     assert not any(value.requires_grad for value in kept)
     for key, value in segmenter.network.state_dict().items():
         assert torch.equal(value, weights[key]), key

@@ -42,10 +42,10 @@ def test_tokens_are_what_the_transformer_returns(small_sam, monkeypatch):
     forward = transformer.forward
     monkeypatch.setattr(transformer, "forward", lambda *args: seen.append(forward(*args)) or seen[-1])
     prompts = Prompts(torch.tensor([[[10.0, 10]], [[50.0, 20]]]), torch.ones(2, 1))
-    answer = segmenter.decode(segmenter.encode([image]), [prompts], with_tokens=True)[0]
-    rows = answer.tokens.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(rows, seen[0][1])
-    assert not transformer._forward_hooks
+    embedding = segmenter.encode([image])
+    segmenter.decode(embedding, [prompts])
+    ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts])
+    torch.testing.assert_close(tokens.flatten(2).transpose(1, 2), seen[0][1])
 
 
 def use_small_models(small_sam, monkeypatch):
@@ -106,7 +106,8 @@ def test_vit_b_of_published_layout(tmp_path):
     assert segmenter.side == 1024
     features = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
     prompts = Prompts(torch.tensor([[[500.0, 300]]]), torch.ones(1, 1))
-    masks, quality, tokens = segmenter.answer(features, prompts, True)
+    masks, quality = segmenter.answer(features, prompts, True)
+    tokens = segmenter.image_tokens(features, prompts)
     assert masks.shape == (1, 3, 256, 256) and quality.shape == (1, 3) and tokens.shape == features.shape
     assert guess_model(torch.load(path, weights_only=True, mmap=True)) == "vit_b"
     with pytest.raises(ValueError, match="not a checkpoint of vit_h; it seems to be one of vit_b"):
