@@ -97,7 +97,7 @@ def match_candidates(
         of each image its candidates and which of them were taken.
     """
     images = list(zip(instances, embedding.frames, views or [None] * len(instances), strict=True))
-    answers = segmenter.decode(embedding, point_prompts(points, views), multimask=True, enlarge=False)
+    answers = segmenter.decode(embedding, point_prompts(points, views), enlarge=False)
     offered = [_candidates(answer, *image) for answer, image in zip(answers, images, strict=True)]
     first = replace(guards, merge=guards.merge and not guards.box)
     found = [(some, _match(image[0], some, first)) for some, image in zip(offered, images, strict=True)]
@@ -108,7 +108,7 @@ def match_candidates(
     if not left:
         return found
     prompts = [box_prompts(instances[i].pred_boxes.tensor[rows], images[i][2]) for i, rows in left.items()]
-    answers = segmenter.decode(embedding[list(left)], prompts, multimask=True, enlarge=False)
+    answers = segmenter.decode(embedding[list(left)], prompts, enlarge=False)
     for (i, rows), answer in zip(left.items(), answers, strict=True):
         every = offered[i].behind(rows.to(offered[i].masks.device), _candidates(answer, *images[i]))
         found[i] = every, _match(instances[i], every, guards)

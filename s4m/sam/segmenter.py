@@ -74,18 +74,15 @@ class PromptableSegmenter(ABC):
         """Images (3, h, w) float RGB in 0..255, already resized to their frames -> features (B, C, h, w)."""
 
     @abstractmethod
-    def answer(
-        self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         """Answer N prompts, each with features of its own.
 
         Args:
             features: (N, C, h, w).
-            prompts: in pixels of the network's input; masks (N, side, side).
-            multimask: three masks a prompt, else one.
+            prompts: in pixels of the network's input.
 
         Returns:
-            mask logits (N, M, s, s) of the whole input, and their quality (N, M).
+            logits (N, 3, s, s) of three masks of the whole input (part, whole, more), and their quality (N, 3).
         """
 
     @abstractmethod
@@ -128,7 +125,6 @@ class PromptableSegmenter(ABC):
         embedding: Embedding,
         prompts: Sequence[Prompts],
         *,
-        multimask: bool = True,
         best: bool = False,
         enlarge: bool = True,
     ) -> list[Answer]:
@@ -137,7 +133,6 @@ class PromptableSegmenter(ABC):
         Args:
             embedding: of B images.
             prompts: one for each image; N = 0 is fine and costs no decoder call.
-            multimask: three masks a prompt (part, whole, more), else one.
             best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
             enlarge: False leaves masks as the decoder gives them, (N, M, s, s) of the whole input, for
                 `Frame.masks_to_image`: of many candidates only the chosen ones need the image's size.
@@ -150,7 +145,7 @@ class PromptableSegmenter(ABC):
         parts = defaultdict(list)
         for image, features, part in self._calls(embedding, prompts):
             with torch.autocast(self.device.type, enabled=False):
-                masks, quality = self.answer(features, part, multimask)
+                masks, quality = self.answer(features, part)
             if best:
                 quality, index = quality.max(dim=1, keepdim=True)
                 masks = masks[torch.arange(len(masks)), index[:, 0]][:, None]
@@ -159,7 +154,7 @@ class PromptableSegmenter(ABC):
                 logits = masks[rows].float()
                 logits = embedding.frames[i].masks_to_image(logits) if enlarge else logits
                 parts[i].append((logits, quality[rows].float()))
-        count = 3 if multimask and not best else 1
+        count = 1 if best else 3
         return [self._assemble(parts[i], embedding.image_sizes[i], count) for i in range(len(embedding))]
 
     def iter_tokens(

@@ -61,13 +61,11 @@ def mixed():
     """Images of every size and prompts of every kind, one image without any."""
     height, width = SIZES["narrow"]
     box = torch.tensor([[10.0, 20, 40, 100], [0, 0, 49, 129]])
-    mask = torch.full((1, *SIZES["small"]), -5.0)
-    mask[:, 4:12, 8:20] = 5
     prompts = [
         points((10, 10), (50, 30), (63, 63)),
         points(),
         Prompts(torch.tensor([[[20.0, 50], [30, 60]]] * 2), torch.tensor([[1, 0]] * 2), boxes=box),
-        Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), masks=mask),
+        Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), boxes=torch.tensor([[8.0, 4, 20, 12]])),
     ]
     return [noise(size, seed) for seed, size in enumerate(SIZES.values())], prompts
 
@@ -87,10 +85,10 @@ def test_shapes(segmenter):
     embedding = segmenter.encode(images)
     assert embedding.image_sizes == list(SIZES.values())
     rows, columns = embedding.features.shape[2:]
-    for multimask in (True, False):
-        answers = segmenter.decode(embedding, prompts, multimask=multimask)
+    for best in (True, False):
+        answers = segmenter.decode(embedding, prompts, best=best)
         for answer, some, size in zip(answers, prompts, SIZES.values(), strict=True):
-            count = 3 if multimask else 1
+            count = 1 if best else 3
             assert answer.masks.shape == (len(some), count, *size) and answer.masks.dtype == torch.float32
             assert answer.quality.shape == (len(some), count)
             assert answer.masks.isfinite().all()
@@ -99,7 +97,6 @@ def test_shapes(segmenter):
         assert chunk == slice(0, len(prompts[index])) and tokens.isfinite().all()
         assert tokens.shape == (len(prompts[index]), *segmenter.token_shape(embedding.features))
         assert tokens.shape[2:] == (rows, columns)
-    assert segmenter.decode(embedding, [points()] * 4, best=True)[0].masks.shape == (0, 1, 64, 64)
 
 
 def input_scale(segmenter, size: tuple[int, int]) -> tuple[float, float]:
@@ -151,7 +148,7 @@ class Locator:
             self.kinds = torch.cat([part.weight for part in network.prompt_encoder.point_embeddings])
             self.position = network.prompt_encoder.pe_layer._pe_encoding(grid)
 
-    def __call__(self, features, prompts, multimask):
+    def __call__(self, features, prompts):
         sparse, _ = self.segmenter._embed_prompts(prompts)
         sparse = sparse.reshape(len(prompts), -1, sparse.shape[-1])
         # Of a point its own encoding; of a box those of its corners.
@@ -172,7 +169,7 @@ def locating(untrained, monkeypatch):
 def test_a_point_gives_a_mask_that_holds_it(locating, size):
     height, width = size
     where = [(width // 2, height // 3), (3, 4), (width - 1, height - 1), (0, height - 1)]
-    answer = locating.decode(locating.encode([noise(size)]), [points(*where)], multimask=False)[0]
+    answer = locating.decode(locating.encode([noise(size)]), [points(*where)])[0]
     one_input_pixel = 1 / np.array(input_scale(locating, size))
     for (x, y), (mask,) in zip(where, answer.masks, strict=True):
         assert mask[y, x] > 0, (x, y)
@@ -187,7 +184,7 @@ def test_a_box_gives_its_corners(locating, size):
     corners = [(2, 3), (width - 5, height - 4)]
     box = torch.tensor([[*corners[0], *corners[1]]], dtype=torch.float32)
     prompts = Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), boxes=box)
-    (mask,) = locating.decode(locating.encode([noise(size)]), [prompts], multimask=False)[0].masks[0]
+    (mask,) = locating.decode(locating.encode([noise(size)]), [prompts])[0].masks[0]
     for x, y in corners:
         assert mask[y, x] > 0 and mask[y, x] > mask[y, width - 1 - x]
 

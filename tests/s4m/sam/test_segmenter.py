@@ -96,8 +96,8 @@ def test_decoder_calls(tiny, monkeypatch):
     assert calls == []
     assert [tuple(answer.masks.shape) for answer in answers] == [(0, 3, 96, 160)] * 3
     assert answers[0].quality.shape == (0, 3)
-    single = tiny.decode(embedding, [points()] * 3, multimask=False)
-    assert single[0].masks.shape == (0, 1, 96, 160)
+    best = tiny.decode(embedding, [points()] * 3, best=True)
+    assert best[0].masks.shape == (0, 1, 96, 160)
 
 
 def test_best_is_the_mask_of_highest_predicted_iou(tiny):
@@ -107,19 +107,14 @@ def test_best_is_the_mask_of_highest_predicted_iou(tiny):
     quality, index = every.quality.max(dim=1)
     torch.testing.assert_close(best.quality[:, 0], quality)
     torch.testing.assert_close(best.masks[:, 0], every.masks[torch.arange(2), index])
-    assert tiny.decode(embedding, prompts, multimask=False)[0].masks.shape[1] == 1
 
 
-def test_negative_points_and_masks_as_prompts(tiny):
+def test_negative_points_as_prompts(tiny):
     height, width, box = SCENES["wide"]
     embedding = tiny.encode([square_image(height, width, box)])
     both = Prompts(torch.tensor([[[120.0, 70], [20, 20]]]), torch.tensor([[1, 0]]))
     mask = tiny.decode(embedding, [both], best=True)[0].masks[0, 0] > 0
     assert mask[70, 120] and not mask[20, 20]
-    rough = torch.full((1, height, width), -8.0)
-    rough[:, box[1] : box[3] - 3, box[0] + 3 : box[2]] = 8
-    asked = Prompts(torch.tensor([[[110.0, 60], [120, 70], [130, 80]]]), torch.ones(1, 3), masks=rough)
-    assert iou(tiny.decode(embedding, [asked], best=True)[0].masks[0, 0] > 0, box) > 0.8
 
 
 def test_streamed_tokens_are_those_of_decode(tiny, decoder_tokens):
@@ -224,7 +219,7 @@ def test_bad_input_is_refused(tiny):
         Prompts(torch.zeros(2, 3, 2), torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"boxes must be \(2, 4\)"):
         Prompts(torch.zeros(2, 3, 2), torch.ones(2, 3), boxes=torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="need boxes or masks"):
+    with pytest.raises(ValueError, match="need boxes"):
         Prompts(torch.zeros(2, 0, 2), torch.ones(2, 0))
     with pytest.raises(ValueError, match="S4M.SAM.NAME is 'vit_x'.*tiny, vit_b, vit_h, vit_l"):
         build_segmenter("vit_x")
