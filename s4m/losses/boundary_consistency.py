@@ -55,7 +55,7 @@ def _repeat(step: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor, ra
 
 def dilate(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     """Greatest value of maps (N, H, W) within the radius (N,) in cells, in rows and columns; differentiable."""
-    return _repeat(lambda some: F.max_pool2d(some, 3, stride=1, padding=1), maps, radius)
+    return _repeat(lambda stack: F.max_pool2d(stack, 3, stride=1, padding=1), maps, radius)
 
 
 def soft_boundary(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def sam_certainty(sam: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     Averaged, because at the outline itself p is 1/2 even where SAM is sure of the outline.
     """
     return _repeat(
-        lambda some: F.avg_pool2d(some, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
+        lambda stack: F.avg_pool2d(stack, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
     )
 
 

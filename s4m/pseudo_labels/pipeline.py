@@ -220,7 +220,7 @@ def to_targets(labels: Instances, with_maps: bool = False) -> Instances:
 
 def _learned(targets: Sequence[Instances]) -> int:
     """Instances that are no ignored regions."""
-    return sum(int((some.gt_classes >= 0).sum()) for some in targets)
+    return sum(int((labels.gt_classes >= 0).sum()) for labels in targets)
 
 
 def _guards(matching: CfgNode) -> Guards:

@@ -91,8 +91,8 @@ class Sam2Segmenter(PromptableSegmenter):
 def _name(config: object) -> tuple[str, str]:
     """Version ("sam2", "sam2.1", or "" where it does not tell) and size ("" if unknown) of a transformers config."""
     backbone = config.vision_config.backbone_config
-    found = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
-    size = next((size for size, facts in _SIZES.items() if facts == found), "")
+    facts = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
+    size = next((size for size, known in _SIZES.items() if known == facts), "")
     # Only the configuration of the video model, which is what is published, tells the versions apart.
     version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
     return version, size

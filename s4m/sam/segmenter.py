@@ -104,8 +104,8 @@ class PromptableSegmenter(ABC):
         features = []
         with torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(images), batch):
-                some = zip(images[start : start + batch], frames[start : start + batch], strict=True)
-                features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in some]))
+                part = zip(images[start : start + batch], frames[start : start + batch], strict=True)
+                features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in part]))
         return Embedding(torch.cat(features), frames)
 
     def _default_batch(self) -> int:
@@ -171,11 +171,11 @@ class PromptableSegmenter(ABC):
         Yields:
             index of the image, the prompts' rows, tokens (n, C, h, w) float32; see `Embedding.valid` for padded cells.
         """
-        for i, some in enumerate(prompts):
+        for i, questions in enumerate(prompts):
             frame, features = embedding.frames[i], embedding.features[i : i + 1].to(self.device)
             step = chunk or self._chunk(features)
-            for start in range(0, len(some), step):
-                part = some[start : start + step].to_input(frame, self.device)
+            for start in range(0, len(questions), step):
+                part = questions[start : start + step].to_input(frame, self.device)
                 yield i, slice(start, start + len(part)), self._tokens(features, part)
 
     # Not on the generator: torch's wrapper of one would keep the last chunk while the next is made.
@@ -193,9 +193,9 @@ class PromptableSegmenter(ABC):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Prompts]]:
         """Chunks of prompts of one kind: their images (n,), features (n, C, h, w), and they in the network's input."""
         kinds = defaultdict(list)
-        for i, some in enumerate(prompts):
-            if len(some):
-                kinds[some.kind].append(i)
+        for i, questions in enumerate(prompts):
+            if len(questions):
+                kinds[questions.kind].append(i)
         step = self._chunk(embedding.features)
         for members in kinds.values():
             joint = Prompts.cat([prompts[i].to_input(embedding.frames[i], self.device) for i in members])
