@@ -17,16 +17,16 @@ from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import ImageRecord, match_counts, match_rates
 from s4m.sam import PromptableSegmenter
 
+_LEAST_IOU = 0.5  # of a match of pseudo-label and ground truth, inclusive
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 
 
-def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+def match_greedily(iou: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """One-to-one matches of pseudo-labels to ground truth, the best scored choosing first.
 
     Args:
         iou: (N, M), zero where the classes differ.
         scores: (N,).
-        threshold: least IoU of a match, inclusive.
 
     Returns:
         (N,) int64 index of the matched ground truth, -1 for none, on the CPU.
@@ -37,7 +37,7 @@ def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0
         return matches
     for index in scores.detach().cpu().argsort(descending=True, stable=True).tolist():
         best, truth = table[index].max(dim=0)
-        if best >= threshold:
+        if best >= _LEAST_IOU:
             matches[index] = truth
             table[:, truth] = -1.0
     return matches
@@ -47,7 +47,7 @@ class PseudoLabelQuality:
     """Accumulates precision, recall and mean IoU of pseudo-labels over images, and over processes when computed.
 
     A pseudo-label is right when its mask overlaps a ground truth of its class, not taken by a better scored one, with
-    an IoU of `threshold` or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
+    an IoU of 0.5 or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
     it overlaps most, zero where there is none: over the same pseudo-labels before and after SAM, so comparable.
 
     Those that calibration ignores count as if they were not there, and so do those in void or crowds of their class
@@ -55,13 +55,11 @@ class PseudoLabelQuality:
 
     Args:
         class_names: thing classes, by contiguous index.
-        threshold: least IoU of a match.
         reliability: compares the scores and confidences of all pseudo-labels with their IoU; None: nothing does.
     """
 
-    def __init__(self, class_names: Sequence[str], threshold: float = 0.5, reliability: Reliability | None = None):
+    def __init__(self, class_names: Sequence[str], reliability: Reliability | None = None):
         self.class_names = list(class_names)
-        self.threshold = threshold
         self.reliability = reliability
         self._totals = torch.zeros(len(self.class_names), len(_COLUMNS), dtype=torch.float64)
         self._matches = torch.zeros(len(Outcome) + 1, dtype=torch.int64)
@@ -89,7 +87,7 @@ class PseudoLabelQuality:
         values["rejected"] = ~record.accepted & used & record.asked
         for name, iou in overlaps.items():
             best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
-            values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores, self.threshold) >= 0
+            values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores) >= 0
             values[f"iou_{name}"] = best * used
         if self.reliability is not None and record.confidence is not None:
             confidences = {"class score": record.scores, "calibrated confidence": record.confidence}
@@ -134,7 +132,6 @@ def evaluate_pseudo_labels(
     segmenter: PromptableSegmenter | None,
     class_names: Sequence[str],
     *,
-    threshold: float = 0.5,
     prefix: str = "pseudo_labels/",
     reliability: Reliability | None = None,
 ) -> tuple[dict[str, float], ImageRecord | None]:
@@ -154,7 +151,7 @@ def evaluate_pseudo_labels(
         the figures of `PseudoLabelQuality.compute`, and the record of the last image that had a pseudo-label (None if
         no image had one), for an overlay.
     """
-    quality, example = PseudoLabelQuality(class_names, threshold, reliability), None
+    quality, example = PseudoLabelQuality(class_names, reliability), None
     for position, (entry, predictions) in enumerate(pairs):
         weak = {name: value for name, value in entry.items() if name != "instances"}
         weak.setdefault("seed", derive_seed("pseudo-label quality", position))
