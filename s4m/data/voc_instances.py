@@ -72,14 +72,14 @@ def read_voc(root: str | os.PathLike, name: str) -> ObjectMap:
         raise ValueError(f"'{path}' is {objects.shape}, but its SegmentationClass is {classes.shape}")
     void = (objects == _VOID) | (classes == _VOID) | ((objects == 0) & (classes > 0))
     ids = np.where(void, 0, objects)
-    classes = {}
+    class_of = {}
     for key in (int(key) for key in np.unique(ids) if key):
         counts = np.bincount(classes[ids == key], minlength=_VOID + 1)
         counts[0] = 0
-        classes[key] = int(counts.argmax())
-        if not 1 <= classes[key] <= len(VOC_CLASSES):
+        class_of[key] = int(counts.argmax())
+        if not 1 <= class_of[key] <= len(VOC_CLASSES):
             raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in SegmentationClass")
-    return ObjectMap(ids, classes, void)
+    return ObjectMap(ids, class_of, void)
 
 
 def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
