@@ -10,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from d2kit.files import atomic_write, load_weights
+from d2kit.finite import non_finite
 
 _NUMPY_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -36,7 +37,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def _require_finite(weights: dict[str, torch.Tensor], name: str) -> None:
-    bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = non_finite(weights)
     if bad:
         raise FloatingPointError(
             f"{len(bad)} weights are not finite, the first '{bad[0]}': {name} is not saved, the last checkpoint stays."

@@ -14,14 +14,19 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """Compressed RLE and box of a mask.
+    """What COCO's annotation says of a mask; see `describe_rle`.
 
     Args:
         mask: (H, W) bool or uint8 of 0 and 1.
+    """
+    return describe_rle(mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def describe_rle(rle: dict) -> dict:
+    """What COCO's annotation says of the mask of a compressed RLE, as pycocotools gives it.
 
     Returns:
-        `segmentation` that json can hold, and `bbox` (x, y, width, height) in pixels.
+        `area` in pixels, `bbox` (x, y, width, height) in pixels, and the RLE as a `segmentation` that json can hold.
     """
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segmentation = {"size": list(rle["size"]), "counts": rle["counts"].decode()}
-    return {"segmentation": segmentation, "bbox": mask_util.toBbox(rle).tolist()}
+    segmentation = {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return {"area": int(mask_util.area(rle)), "bbox": mask_util.toBbox(rle).tolist(), "segmentation": segmentation}

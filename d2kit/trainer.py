@@ -27,6 +27,11 @@ def wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
     )
 
 
+def unwrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
+    """The model without the wrapper of DistributedDataParallel, if it has one."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def usable_amp(cfg: CfgNode) -> bool:
     """Whether to train with AMP: as configured, but fp32 with one warning where the device cannot."""
     if cfg.SOLVER.AMP.ENABLED and not (torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")):
@@ -66,8 +71,7 @@ class ResumableTrainer(DefaultTrainer):
     @property
     def network(self) -> torch.nn.Module:
         """The model without the DDP wrapper."""
-        model = self._trainer.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
+        return unwrap_ddp(self._trainer.model)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -30,8 +30,9 @@ from s4m.losses.structural_distillation import (
 from s4m.pseudo_labels.masks import tight_boxes
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.pseudo_labels.refinement import Source, refine, replace_masks
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import SEGMENTERS, Embedding, PromptableSegmenter, Prompts, build_segmenter, mobile_sam
-from s4m.sam.embedding_cache import EmbeddingCache, ViewTransform
+from s4m.sam.embedding_cache import EmbeddingCache
 from s4m.sam.segment_anything import SamSegmenter
 
 _POINTS = 3  # drawn from each mask

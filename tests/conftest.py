@@ -194,7 +194,7 @@ def small_cfg(small_options):
     from detectron2.config import get_cfg
 
     from s4m import add_s4m_config
-    from s4m.data.image_folder import resolve_config_datasets
+    from s4m.data.datasets_by_path import resolve_config_datasets
 
     def make(name: str = "quick/shapes_student.yaml", *, semi: bool = True, **more):
         cfg = get_cfg()

@@ -18,10 +18,10 @@ from detectron2.utils.logger import setup_logger
 from d2kit.config_files import compose_config
 from d2kit.trainer import fixed_seed
 from istd import add_istd_config
-from istd.data.datasets import resolve_datasets
+from istd.data.datasets import resolve_config_datasets as resolve_istd_datasets
 from istd.engine.trainer import ISTDTrainer
 from s4m import add_s4m_config
-from s4m.data.image_folder import resolve_config_datasets
+from s4m.data.datasets_by_path import resolve_config_datasets as resolve_s4m_datasets
 from s4m.engine.schedule import scale_schedule
 from s4m.engine.trainer import S4MTrainer
 
@@ -46,8 +46,7 @@ def setup(args) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.SEED = fixed_seed(cfg)
     cfg.freeze()
-    resolve_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VALIDATION, *cfg.DATASETS.TEST])
-    resolve_config_datasets(cfg)
+    (resolve_istd_datasets if trainer_class(cfg) is ISTDTrainer else resolve_s4m_datasets)(cfg)
     cfg = scale_schedule(cfg)
     default_setup(cfg, args)
     return cfg

@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from d2kit.datasets import Form, locate, resolve, resolve_config
 from istd.data.images import SizeMismatch, find_image, image_name, image_size
 from istd.data.points import PointsOf
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "sirst:"
 CHARACTERISTICS = "characteristics.csv"
 OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch")
 
@@ -80,34 +81,31 @@ def register_sirst(name: str, root: str | os.PathLike, split: str, **options) ->
     MetadataCatalog.get(name).set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root))
 
 
-def resolve_dataset(name: str) -> str:
-    """Register a data set that is named by its path, and return the name for Detectron2's catalog.
+def _register_by_path(name: str, root: str, split: str, text: str | None) -> None:
+    options = dict(part.partition("=")[::2] for part in (text or "").split(",") if part)
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise ValueError(f"data set '{name}' has no option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}")
+    register_sirst(name, locate(root, name), split, **options)
 
-    "sirst:ROOT:SPLIT" or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of `load_sirst`, for example
-    "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". Other names are returned as they are, and naming
-    one twice is fine.
 
-    Raises:
-        ValueError: the name does not have that form.
-    """
-    if not name.startswith(PREFIX) or name in DatasetCatalog.list():
-        return name
-    root, _, rest = name[len(PREFIX) :].partition(":")
-    split, _, text = rest.partition(":")
-    options = dict(part.partition("=")[::2] for part in text.split(",") if part)
-    unknown = set(options) - set(OPTIONS)
-    if not root or not split or unknown:
-        raise ValueError(
-            f"data set '{name}' is not of the form sirst:ROOT:SPLIT or sirst:ROOT:SPLIT:OPTION=VALUE,... with the "
-            f"options {', '.join(OPTIONS)}."
-        )
-    register_sirst(name, root, split, **options)
-    return name
+FORMS = (Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", "sirst:([^:]+):([^:]+)(?::(.*))?", _register_by_path),)
 
 
 def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
-    """`resolve_dataset` for each of cfg.DATASETS.TRAIN or TEST."""
-    return tuple(resolve_dataset(name) for name in names)
+    """Register the names that name a data set by its path; see `d2kit.datasets.resolve`.
+
+    Args:
+        names: registered names, "sirst:ROOT:SPLIT", or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of
+            `load_sirst`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". A relative root
+            that does not exist from here is looked up under the environment variable DETECTRON2_DATASETS.
+    """
+    return resolve(names, FORMS)
+
+
+def resolve_config_datasets(cfg: CfgNode) -> None:
+    """Register what DATASETS.TRAIN, VALIDATION and TEST name by path; cfg stays as it is. Errors name the key."""
+    resolve_config(cfg, ("TRAIN", "VALIDATION", "TEST"), FORMS)
 
 
 def _split_file(root: Path, split: str) -> Path:

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
+from d2kit.datasets import errors_name
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
 from istd.clusters import ClusterTable, make_clusters
@@ -24,13 +25,9 @@ logger = logging.getLogger(__name__)
 
 def load_datasets(names: Sequence[str], key: str) -> list[dict]:
     """Dataset dicts of several registered or path-named data sets; errors name the configuration key."""
-    try:
+    with errors_name(key):
         resolve_datasets(names)
         return [record for name in names for record in DatasetCatalog.get(name)]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
 
 
 def build_test_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:

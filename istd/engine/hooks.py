@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from d2kit.finite import require_finite_losses
 from istd.data.mapper import ISTDMapper
 from istd.engine.bilevel import LOSSES, Forward, batch_loss, outer_gradients
 from istd.engine.data import TrainingData
@@ -110,9 +111,8 @@ class OuterStep(HookBase):
         options = {"loss": self._model.loss, "temperature": self._model.options["temperature"]}
         outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", **options)
         inner = batch_loss(self._forward(train), alpha, **options)
-        if not torch.isfinite(outer + inner):
-            names = ", ".join(str(image["file_name"]) for image in [*validation, *train])
-            raise FloatingPointError(f"Training stopped: the outer loss is not finite for the images {names}.")
+        losses = {"outer loss": outer, "inner loss": inner}
+        require_finite_losses(losses, lambda: [str(image["file_name"]) for image in [*validation, *train]])
         found = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)
         for parameter, gradient in zip(self._theta, found.theta, strict=True):
             parameter.grad = gradient

@@ -16,12 +16,11 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.accumulate import with_accumulation
 from d2kit.files import atomic_write
 from d2kit.hooks import BestCheckpointer
-from d2kit.trainer import ResumableTrainer
+from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
 from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.labels import remove
@@ -212,7 +211,7 @@ class ISTDTrainer(ResumableTrainer):
         Returns:
             {data set: {"istd": {"IoU", "nIoU", "Pd", "Fa", ...}, "istd_teacher": ...}}; empty but on process 0.
         """
-        model = model.module if isinstance(model, DistributedDataParallel) else model
+        model = unwrap_ddp(model)
         results = OrderedDict()
         for number, name in enumerate(cfg.DATASETS.TEST):
             evaluator = evaluators[number] if evaluators else cls.build_evaluator(cfg, name)

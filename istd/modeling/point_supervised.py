@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from d2kit.ema import update_ema
+from d2kit.finite import require_finite_losses
 from istd.losses import SUPERVISION, inner_losses, sample_weights, supervise
 from istd.modeling.backbones import Network, build_network, frozen_statistics, pad_to_multiple
 from istd.modeling.batch import Batch, batch_key, of_all_processes
@@ -179,7 +180,7 @@ class PointSupervisedISTD(nn.Module):
         else:
             teacher = self.network.head(self.network.encoder(batch.images), tuple(batch.images.shape[-2:]))
             losses = {"loss_mask": (weights * supervise(teacher, batch.targets, self.loss)).mean()}
-        self._check_finite(losses, teacher, batch)
+        require_finite_losses(losses, lambda: self._bad_images(teacher, batch))
         return losses
 
     def inner_weights(self, batch: Batch) -> Tensor:
@@ -254,16 +255,10 @@ class PointSupervisedISTD(nn.Module):
         average = nn.ModuleDict({name: copy.deepcopy(part) for name, part in parts.items() if part is not None})
         return average.requires_grad_(False).eval()
 
-    def _check_finite(self, losses: dict[str, Tensor], maps: Sequence[Tensor], batch: Batch) -> None:
-        if torch.isfinite(sum(value.detach() for value in losses.values())):
-            return
-        terms = ", ".join(name for name, value in losses.items() if not torch.isfinite(value)) or "their sum"
+    def _bad_images(self, maps: Sequence[Tensor], batch: Batch) -> Sequence[str]:
+        """Names of the images whose own loss is not finite, of all images where it always is."""
         finite = torch.isfinite(supervise(maps, batch.targets, self.loss)).tolist()
-        names = [name for name, good in zip(batch.names, finite, strict=True) if not good] or batch.names
-        raise FloatingPointError(
-            f"Training stopped: {terms} is not finite for the images {', '.join(names)}; the last checkpoint is "
-            "unharmed."
-        )
+        return [name for name, good in zip(batch.names, finite, strict=True) if not good] or batch.names
 
 
 def network_options(cfg: CfgNode) -> dict:

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import pycocotools.mask as mask_util
 from detectron2.data.datasets import cityscapes
 
+from d2kit.coco_masks import describe_rle
 from d2kit.files import atomic_write
 from d2kit.require import require_extra
 
@@ -35,14 +35,11 @@ def _images(root: Path, split: str) -> dict[str, Path]:
 
 
 def _annotation(item: dict, image_id: int, category_ids: list[int]) -> dict:
-    rle = item["segmentation"]
     return {
         "image_id": image_id,
         "category_id": category_ids[item["category_id"]],
         "iscrowd": int(item["iscrowd"]),
-        "area": int(mask_util.area(rle)),
-        "bbox": mask_util.toBbox(rle).tolist(),
-        "segmentation": {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")},
+        **describe_rle(item["segmentation"]),
     }
 
 

@@ -180,20 +180,16 @@ def draw_scene(recipe: ShapesRecipe, rng: np.random.Generator) -> tuple[np.ndarr
 
 def _annotations(owner: np.ndarray, names: list[str], image_id: int, first_id: int, classes: tuple) -> list[dict]:
     """COCO annotations, with compressed RLE of what is visible; category ids count from 1."""
-    result = []
-    for number, name in enumerate(names):
-        mask = owner == number + 1
-        result.append(
-            {
-                "id": first_id + number,
-                "image_id": image_id,
-                "category_id": classes.index(name) + 1,
-                "area": int(mask.sum()),
-                "iscrowd": 0,
-                **encode_mask(mask),
-            }
-        )
-    return result
+    return [
+        {
+            "id": first_id + number,
+            "image_id": image_id,
+            "category_id": classes.index(name) + 1,
+            "iscrowd": 0,
+            **encode_mask(owner == number + 1),
+        }
+        for number, name in enumerate(names)
+    ]
 
 
 def write_shapes(

@@ -54,12 +54,11 @@ def cut_annotation(annotation: dict, mask: np.ndarray, box: tuple[int, int, int,
         the annotation in the frame of the tile, its segmentation a compressed RLE; None if the tile has no pixel of it.
     """
     x0, y0, x1, y1 = box
-    part = mask[y0:y1, x0:x1]
-    area = int(part.sum())
-    if not area:
+    if not mask[y0:y1, x0:x1].any():
         return None
-    crowd = annotation.get("iscrowd", 0) or int(area < min_share * mask.sum())
-    return {**annotation, **encode_mask(part), "area": area, "iscrowd": crowd}
+    part = encode_mask(mask[y0:y1, x0:x1])
+    crowd = annotation.get("iscrowd", 0) or int(part["area"] < min_share * mask.sum())
+    return {**annotation, **part, "iscrowd": crowd}
 
 
 def write_tiles(

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
+from s4m.data.datasets_by_path import resolve_config_datasets
 from s4m.data.duplicates import find_copies
-from s4m.data.image_folder import resolve_config_datasets
 from s4m.data.images import first_missing
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper
 

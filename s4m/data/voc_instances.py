@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as mask_util
 import scipy.io
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image
 from tqdm import tqdm
 
+from d2kit.coco_masks import encode_mask
 from d2kit.files import atomic_write
 from s4m.data.coco import register_coco_json
 
@@ -110,11 +110,6 @@ def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
     return ObjectMap(ids, found, np.zeros(ids.shape, bool))
 
 
-def _encode(mask: np.ndarray) -> dict:
-    rle = mask_util.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def _image_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header."""
     try:
@@ -128,16 +123,8 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 def _annotations(objects: ObjectMap, image_id: int) -> Iterable[dict]:
     for key, category in objects.classes.items():
-        rle = _encode(objects.ids == key)
-        yield {
-            "image_id": image_id,
-            "category_id": category,
-            "iscrowd": 0,
-            "area": int(mask_util.area(rle)),
-            "bbox": mask_util.toBbox(rle).tolist(),
-            "segmentation": rle,
-            "object": key,
-        }
+        mask = encode_mask(objects.ids == key)
+        yield {"image_id": image_id, "category_id": category, "iscrowd": 0, **mask, "object": key}
 
 
 def to_coco(names: Sequence[str], image_root: str | os.PathLike, read: Callable[[str], ObjectMap] | None) -> dict:
@@ -165,7 +152,7 @@ def to_coco(names: Sequence[str], image_root: str | os.PathLike, read: Callable[
             if objects.ids.shape != (height, width):
                 raise ValueError(f"image '{path}' is {(height, width)}, but its annotation is {objects.ids.shape}")
             if objects.void.any():
-                image["void"] = _encode(objects.void)
+                image["void"] = encode_mask(objects.void)["segmentation"]
             annotations += _annotations(objects, image_id)
         images.append(image)
     annotations = [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)]

@@ -5,8 +5,9 @@ from detectron2.config import CfgNode
 
 from s4m.data.images import read_image
 from s4m.pseudo_labels.refinement import Source
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import PromptableSegmenter
-from s4m.sam.embedding_cache import EmbeddingCache, ViewTransform
+from s4m.sam.embedding_cache import EmbeddingCache
 
 
 def load_rgb(file_name: str) -> torch.Tensor:

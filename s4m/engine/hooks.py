@@ -3,9 +3,9 @@
 import logging
 
 from detectron2.engine import HookBase
-from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.ema import update_ema
+from d2kit.trainer import unwrap_ddp
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,7 @@ class MeanTeacher(HookBase):
 
     def after_step(self) -> None:
         """Update the teacher."""
-        model = self.trainer.model
-        model = model.module if isinstance(model, DistributedDataParallel) else model
+        model = unwrap_ddp(self.trainer.model)
         done = self.trainer.iter + 1
         if model.teacher is None or done < self._burn_in:
             return

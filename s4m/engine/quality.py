@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from s4m.data.test_loaders import build_annotated_loader
+from s4m.data.evaluation_loaders import build_annotated_loader
 from s4m.evaluation.pseudo_label_quality import draw_overlay, evaluate_pseudo_labels
 from s4m.evaluation.reliability import Reliability, draw_reliability, expected_calibration_error
 from s4m.modeling.teacher_student import TeacherStudent

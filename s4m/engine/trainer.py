@@ -10,12 +10,11 @@ from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.accumulate import with_accumulation
 from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
-from d2kit.trainer import ResumableTrainer
-from s4m.data.test_loaders import build_test_loader
+from d2kit.trainer import ResumableTrainer, unwrap_ddp
+from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import MeanTeacher
@@ -131,7 +130,7 @@ class S4MTrainer(ResumableTrainer):
             {"student": results, "teacher": results}, where results are Detectron2's (keyed by data set if there are
             several).
         """
-        model = model.module if isinstance(model, DistributedDataParallel) else model
+        model = unwrap_ddp(model)
         if not isinstance(model, TeacherStudent):
             return super().test(cfg, model, evaluators)
         results = OrderedDict()

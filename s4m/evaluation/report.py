@@ -13,7 +13,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from d2kit.files import write_png
-from s4m.data.image_folder import resolve_datasets
+from s4m.data.datasets_by_path import resolve_datasets
 
 METRICS = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
 QUALITY = tuple(

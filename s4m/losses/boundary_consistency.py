@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from torch.nn import functional as F
 
-from d2kit.ranges import require_positive, require_range
+from s4m.ranges import require_positive, require_range
 
 _DICE_FLOOR = 1.0  # cells; two empty boundaries are equal, and a tiny one has no huge gradient
 

@@ -27,11 +27,11 @@ _DIVISIBILITY = 32  # of the padded input's sides: the coarsest map's stride
 
 @META_ARCH_REGISTRY.register()
 class S4MMask2Former(nn.Module):
-    """transformers' Mask2Former behind a Detectron2 backbone, with what `TeacherStudent` asks of a student.
+    """transformers' Mask2Former behind a Detectron2 backbone, as a `Student`.
 
-    It answers the protocol of `S4MRCNN`, and alone it is an ordinary Detectron2 meta-architecture that trains from
-    `instances` with `gt_classes` (-1 marks an ignored region) and `gt_masks`, optionally `gt_weights` and
-    `gt_soft_masks`. The pixel decoder's mask features are what structural distillation compares.
+    Alone it is an ordinary Detectron2 meta-architecture that trains from `instances` with `gt_classes` (-1 marks an
+    ignored region) and `gt_masks`, optionally `gt_weights` and `gt_soft_masks`. The pixel decoder's mask features are
+    what structural distillation compares.
     """
 
     @configurable
@@ -107,14 +107,9 @@ class S4MMask2Former(nn.Module):
     def losses_and_features(
         self, batched_inputs: list[dict]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """One training pass.
+        """One training pass; see `Student`.
 
-        Args:
-            batched_inputs: Detectron2's dictionaries with `image` (3, H, W) and `instances` with gt fields.
-
-        Returns:
-            `loss_class`, `loss_mask` and `loss_dice`, summed over the decoder's layers; the mask features (B, C, h, w);
-            height and width in pixels of the padded batch they cover.
+        The losses are `loss_class`, `loss_mask` and `loss_dice`, summed over the decoder's layers, and `loss_boundary`.
         """
         from s4m.modeling.mask2former_loss import to_mask_targets
 
@@ -133,34 +128,26 @@ class S4MMask2Former(nn.Module):
         if self.training:
             return self.losses_and_features(batched_inputs)[0]
         output, images = self._predict(batched_inputs)
-        found = []
+        results = []
         for i, entry in enumerate(batched_inputs):
             queries, classes, scores = best_classes(output.class_logits[-1][i], self.max_detections)
             size = images.image_sizes[i]
-            wanted = (entry.get("height", size[0]), entry.get("width", size[1]))
-            # a query that is there with several classes is resized once
+            output_size = (entry.get("height", size[0]), entry.get("width", size[1]))
+            # A query that is there with several classes is resized once.
             unique, position = queries.unique(return_inverse=True)
-            logits = resize_logits(output.mask_logits[-1][i][unique], images.tensor.shape[-2:], size, wanted)
-            found.append({"instances": detections(logits[position], classes, scores)})
-        return found
+            logits = resize_logits(output.mask_logits[-1][i][unique], images.tensor.shape[-2:], size, output_size)
+            results.append({"instances": detections(logits[position], classes, scores)})
+        return results
 
     @torch.no_grad()
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """Predictions in the frame of the input image, for pseudo-labels: at most one a query.
-
-        Args:
-            batched_inputs: dictionaries with `image` (3, H, W).
-            min_score: predictions with this class probability or less are left out before masks are resized.
-
-        Returns:
-            for each image `Instances` with `pred_boxes`, `scores`, `pred_classes`, `soft_masks` (N, H, W) in [0, 1].
-        """
+        """Predictions for pseudo-labels, at most one for each query, scored by its class probability; see `Student`."""
         output, images = self._predict(batched_inputs)
-        found = []
+        predictions = []
         for i, size in enumerate(images.image_sizes):
             queries, classes, scores = predicted_objects(output.class_logits[-1][i])
             keep = scores > min_score
             logits = output.mask_logits[-1][i][queries[keep]]
             logits = resize_logits(logits, images.tensor.shape[-2:], size, size)
-            found.append(soft_predictions(logits, classes[keep], scores[keep]))
-        return found
+            predictions.append(soft_predictions(logits, classes[keep], scores[keep]))
+        return predictions

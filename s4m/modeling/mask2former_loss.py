@@ -9,9 +9,9 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss, sample_point
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.losses.weighted import global_count
 from s4m.modeling.ignored import IGNORED_OVERLAP, outside_ignored
 from s4m.modeling.mask2former_boundary import BoundaryTargets, boundary_losses
-from s4m.modeling.roi_heads import global_count
 from s4m.pseudo_labels.masks import truth_masks
 
 

@@ -27,11 +27,7 @@ def paste_probabilities(instances: Instances) -> torch.Tensor:
 
 @META_ARCH_REGISTRY.register()
 class S4MRCNN(GeneralizedRCNN):
-    """Detectron2's Mask R-CNN with what `TeacherStudent` asks of a student.
-
-    The protocol, which any student answers: `losses_and_features`, `predict`, and Detectron2's own call in eval mode.
-        Weights have the names of GeneralizedRCNN and load there.
-    """
+    """Detectron2's Mask R-CNN as a `Student`; weights have the names of GeneralizedRCNN and load there."""
 
     @configurable
     def __init__(self, *, pixel_feature: str, **kwargs):
@@ -70,17 +66,7 @@ class S4MRCNN(GeneralizedRCNN):
     def losses_and_features(
         self, batched_inputs: list[dict]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """One training pass.
-
-        Args:
-            batched_inputs: Detectron2's dictionaries with `image` (3, H, W) and `instances` with gt fields.
-
-        Returns:
-            the losses; the pixel feature map (B, C, h, w); height and width in pixels of the padded batch it covers.
-
-        Raises:
-            ValueError: an ignored region (class -1) for parts that take it for an object.
-        """
+        """One training pass; see `Student`. ValueError: an ignored region for parts that take it for an object."""
         if not self._knows_ignored and any((x["instances"].gt_classes < 0).any() for x in batched_inputs):
             raise ValueError(
                 f"Ignored regions, as INPUT.IGNORE_VOID makes of void, need {PARTS}; else set that key to False."
@@ -94,19 +80,11 @@ class S4MRCNN(GeneralizedRCNN):
 
     @torch.no_grad()
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """Predictions in the frame of the input image, for pseudo-labels.
-
-        Args:
-            batched_inputs: dictionaries with `image` (3, H, W).
-            min_score: predictions with this score or less are left out before masks are pasted.
-
-        Returns:
-            for each image `Instances` with `pred_boxes`, `scores`, `pred_classes`, `soft_masks` (N, H, W) in [0, 1].
-        """
-        found = []
+        """Predictions for pseudo-labels; see `Student`."""
+        predictions = []
         for raw in self.inference(batched_inputs, do_postprocess=False):
             kept = raw[raw.scores > min_score]
             kept.soft_masks = paste_probabilities(kept)
             kept.remove("pred_masks")
-            found.append(kept)
-        return found
+            predictions.append(kept)
+        return predictions

@@ -9,50 +9,21 @@ consistency needs (`s4m.losses.boundary_consistency`). Without the optional fiel
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec, cat
-from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, ImageList, Instances, PolygonMasks
-from detectron2.utils import comm
-from fvcore.nn import giou_loss, smooth_l1_loss
 
 from s4m.losses.boundary_consistency import BoundaryConsistency
+from s4m.losses.weighted import box_losses, global_count
 from s4m.modeling.ignored import inside_ignored, outside_ignored, split_ignored
 from s4m.pseudo_labels.masks import truth_masks
 
 _MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")  # too large to go along with every proposal
-
-
-def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Mean of `count` over the processes, at least 1 in total: dividing by it keeps averaged gradients exact in DDP."""
-    total = torch.as_tensor(float(count), device=device)
-    if comm.get_world_size() > 1:
-        dist.all_reduce(total)
-    return total.clamp(min=1.0) / comm.get_world_size()
-
-
-def box_losses(
-    owner: RPN | FastRCNNOutputLayers, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """What the regression of each of P boxes costs.
-
-    Args:
-        owner: its `box_reg_loss_type` (smooth_l1 or giou), `smooth_l1_beta` and `box2box_transform` decide.
-        deltas: (P, 4) predicted; boxes: (P, 4) what they start from; targets: (P, 4).
-
-    Returns:
-        (P,) float.
-    """
-    if owner.box_reg_loss_type == "giou":
-        return giou_loss(owner.box2box_transform.apply_deltas(deltas, boxes), targets, reduction="none")
-    wanted = owner.box2box_transform.get_deltas(boxes, targets)
-    return smooth_l1_loss(deltas, wanted, owner.smooth_l1_beta, reduction="none").sum(dim=1)
 
 
 def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
@@ -67,55 +38,54 @@ def _instance_weights(proposals: list[Instances], num_classes: int, device: torc
     return cat(weights, dim=0) if weights else torch.zeros(0, device=device)
 
 
-class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
-    """FastRCNNOutputLayers whose two losses are weighted per proposal and divided by the count over all processes."""
+def box_head_losses(
+    predictor: FastRCNNOutputLayers, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
+) -> dict[str, torch.Tensor]:
+    """The two losses of a box head, weighted for each proposal and divided by the count over all processes.
 
-    def losses(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> dict[str, torch.Tensor]:
-        """Weighted cross entropy and box regression.
+    Args:
+        predictor: its classes, its kind of box regression and its loss weights are read.
+        predictions: scores (R, K+1) and deltas (R, 4K) or (R, 4).
+        proposals: sampled proposals with `proposal_boxes`, `gt_classes` (-1 ignored), and, where an image has labels,
+            `gt_boxes` and `gt_weights`.
 
-        Args:
-            predictions: scores (R, K+1) and deltas (R, 4K) or (R, 4).
-            proposals: sampled proposals with `proposal_boxes`, `gt_classes` (-1 ignored), and, where an image has
-                labels, `gt_boxes` and `gt_weights`.
-        """
-        scores, deltas = predictions
-        classes = cat([p.gt_classes for p in proposals], dim=0)
-        _log_classification_stats(scores[classes >= 0], classes[classes >= 0])
-        weights = _instance_weights(proposals, self.num_classes, scores.device)
-        count = global_count((classes >= 0).sum(), scores.device)
-        entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
-        losses = {
-            "loss_cls": (weights * entropy).sum() / count,
-            "loss_box_reg": self._box_loss(deltas.float(), proposals, classes, weights) / count,
-        }
-        return {key: value * self.loss_weight.get(key, 1.0) for key, value in losses.items()}
-
-    def _box_loss(
-        self, deltas: torch.Tensor, proposals: list[Instances], classes: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
-        targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
-        index = torch.nonzero((classes >= 0) & (classes < self.num_classes)).flatten()
-        if deltas.shape[1] == 4:
-            predicted = deltas[index]
-        else:
-            predicted = deltas.view(-1, self.num_classes, 4)[index, classes[index]]
-        boxes, targets, weights = boxes[index], targets[index], weights[index]
-        each = box_losses(self, predicted, boxes, targets)
-        return (weights * each).sum()
-
-
-class FullPrecisionMaskHead(MaskRCNNConvUpsampleHead):
-    """MaskRCNNConvUpsampleHead whose logits leave half precision before the sigmoid.
-
-    Under autocast a float16 sigmoid rounds all logits above 8.3 to 1, and points could not be drawn by them any more.
+    Returns:
+        `loss_cls`, a weighted cross entropy, and `loss_box_reg`.
     """
+    scores, deltas = predictions
+    classes = cat([p.gt_classes for p in proposals], dim=0)
+    _log_classification_stats(scores[classes >= 0], classes[classes >= 0])
+    weights = _instance_weights(proposals, predictor.num_classes, scores.device)
+    count = global_count((classes >= 0).sum(), scores.device)
+    entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
+    losses = {
+        "loss_cls": (weights * entropy).sum() / count,
+        "loss_box_reg": _box_loss(predictor, deltas.float(), proposals, classes, weights) / count,
+    }
+    return {key: value * predictor.loss_weight.get(key, 1.0) for key, value in losses.items()}
 
-    def layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Mask logits (R, K or 1, 2h, 2w) float32."""
-        return super().layers(x).float()
+
+def _box_loss(
+    predictor: FastRCNNOutputLayers,
+    deltas: torch.Tensor,
+    proposals: list[Instances],
+    classes: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """The weighted sum of the box regression of foreground proposals."""
+    boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
+    targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
+    index = torch.nonzero((classes >= 0) & (classes < predictor.num_classes)).flatten()
+    if deltas.shape[1] == 4:
+        predicted = deltas[index]
+    else:
+        predicted = deltas.view(-1, predictor.num_classes, 4)[index, classes[index]]
+    return (weights[index] * box_losses(predictor, predicted, boxes[index], targets[index])).sum()
+
+
+def _to_single_precision(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """A forward hook: under autocast a float16 sigmoid would round all logits above 8.3 to 1."""
+    return output.float()
 
 
 def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Tensor:
@@ -190,16 +160,13 @@ class PseudoLabelROIHeads(StandardROIHeads):
             raise ValueError("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE is not supported by PseudoLabelROIHeads.")
         if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE not in ("smooth_l1", "giou"):
             raise ValueError("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE must be smooth_l1 or giou for PseudoLabelROIHeads.")
-        parts = super()._init_box_head(cfg, input_shape)
-        # Only the methods differ; a new one would draw numbers that StandardROIHeads does not, and change every weight.
-        parts["box_predictor"].__class__ = WeightedFastRCNNOutputLayers
-        return parts
+        return super()._init_box_head(cfg, input_shape)
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_mask_head(cfg, input_shape)
-        if type(parts.get("mask_head")) is MaskRCNNConvUpsampleHead:
-            parts["mask_head"].__class__ = FullPrecisionMaskHead
+        if isinstance(parts.get("mask_head"), MaskRCNNConvUpsampleHead):
+            parts["mask_head"].predictor.register_forward_hook(_to_single_precision)
         return parts
 
     def forward(
@@ -213,7 +180,7 @@ class PseudoLabelROIHeads(StandardROIHeads):
         if not self.training:
             return super().forward(images, features, proposals, targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._forward_box(features, proposals)
+        losses = self._box_losses(features, proposals)
         if self.mask_on:
             losses.update(self._mask_losses(features, proposals, targets))
         losses.update(self._forward_keypoint(features, proposals))
@@ -232,6 +199,19 @@ class PseudoLabelROIHeads(StandardROIHeads):
             background = p.gt_classes == self.num_classes
             p.gt_classes[background & inside_ignored(p.proposal_boxes, split_ignored(image)[1])] = -1
         return sampled
+
+    def _box_losses(self, features: dict[str, torch.Tensor], proposals: list[Instances]) -> dict[str, torch.Tensor]:
+        """`box_head_losses`, which need not be those of the predictor itself; else as Detectron2's `_forward_box`."""
+        levels = [features[name] for name in self.box_in_features]
+        pooled = self.box_pooler(levels, [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self.box_head(pooled))
+        losses = box_head_losses(self.box_predictor, predictions, proposals)
+        if self.train_on_pred_boxes:
+            with torch.no_grad():
+                predicted = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+            for p, boxes in zip(proposals, predicted, strict=True):
+                p.proposal_boxes = Boxes(boxes)
+        return losses
 
     def _mask_losses(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances]

@@ -1,17 +1,30 @@
 """Region proposal network that learns from pseudo-labels: weights per instance, ignored regions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.memory import retry_if_cuda_oom
 
+from s4m.losses.weighted import box_losses
 from s4m.modeling.ignored import inside_ignored, split_ignored
-from s4m.modeling.roi_heads import box_losses
+
+
+class AnchorTargets(NamedTuple):
+    """What the R anchors of one image are matched to.
+
+    Attributes:
+        boxes: (R, 4) of the matched instance; only those of positive anchors mean anything.
+        weights: (R,) of the matched instance for positive anchors, 1 for all others.
+    """
+
+    boxes: torch.Tensor
+    weights: torch.Tensor
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -34,19 +47,33 @@ class PseudoLabelRPN(RPN):
     @torch.no_grad()
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    ) -> tuple[list[torch.Tensor], list[AnchorTargets]]:
         """As Detectron2's, with the instances' weights.
 
         Returns:
-            of each image (R,) labels 1, 0 or -1 (ignored), and (R, 5) the box and the weight of the matched instance.
+            of each image (R,) labels 1, 0 or -1 (ignored), and what its anchors are matched to.
         """
-        kept, ignored = zip(*[split_ignored(x) for x in gt_instances], strict=True)
-        labels, matched = super().label_and_sample_anchors(anchors, list(kept))
         every = Boxes.cat(anchors)
-        for label, regions in zip(labels, ignored, strict=True):
-            label[(label == 0) & inside_ignored(every, regions)] = -1
-        weighted = [_with_weights(*parts) for parts in zip(labels, matched, kept, strict=True)]
-        return labels, weighted
+        labels, targets = zip(*[self._match_anchors(every, image) for image in gt_instances], strict=True)
+        return list(labels), list(targets)
+
+    def _match_anchors(self, anchors: Boxes, instances: Instances) -> tuple[torch.Tensor, AnchorTargets]:
+        """Labels (R,) and targets of the anchors of one image."""
+        known, ignored = split_ignored(instances)
+        device = anchors.tensor.device
+        overlaps = retry_if_cuda_oom(pairwise_iou)(known.gt_boxes, anchors)
+        index, labels = (part.to(device) for part in retry_if_cuda_oom(self.anchor_matcher)(overlaps))
+        if self.anchor_boundary_thresh >= 0:
+            labels[~anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
+        labels = self._subsample_labels(labels)
+        labels[(labels == 0) & inside_ignored(anchors, ignored)] = -1
+        weights = anchors.tensor.new_ones(len(anchors))
+        if not len(known):
+            return labels, AnchorTargets(torch.zeros_like(anchors.tensor), weights)
+        if known.has("gt_weights"):
+            positive = labels == 1
+            weights[positive] = known.gt_weights.to(weights)[index[positive]]
+        return labels, AnchorTargets(known.gt_boxes.tensor[index], weights)
 
     def losses(
         self,
@@ -54,10 +81,11 @@ class PseudoLabelRPN(RPN):
         pred_objectness_logits: list[torch.Tensor],
         gt_labels: list[torch.Tensor],
         pred_anchor_deltas: list[torch.Tensor],
-        gt_boxes: list[torch.Tensor],
+        gt_boxes: list[AnchorTargets],
     ) -> dict[str, torch.Tensor]:
-        """As Detectron2's; `gt_boxes` are of `label_and_sample_anchors`, (R, 5) an image."""
-        boxes, weights = [some[:, :4] for some in gt_boxes], torch.stack([some[:, 4] for some in gt_boxes])
+        """As Detectron2's; `gt_boxes` are what `label_and_sample_anchors` matched the anchors of each image to."""
+        boxes = [targets.boxes for targets in gt_boxes]
+        weights = torch.stack([targets.weights for targets in gt_boxes])
         if (weights == 1).all():
             return super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, boxes)
         labels = torch.stack(gt_labels)
@@ -75,13 +103,3 @@ class PseudoLabelRPN(RPN):
         }
         count = self.batch_size_per_image * len(labels)
         return {key: value / count * self.loss_weight.get(key, 1.0) for key, value in sums.items()}
-
-
-def _with_weights(labels: torch.Tensor, matched: torch.Tensor, instances: Instances) -> torch.Tensor:
-    """Append to the boxes (R, 4) that anchors are matched to the weight of that instance, 1 where there is none."""
-    weights = matched.new_ones(len(matched))
-    if len(instances) and instances.has("gt_weights"):
-        rows = labels == 1
-        same = (matched[rows][:, None] == instances.gt_boxes.tensor[None]).all(dim=2)  # of equal boxes the first
-        weights[rows] = instances.gt_weights.to(weights)[same.int().argmax(dim=1)]
-    return torch.cat([matched, weights[:, None]], dim=1)

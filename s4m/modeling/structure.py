@@ -5,7 +5,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
-from s4m.modeling.roi_heads import global_count
+from s4m.losses.weighted import global_count
 from s4m.pseudo_labels.masks import truth_masks
 from s4m.sam import PromptableSegmenter
 

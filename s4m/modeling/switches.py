@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 _OF_PSEUDO_LABELS = ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING")
 
 
-def tell_of_switches(cfg: CfgNode) -> None:
+def log_idle_switches(cfg: CfgNode) -> None:
     """Log which switches wait for unlabelled images (INFO), and a boundary consistency without SAM (WARNING)."""
     if len(cfg.DATASETS.UNLABELED) == 0:
         waiting = [f"S4M.{name}" for name in _OF_PSEUDO_LABELS if cfg.S4M[name].ENABLED]

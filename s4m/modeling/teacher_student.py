@@ -13,27 +13,18 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
 from d2kit.ema import update_ema
+from d2kit.finite import require_finite_losses
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
-from s4m.modeling.switches import tell_of_switches
+from s4m.modeling.student import Student
+from s4m.modeling.switches import log_idle_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
 from s4m.sam import PromptableSegmenter, build_segmenter
 
-_LOGGED_BATCHES = 20  # that rates are told of: the period of Detectron2's writers
-
-
-def check_finite(losses: dict[str, torch.Tensor], images: list[dict]) -> None:
-    """Raise FloatingPointError naming the loss terms that are not finite and the images of the batch."""
-    if not losses or torch.isfinite(sum(value.detach() for value in losses.values())):
-        return
-    bad = {key: value.item() for key, value in losses.items() if not torch.isfinite(value)} or {"sum": float("inf")}
-    names = ", ".join(str(x.get("file_name", "?")) for x in images)
-    raise FloatingPointError(
-        f"Training stopped: loss {bad} is not finite for the images {names}; the last checkpoint is unharmed."
-    )
+_LOGGED_BATCHES = 20  # batches that a logged rate covers: the period of Detectron2's writers
 
 
 @META_ARCH_REGISTRY.register()
@@ -50,8 +41,8 @@ class TeacherStudent(nn.Module):
     def __init__(
         self,
         *,
-        student: nn.Module,
-        teacher: nn.Module | None,
+        student: Student,
+        teacher: Student | None,
         labeler: PseudoLabeler | None,
         structure: StructuralDistillation | None,
         make_segmenter: Callable[[], PromptableSegmenter] | None,
@@ -62,7 +53,7 @@ class TeacherStudent(nn.Module):
     ):
         """
         Args:
-            student: network with the protocol of `S4MRCNN`.
+            student: the network that learns.
             teacher: another instance of it, or None for supervised training.
             labeler: turns the teacher's predictions into targets; needed with a teacher.
             structure: the loss of structural distillation, or None.
@@ -103,10 +94,10 @@ class TeacherStudent(nn.Module):
         needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)
         if needs_sam and not cfg.S4M.SAM.NAME:
             raise ValueError("S4M.SD.ENABLED and S4M.PR.ENABLED need a segmenter: set S4M.SAM.NAME.")
-        build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else None
-        if not hasattr(build, "losses_and_features"):
+        build = META_ARCH_REGISTRY.get(cfg.S4M.STUDENT) if cfg.S4M.STUDENT in META_ARCH_REGISTRY else object
+        if not issubclass(build, Student):
             raise ValueError(f"S4M.STUDENT must name a registered student such as S4MRCNN, not '{cfg.S4M.STUDENT}'.")
-        tell_of_switches(cfg)
+        log_idle_switches(cfg)
         sam = cfg.S4M.SAM
         make_segmenter = partial(
             build_segmenter, sam.NAME, sam.CHECKPOINT, cfg.MODEL.DEVICE, sam.DECODE_CHUNK, sam.ENCODE_BATCH
@@ -158,7 +149,7 @@ class TeacherStudent(nn.Module):
             if self.calibration is not None and labeled and self.calibration.due():
                 self.calibrate(labeled)
             losses.update(self._learn_from_teacher(unlabeled))
-        check_finite(losses, [*labeled, *unlabeled])
+        require_finite_losses(losses, lambda: [str(x.get("file_name", "?")) for x in [*labeled, *unlabeled]])
         return losses
 
     def _learn_from_labels(self, labeled: list[dict]) -> dict[str, torch.Tensor]:

@@ -16,9 +16,9 @@ from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import nn
 
-from d2kit.ranges import require_range
 from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.selection import select
+from s4m.ranges import require_range
 
 _BINS = 50  # of the scores in [0, 1]
 _FEATURES = 5

@@ -8,8 +8,8 @@ import torch
 from detectron2.structures import Instances
 
 from s4m.pseudo_labels.matching import Guards, Match, Outcome, match
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Answer, Embedding, PromptableSegmenter, Prompts
-from s4m.sam.embedding_cache import ViewTransform
 from s4m.sam.structures import Frame
 
 # Candidates are compared on every k-th pixel of larger views: SAM's own masks are not finer. Objects of less than two

@@ -10,7 +10,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.logger import log_first_n
 
-from d2kit.ranges import require_range
 from d2kit.rng import derive_seed
 from s4m.pseudo_labels.calibration import ConfidenceCalibration
 from s4m.pseudo_labels.copy_paste import mix
@@ -20,6 +19,7 @@ from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
 from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
+from s4m.ranges import require_range
 from s4m.sam import PromptableSegmenter
 
 
@@ -96,7 +96,7 @@ class PseudoLabeler:
         weak: Sequence[dict[str, Any]],
         predictions: Sequence[Instances],
         segmenter: PromptableSegmenter | None = None,
-        source: Source | tuple | None = None,
+        source: Source | None = None,
     ) -> tuple[list[dict[str, Any]], PseudoLabelRecord]:
         """Label, mix and augment a batch; nothing of the input is changed.
 
@@ -112,25 +112,25 @@ class PseudoLabeler:
             new dicts with the student's `image`, on the predictions' device, and `instances` (of `to_targets`; class -1
             marks an ignored region), all other keys as they were; and the record of what was done.
         """
-        seeds = [_seed(entry) for entry in weak]
-        targets, record = self._label(weak, predictions, segmenter, source, seeds)
+        seeded = [_seeded(entry) for entry in weak]
+        targets, record = self.label(seeded, predictions, segmenter, source)
         images = [entry.image for entry in record.images]
         if self.mixing is not None:
             if len(weak) == 1:
                 log_first_n(logging.WARNING, "S4M.ARP mixes nothing: each process has one unlabelled image a batch.")
-            pairing = torch.Generator().manual_seed(derive_seed("pairs", *seeds))
+            pairing = torch.Generator().manual_seed(derive_seed("pairs", *[entry["seed"] for entry in seeded]))
             images, targets = mix(
-                images, targets, generator=pairing, generators=_generators(seeds, "paste"), **self.mixing
+                images, targets, generator=pairing, generators=_generators(seeded, "paste"), **self.mixing
             )
         if self.strong is not None:
             images = [
                 strong_augment(image, bgr=self.bgr, generator=generator, **self.strong)
-                for image, generator in zip(images, _generators(seeds, "strong"), strict=True)
+                for image, generator in zip(images, _generators(seeded, "strong"), strict=True)
             ]
         record.targets = _learned(targets)
         batch = [
-            {**entry, "image": image, "instances": some}
-            for entry, image, some in zip(weak, images, targets, strict=True)
+            {**entry, "image": image, "instances": labels}
+            for entry, image, labels in zip(weak, images, targets, strict=True)
         ]
         return batch, record
 
@@ -139,39 +139,44 @@ class PseudoLabeler:
         weak: Sequence[dict[str, Any]],
         predictions: Sequence[Instances],
         segmenter: PromptableSegmenter | None = None,
-        source: Source | tuple | None = None,
+        source: Source | None = None,
     ) -> tuple[list[Instances], PseudoLabelRecord]:
         """The pseudo-labels alone, in the weak views' frames: select and refine, no mixing and no augmentation."""
-        return self._label(weak, predictions, segmenter, source, [_seed(entry) for entry in weak])
+        weak = [_seeded(entry) for entry in weak]
+        images = [_image(entry, raw) for entry, raw in zip(weak, predictions, strict=True)]
+        labels = self.refined(weak, predictions, segmenter, source)
+        asked = self._asks(segmenter)
+        records = [
+            _image_record(entry, image, len(raw), label, asked)
+            for entry, image, raw, label in zip(weak, images, predictions, labels, strict=True)
+        ]
+        targets = [to_targets(label, self.with_maps) for label in labels]
+        if self.calibration is not None:
+            calibrated = [self._calibrated(*parts) for parts in zip(predictions, labels, targets, records, strict=True)]
+            targets, records = (list(parts) for parts in zip(*calibrated, strict=True))
+        record = PseudoLabelRecord(records)
+        record.targets = _learned(targets)
+        return targets, record
 
     def refined(
         self,
         weak: Sequence[dict[str, Any]],
         predictions: Sequence[Instances],
         segmenter: PromptableSegmenter | None = None,
-        source: Source | tuple | None = None,
+        source: Source | None = None,
     ) -> list[Instances]:
         """The selected predictions with their refined masks, as `select` and `refine` give them."""
-        return self._refine(weak, predictions, segmenter, source, [_seed(entry) for entry in weak])
-
-    def _refine(
-        self,
-        weak: Sequence[dict[str, Any]],
-        predictions: Sequence[Instances],
-        segmenter: PromptableSegmenter | None,
-        source: Source | tuple | None,
-        seeds: Sequence[int],
-    ) -> list[Instances]:
-        labels = [select(found, score=self._score(found), min_pixels=self.min_pixels) for found in predictions]
+        weak = [_seeded(entry) for entry in weak]
+        labels = [select(raw, score=self._score(raw), min_pixels=self.min_pixels) for raw in predictions]
         if not self._asks(segmenter):
             return labels
-        images = [_image(entry, found) for entry, found in zip(weak, predictions, strict=True)]
+        images = [_image(entry, raw) for entry, raw in zip(weak, predictions, strict=True)]
         return refine(
             labels,
             [image.flip(0) if self.bgr else image for image in images],
             segmenter,
             num_points=self.num_points,
-            generators=_generators(seeds, "points"),
+            generators=_generators(weak, "points"),
             source=source,
             guards=self.guards,
             with_logits=self.with_maps,
@@ -179,29 +184,6 @@ class PseudoLabeler:
 
     def _asks(self, segmenter: PromptableSegmenter | None) -> bool:
         return self.num_points > 0 and segmenter is not None
-
-    def _label(
-        self,
-        weak: Sequence[dict[str, Any]],
-        predictions: Sequence[Instances],
-        segmenter: PromptableSegmenter | None,
-        source: Source | tuple | None,
-        seeds: Sequence[int],
-    ) -> tuple[list[Instances], PseudoLabelRecord]:
-        images = [_image(entry, found) for entry, found in zip(weak, predictions, strict=True)]
-        labels = self._refine(weak, predictions, segmenter, source, seeds)
-        asked = self._asks(segmenter)
-        records = [
-            _image_record(entry, image, len(found), label, asked)
-            for entry, image, found, label in zip(weak, images, predictions, labels, strict=True)
-        ]
-        targets = [to_targets(label, self.with_maps) for label in labels]
-        if self.calibration is not None:
-            calibrated = [self._calibrated(*parts) for parts in zip(predictions, labels, targets, records, strict=True)]
-            targets, records = (list(some) for some in zip(*calibrated, strict=True))
-        record = PseudoLabelRecord(records)
-        record.targets = _learned(targets)
-        return targets, record
 
     def _score(self, predictions: Instances) -> float | torch.Tensor:
         """Least score of a pseudo-label: one, or one for each prediction."""
@@ -254,13 +236,13 @@ def _guards(matching: CfgNode) -> Guards:
     return Guards(**{key.lower(): value for key, value in matching.items() if key != "ENABLED"})
 
 
-def _seed(entry: dict[str, Any]) -> int:
-    """The sample's own seed, or one from torch's global generator."""
-    return int(entry["seed"]) if "seed" in entry else int(torch.randint(1 << 31, (1,)))
+def _seeded(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with a `seed`: the sample's own, or one from torch's global generator."""
+    return {**entry, "seed": int(entry["seed"]) if "seed" in entry else int(torch.randint(1 << 31, (1,)))}
 
 
-def _generators(seeds: Sequence[int], step: str) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(derive_seed(seed, step)) for seed in seeds]
+def _generators(weak: Sequence[dict[str, Any]], step: str) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(derive_seed(entry["seed"], step)) for entry in weak]
 
 
 def _image(entry: dict[str, Any], predictions: Instances) -> torch.Tensor:

@@ -10,20 +10,20 @@ from s4m.pseudo_labels.candidates import match_candidates, point_prompts, taken_
 from s4m.pseudo_labels.masks import paired_iou, tight_boxes
 from s4m.pseudo_labels.matching import Guards
 from s4m.pseudo_labels.prompts import sample_points
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Embedding, PromptableSegmenter
-from s4m.sam.embedding_cache import ViewTransform
 
 
 class Source(NamedTuple):
     """Embeddings of the un-augmented images in place of the views (the embedding cache).
 
     Attributes:
-        embed: the `Embedding` of the whole batch, or a function from a list of indices into the batch to the
-            `Embedding` of those images, which is not called when no image has an instance.
+        embed: a function from a list of indices into the batch to the `Embedding` of those images; it is not called
+            when no image has an instance.
         views: for each image of the batch its `ViewTransform`.
     """
 
-    embed: Embedding | Callable[[list[int]], Embedding]
+    embed: Callable[[list[int]], Embedding]
     views: Sequence[ViewTransform]
 
 
@@ -34,7 +34,7 @@ def refine(
     *,
     num_points: int,
     generators: Sequence[torch.Generator | None],
-    source: Source | tuple | None = None,
+    source: Source | None = None,
     guards: Guards | None = None,
     with_logits: bool = False,
 ) -> list[Instances]:
@@ -50,7 +50,7 @@ def refine(
         segmenter: the frozen SAM.
         num_points: positive points drawn from each mask.
         generators: of the CPU, one an image; None: torch's own.
-        source: (embed, views) as in `Source`; None: encode `images_rgb`.
+        source: embeddings of the un-augmented images; None: `images_rgb` are encoded.
         guards: of the matching; None: the most trusted answer is taken.
         with_logits: keep SAM's mask logits.
 
@@ -60,16 +60,13 @@ def refine(
         taken or not, as `sam_agreement` (N,) float32, and `sam_accepted` (N,) bool; with logits `sam_logits` (N, H, W)
         float besides, and with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool besides.
     """
-    keep = [i for i, found in enumerate(instances) if len(found)]
-    refined = [_unrefined(found, guards is not None, with_logits) for found in instances]
+    keep = [i for i, labels in enumerate(instances) if len(labels)]
+    refined = [_unrefined(labels, guards is not None, with_logits) for labels in instances]
     if not keep:
         return refined
     points = [sample_points(instances[i].soft_masks, num_points, generators[i]) for i in keep]
-    views = None if source is None else [source[1][i] for i in keep]
-    if source is None:
-        embedding = segmenter.encode([images_rgb[i] for i in keep])
-    else:
-        embedding = source[0](keep) if callable(source[0]) else source[0][keep]
+    views = None if source is None else [source.views[i] for i in keep]
+    embedding = segmenter.encode([images_rgb[i] for i in keep]) if source is None else source.embed(keep)
     if guards is None:
         answers = segmenter.decode(embedding, point_prompts(points, views), multimask=True, best=True)
     else:

@@ -26,7 +26,8 @@ def test_every_kind_decodes_to_the_mask(segmentation):
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8])
-def test_encoded_masks_are_json_with_their_box(kind):
+def test_encoded_masks_are_json_with_their_area_and_box(kind):
     found = json.loads(json.dumps(encode_mask(MASK.astype(kind))))
-    assert found["bbox"] == [2, 1, 4, 2] and found["segmentation"]["size"] == [5, 7]
-    assert encode_mask(MASK * 0)["bbox"] == [0, 0, 0, 0]
+    assert found["area"] == 8 and found["bbox"] == [2, 1, 4, 2] and found["segmentation"]["size"] == [5, 7]
+    empty = encode_mask(MASK * 0)
+    assert empty["area"] == 0 and empty["bbox"] == [0, 0, 0, 0]

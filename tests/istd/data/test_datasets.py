@@ -3,9 +3,11 @@ import logging
 import cv2
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from istd.data.datasets import load_sirst, register_sirst, resolve_dataset, resolve_datasets
+from istd import add_istd_config
+from istd.data.datasets import load_sirst, register_sirst, resolve_config_datasets, resolve_datasets
 
 
 def write(path, size=(20, 30), points=()):
@@ -124,7 +126,7 @@ def test_registering(root):
     register_sirst(name, root, "train", points="")
     assert len(DatasetCatalog.get(name)) == 3
     assert MetadataCatalog.get(name).evaluator_type == "istd"
-    assert resolve_dataset(name) == name
+    assert resolve_datasets([name]) == (name,)
 
 
 def test_names_by_path(root):
@@ -134,10 +136,36 @@ def test_names_by_path(root):
     assert set(DatasetCatalog.get(with_options)[0]) == {"file_name", "image_id", "height", "width"}
 
 
-@pytest.mark.parametrize("name", ["sirst:", "sirst:/data", "sirst::train.txt", "sirst:/data:train.txt:colour=red"])
-def test_bad_names(name):
-    with pytest.raises(ValueError, match="is not of the form sirst:ROOT:SPLIT"):
-        resolve_dataset(name)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unheard_of", "'unheard_of' is not registered; name a registered one, or one by its path: 'sirst:ROOT:SPLIT"),
+        ("sirst:", "'sirst:' is not registered"),
+        ("sirst:/data", "'sirst:/data' is not registered"),
+        ("sirst::train.txt", "'sirst::train.txt' is not registered"),
+        ("sirst:/data:train.txt:colour=red", "has no option colour; the options are points, images, masks"),
+    ],
+)
+def test_bad_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_datasets([name])
+
+
+def test_a_relative_root_is_looked_up_under_detectron2_datasets(root, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
+    name = f"sirst:{root.name}:train.txt"
+    resolve_datasets([name])
+    assert DatasetCatalog.get(name)[0]["file_name"] == str(root / "images" / "a.png")
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "VALIDATION", "TEST"])
+def test_the_key_of_a_wrong_name_is_named(key):
+    cfg = get_cfg()
+    add_istd_config(cfg)
+    cfg.DATASETS[key] = ("sirst:not/there:train.txt",)
+    with pytest.raises(FileNotFoundError, match=rf"DATASETS\.{key}: data set 'sirst:not/there:train.txt'"):
+        resolve_config_datasets(cfg)
 
 
 def test_the_real_splits(shared):

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from s4m.data.coco import load_coco, validate_coco
-from s4m.data.image_folder import resolve_datasets
+from s4m.data.datasets_by_path import resolve_datasets
 from s4m.data.splits import write_splits
 from s4m.data.voc_instances import (
     VOC_CLASSES,

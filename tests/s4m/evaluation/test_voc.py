@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from s4m.data.image_folder import resolve_datasets
+from s4m.data.datasets_by_path import resolve_datasets
 from s4m.data.voc_instances import VOC_CLASSES, prepare_voc, read_voc
 from s4m.evaluation.build import build_evaluator
 from s4m.evaluation.voc import VOCBoxEvaluator, VOCInstanceEvaluator, WithoutVoid, average_precision

@@ -240,8 +240,8 @@ def test_rpn_looks_up_the_weight_of_each_anchors_instance(count):
     if count:
         overlap = pairwise_iou(target.gt_boxes, Boxes.cat(anchors))
         expected[positive] = weights[overlap.argmax(dim=0)[positive]]
-        assert set(weights.tolist()) <= set(matched[positive, 4].tolist())  # none is without an anchor
-    assert torch.equal(matched[:, 4], expected) and bool(positive.any()) == (count > 0)
+        assert set(weights.tolist()) <= set(matched.weights[positive].tolist())  # none is without an anchor
+    assert torch.equal(matched.weights, expected) and bool(positive.any()) == (count > 0)
 
 
 def test_mask_probabilities_are_told_apart_under_autocast():

@@ -10,10 +10,10 @@ from s4m.pseudo_labels.masks import tight_boxes
 from s4m.pseudo_labels.matching import Guards, Outcome
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import match_counts, match_rates
-from s4m.pseudo_labels.refinement import refine
+from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Answer, Embedding, Prompts, build_segmenter
-from s4m.sam.embedding_cache import ViewTransform
 from s4m.sam.structures import Frame
 
 
@@ -187,7 +187,7 @@ def test_views_of_the_unaugmented_image(make_predictions, make_squares):
     segmenter = Painter((0.1, 0.9, 0.8))
     embedding = segmenter.encode([red.expand(3, -1, -1)])
     generators = [torch.Generator().manual_seed(0)]
-    source = (embedding, [view])
+    source = Source(lambda indices: embedding[indices], [view])
     images = [torch.zeros(3, 80, 128, dtype=torch.uint8)]
     guards = Guards(box=True)
     (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, guards=guards)

@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from s4m.pseudo_labels.masks import class_iou, intersections, mask_iou, unjudged
 from s4m.pseudo_labels.matching import Guards, match
-from s4m.sam.embedding_cache import ViewTransform
+from s4m.pseudo_labels.view_transform import ViewTransform
 
 
 def square(side, size=512):

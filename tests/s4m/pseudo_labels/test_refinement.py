@@ -94,8 +94,7 @@ class MirrorView:
         return masks.flip(-1).repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-@pytest.mark.parametrize("lazy", [True, False])
-def test_embeddings_of_the_unaugmented_image(make_predictions, make_squares, segmenter, lazy):
+def test_embeddings_of_the_unaugmented_image(make_predictions, make_squares, segmenter):
     red, masks = make_squares(3, 15, 20, 4)
     view = MirrorView()
     labels = select(make_predictions(view.masks_to_view(masks).float()), score=0.5, min_pixels=1.0)
@@ -107,11 +106,11 @@ def test_embeddings_of_the_unaugmented_image(make_predictions, make_squares, seg
         asked.append(indices)
         return cached[indices]
 
-    source = Source(embed if lazy else cached, [view, view])
+    source = Source(embed, [view, view])
     images = [torch.zeros(3, 30, 40, dtype=torch.uint8)] * 2
     refined = refine([empty, labels], images, segmenter, num_points=3, generators=generators(2), source=source)
     assert torch.equal(refined[1].pred_masks, view.masks_to_view(masks))
     assert segmenter.encoded == [2]  # the call above only
-    assert asked == ([[1]] if lazy else [])
+    assert asked == [[1]]
     refine([empty, empty], images, segmenter, num_points=3, generators=generators(2), source=source)
-    assert len(asked) == int(lazy)
+    assert len(asked) == 1

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from s4m.evaluation.pseudo_label_quality import evaluate_pseudo_labels
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
 from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.refinement import Source
+from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import build_segmenter
-from s4m.sam.embedding_cache import ViewTransform
 
 CENTRES = [(30, 32, 20, 14), (95, 30, 14, 22), (60, 78, 26, 12), (122, 76, 16, 16)]
 SIZE = (104, 150)
@@ -70,7 +71,8 @@ def test_embedding_of_the_unaugmented_image_serves_a_view(tiny, scene, make_pred
     weak = [{"image": torch.zeros(3, *view_size, dtype=torch.uint8), "seed": 1}]
     labeler = PseudoLabeler(num_points=3, bgr=False)
     predictions = make_predictions(coarse(seen), classes=range(4))
-    labels, record = labeler.label(weak, [predictions], tiny, source=(tiny.encode([image]), [view]))
+    source = Source(lambda indices: tiny.encode([image])[indices], [view])
+    labels, record = labeler.label(weak, [predictions], tiny, source)
     found = labels[0].gt_masks.tensor
     iou = (found & seen).sum(dim=(1, 2)) / (found | seen).sum(dim=(1, 2))
     assert record.images[0].refined == 4

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from d2kit.ranges import require_positive, require_range
+from s4m.ranges import require_positive, require_range
 
 
 def test_ends_lie_in_the_range():

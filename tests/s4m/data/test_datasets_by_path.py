@@ -5,7 +5,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from s4m.config import add_s4m_config
-from s4m.data.image_folder import (
+from s4m.data.datasets_by_path import (
     load_image_folder,
     register_image_folder,
     resolve_config_datasets,

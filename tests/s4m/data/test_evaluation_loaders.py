@@ -11,7 +11,7 @@ from PIL import Image
 
 from s4m.config import add_s4m_config
 from s4m.data.coco import register_coco_json
-from s4m.data.test_loaders import build_annotated_loader
+from s4m.data.evaluation_loaders import build_annotated_loader
 
 
 def rle(left, right):

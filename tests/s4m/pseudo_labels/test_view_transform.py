@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
-from s4m.sam.embedding_cache import ViewTransform
+from s4m.pseudo_labels.view_transform import ViewTransform
 
 HEIGHT, WIDTH = 40, 60
 

@@ -1,16 +1,16 @@
 """Data sets named by a path: bare folders of images, and jsons in COCO format."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from d2kit.datasets import Form, locate, resolve, resolve_config
 from s4m.data.coco import register_coco_json
 from s4m.data.voc_instances import register_voc_json
 
-_BY_JSON = {"coco": register_coco_json, "voc": register_voc_json}
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 
 
@@ -50,55 +50,36 @@ def register_image_folder(name: str, folder: str | os.PathLike) -> None:
     known.set(image_root=root)
 
 
-def _locate(path: str, entry: str) -> str:
-    """The path itself if it exists, else the same under DETECTRON2_DATASETS."""
-    path, under = os.path.expanduser(path), os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", ""))
-    candidates = [path] if os.path.isabs(path) or not under else [path, os.path.join(under, path)]
-    for candidate in candidates:
-        if os.path.exists(candidate):
-            return candidate
-    raise FileNotFoundError(f"data set '{entry}': {' and '.join(candidates)} does not exist")
+def _register_folder(name: str, folder: str) -> None:
+    register_image_folder(name, locate(folder, name))
 
 
-def _register_by_path(entry: str) -> None:
-    kind, _, rest = entry.partition(":")
-    if kind == "folder" and rest:
-        register_image_folder(entry, _locate(rest, entry))
-    elif kind in _BY_JSON and rest.count(":") == 1:
-        json_file, image_root = rest.split(":")
-        _BY_JSON[kind](entry, _locate(json_file, entry), _locate(image_root, entry))
-    else:
-        raise ValueError(
-            f"data set '{entry}' is not registered; name a registered one, 'folder:IMAGES', 'coco:JSON:IMAGES' or "
-            "'voc:JSON:IMAGES'"
-        )
+def _register_coco(name: str, json_file: str, image_root: str) -> None:
+    register_coco_json(name, locate(json_file, name), locate(image_root, name))
 
 
-def resolve_datasets(names: Sequence[str]) -> tuple[str, ...]:
-    """Register the entries that name a data set by its path; the entry itself becomes the registered name.
+def _register_voc(name: str, json_file: str, image_root: str) -> None:
+    register_voc_json(name, locate(json_file, name), locate(image_root, name))
+
+
+FORMS = (
+    Form("folder:IMAGES", "folder:(.+)", _register_folder),
+    Form("coco:JSON:IMAGES", "coco:([^:]+):([^:]+)", _register_coco),
+    Form("voc:JSON:IMAGES", "voc:([^:]+):([^:]+)", _register_voc),
+)
+
+
+def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
+    """Register the names that name a data set by its path; see `d2kit.datasets.resolve`.
 
     Args:
         names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, or `voc:JSON:IMAGE_FOLDER` (a
             json of `prepare_voc`, evaluated as VOC is). A relative path that does not exist from here is looked up
             under the environment variable DETECTRON2_DATASETS.
-
-    Returns:
-        the names, all registered now. Calling again is fine.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: an entry is neither registered nor of one of these forms.
     """
-    for name in names:
-        if name not in DatasetCatalog:
-            _register_by_path(name)
-    return tuple(names)
+    return resolve(names, FORMS)
 
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
     """Register what DATASETS.TRAIN, TEST and UNLABELED name by path; cfg stays as it is. Errors name the key."""
-    for key in ("TRAIN", "TEST", "UNLABELED"):
-        try:
-            resolve_datasets(cfg.DATASETS[key])
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"DATASETS.{key}: {error}") from error
+    resolve_config(cfg, ("TRAIN", "TEST", "UNLABELED"), FORMS)

@@ -1,0 +1,95 @@
+"""Data sets that a configuration names by their path: such a name is registered under itself, and then is one of many.
+
+Each package has forms of its own, for example "coco:JSON:IMAGES".
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+
+class Form(NamedTuple):
+    """One way to name data sets by their path.
+
+    Attributes:
+        text: the form as messages show it.
+        pattern: regular expression of the whole name.
+        register: function (name, *groups of the pattern) that registers the data set.
+    """
+
+    text: str
+    pattern: str
+    register: Callable[..., None]
+
+
+def locate(path: str, name: str) -> str:
+    """The path itself if it exists, else the same path under the environment variable DETECTRON2_DATASETS.
+
+    Args:
+        path: of a file or a folder; only a relative one is looked up there.
+        name: of the data set, for the message.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    path, folder = os.path.expanduser(path), os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", ""))
+    candidates = [path] if os.path.isabs(path) or not folder else [path, os.path.join(folder, path)]
+    for candidate in candidates:
+        if os.path.exists(candidate):
+            return candidate
+    raise FileNotFoundError(f"data set '{name}': {' and '.join(candidates)} does not exist")
+
+
+def resolve(names: Iterable[str], forms: Sequence[Form]) -> tuple[str, ...]:
+    """Register the names that have one of the forms; those that are registered already stay as they are.
+
+    Returns:
+        the names, all of them registered.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a name is neither registered nor of one of the forms.
+    """
+    names = tuple(names)
+    for name in names:
+        if name not in DatasetCatalog:
+            _register(name, forms)
+    return names
+
+
+def _register(name: str, forms: Sequence[Form]) -> None:
+    for form in forms:
+        match = re.fullmatch(form.pattern, name)
+        if match:
+            return form.register(name, *match.groups())
+    known = ", ".join(f"'{form.text}'" for form in forms)
+    raise ValueError(f"data set '{name}' is not registered; name a registered one, or one by its path: {known}")
+
+
+@contextlib.contextmanager
+def errors_name(key: str) -> Iterator[None]:
+    """Put a configuration key before the sentence of each FileNotFoundError and ValueError of the block."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def resolve_config(cfg: CfgNode, keys: Iterable[str], forms: Sequence[Form]) -> None:
+    """`resolve` what DATASETS of a configuration names; cfg stays as it is, and errors name the key.
+
+    Args:
+        cfg: any configuration.
+        keys: under cfg.DATASETS, for example TRAIN.
+        forms: of the package that trains.
+    """
+    for key in keys:
+        with errors_name(f"DATASETS.{key}"):
+            resolve(cfg.DATASETS[key], forms)

@@ -1,0 +1,43 @@
+"""Parts of losses whose objects have weights and whose counts are those of all processes."""
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.utils import comm
+from fvcore.nn import giou_loss, smooth_l1_loss
+
+
+class BoxRegression(Protocol):
+    """The settings of a box regression, as Detectron2's RPN and FastRCNNOutputLayers hold them."""
+
+    box_reg_loss_type: str
+    smooth_l1_beta: float
+    box2box_transform: Box2BoxTransform
+
+
+def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Mean of `count` over the processes, at least 1 in total: dividing by it keeps averaged gradients exact in DDP."""
+    total = torch.as_tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total.clamp(min=1.0) / comm.get_world_size()
+
+
+def box_losses(
+    regression: BoxRegression, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """The regression loss of each of P boxes.
+
+    Args:
+        regression: its `box_reg_loss_type` is smooth_l1 or giou.
+        deltas: (P, 4) predicted; boxes: (P, 4) what they start from; targets: (P, 4).
+
+    Returns:
+        (P,) float.
+    """
+    if regression.box_reg_loss_type == "giou":
+        return giou_loss(regression.box2box_transform.apply_deltas(deltas, boxes), targets, reduction="none")
+    target_deltas = regression.box2box_transform.get_deltas(boxes, targets)
+    return smooth_l1_loss(deltas, target_deltas, regression.smooth_l1_beta, reduction="none").sum(dim=1)
