@@ -35,6 +35,7 @@ SMALL = {
     "SOLVER.WARMUP_ITERS": 2,
     "S4M.UNLABELED_BATCH": 4,
     "S4M.SD.POINTS": 4,
+    "S4M.TEACHER.WEIGHTS": "",
     "S4M.STRONG.LABELED": False,
     "S4M.QUALITY_IMAGES": 2,
     "S4M.LOG_PERIOD": 2,
@@ -43,6 +44,27 @@ SMALL = {
     "S4M.CALIBRATION.LOW": 0.05,
     "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
     "S4M.CALIBRATION.FLOOR": 0.0,
+}
+
+
+SWITCHES = ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING")  # of stage 2; without them it is a mean teacher
+STAGE1, STAGE2 = ["quick/shapes_stage1.yaml"], ["quick/shapes_stage2.yaml"]
+MASK2FORMER, VIT = "quick/overlays/mask2former_{}.yaml", "quick/overlays/vit.yaml"
+SUPERVISED = ["S4M.SD.ENABLED", False]
+# Files and options of the runs on synthetic shapes that tests name.
+RUNS = {
+    "stage1": (STAGE1, []),
+    "supervised": (STAGE1, SUPERVISED),
+    "stage2": (STAGE2, []),
+    "mean_teacher": (STAGE2, [item for name in SWITCHES for item in (f"S4M.{name}.ENABLED", False)]),
+    "mask2former_stage1": ([*STAGE1, MASK2FORMER.format("stage1")], []),
+    "mask2former_supervised": ([*STAGE1, MASK2FORMER.format("stage1")], SUPERVISED),
+    "mask2former_stage2": ([*STAGE2, MASK2FORMER.format("stage2")], []),
+    "vit_supervised": ([*STAGE1, VIT], SUPERVISED),
+    "vit_mask2former_supervised": (
+        [*STAGE1, MASK2FORMER.format("stage1"), VIT, "quick/overlays/vit_mask2former.yaml"],
+        SUPERVISED,
+    ),
 }
 
 
@@ -189,18 +211,26 @@ def small_options(shapes):
 
 
 @pytest.fixture(scope="session")
-def small_cfg(small_options):
-    """Function (configuration's path under configs/, **more) -> a small unfrozen configuration on the shapes."""
-    from detectron2.config import get_cfg
+def run_arguments():
+    """Function (name in RUNS) -> the arguments of tools/train_net.py that name its files, and its options."""
 
+    def make(name: str) -> tuple[list[str], list]:
+        (first, *overlays), options = RUNS[name]
+        return ["--config-file", first, *(item for file in overlays for item in ("--overlay", file))], options
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_cfg(small_options):
+    """Function (name in RUNS or shipped files, **more) -> a small unfrozen configuration on the shapes."""
+    from d2kit.config_files import compose_config
     from s4m import add_s4m_config
     from s4m.data.datasets_by_path import resolve_config_datasets
 
-    def make(name: str = "quick/shapes_student.yaml", *, semi: bool = True, **more):
-        cfg = get_cfg()
-        add_s4m_config(cfg)
-        cfg.merge_from_file(str(ROOT / "configs" / name))
-        cfg.merge_from_list(small_options(semi=semi, **more))
+    def make(name="stage2", *, semi: bool = True, **more):
+        files, options = ([*name], []) if isinstance(name, (list, tuple)) else RUNS.get(name, ([name], []))
+        cfg = compose_config(files, [*options, *small_options(semi=semi, **more)], [add_s4m_config])
         resolve_config_datasets(cfg)
         return cfg
 

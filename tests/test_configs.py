@@ -1,13 +1,17 @@
-"""Every configuration that is shipped builds, steps, saves and resumes, with its own architecture."""
+"""Every shipped configuration of S4M is complete and consistent, and each kind builds, steps, saves and resumes."""
 
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+import istd  # noqa: F401  (registration of its data sets)
+from d2kit.config_files import compose_config
+from istd import add_istd_config
 from s4m import add_s4m_config
 from s4m.engine.trainer import S4MTrainer
 from s4m.losses.boundary_consistency import BoundaryConsistency
@@ -16,8 +20,25 @@ from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.sam import SEGMENTERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-YAMLS = [path for folder in ("s4m", "quick") for path in sorted((CONFIGS / folder).rglob("*.yaml"))]
-FILES = [path for path in YAMLS if not path.name.startswith(("Base-", "istd_"))]
+ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+FILES = [name for name in ALL if not name.startswith(("istd/", "quick/overlays/")) and "/Base-" not in name]
+STAGE2 = [name for name in FILES if name.endswith("_stage2.yaml")]
+OVERLAYS = "quick/overlays/"
+# Each quick run with its overlays, as the documentation composes them.
+COMPOSED = [
+    [f"quick/{data}_{stage}.yaml", *overlays]
+    for stage in ("stage1", "stage2")
+    for data, overlays in (
+        ("shapes", [f"{OVERLAYS}mask2former_{stage}.yaml"]),
+        ("shapes", [f"{OVERLAYS}vit.yaml"]),
+        ("shapes", [f"{OVERLAYS}mask2former_{stage}.yaml", f"{OVERLAYS}vit.yaml", f"{OVERLAYS}vit_mask2former.yaml"]),
+        ("dsb2018", [f"{OVERLAYS}vit.yaml", f"{OVERLAYS}dsb2018_vit.yaml"]),
+        ("dsb2018", [f"{OVERLAYS}mask2former_{stage}.yaml", f"{OVERLAYS}dsb2018_mask2former.yaml"]),
+        ("coco_mini", [f"{OVERLAYS}vit.yaml"]),
+    )
+] + [["quick/coco_mini_stage1.yaml", f"{OVERLAYS}vit.yaml", f"{OVERLAYS}coco_mini_longer.yaml"]]
+COMPOSED += [[*COMPOSED[-1], f"{OVERLAYS}coco_mini_longer_cpu.yaml"]]
+RUNS = [[name] for name in FILES] + COMPOSED
 # Data, length and place of a run, which say nothing about what is trained; and few, small images and detections.
 RUN = {
     "MODEL.DEVICE": "cpu",
@@ -28,13 +49,23 @@ RUN = {
     "MODEL.VIT.CHECKPOINT": "random",
     "MODEL.VIT.LAYER": -1,
     "MODEL.WEIGHTS": "",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 50,
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
     "S4M.TEACHER.WEIGHTS": "",
+    "S4M.TEACHER.EMA_DECAY": 0.5,
     "S4M.SAM.NAME": "tiny",
     "S4M.SAM.CHECKPOINT": "",
     "S4M.SELECTION.SCORE": 0.05,
     "S4M.CALIBRATION.LOW": 0.05,
     "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
     "S4M.UNLABELED_BATCH": 4,
+    "S4M.UNSUP_WEIGHT": 1.0,
+    "S4M.LOG_PERIOD": 50,
+    "S4M.QUALITY_IMAGES": 0,
+    "S4M.QUALITY_VIEW": "test",
     "S4M.SD.POINTS": 4,
     "S4M.TEACHER.BURN_IN": 0,
     "INPUT.MIN_SIZE_TRAIN": (64,),
@@ -48,43 +79,78 @@ RUN = {
     "SOLVER.MAX_ITER": 2,
     "SOLVER.STEPS": (),
     "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.WARMUP_FACTOR": 1.0,
     "SOLVER.CHECKPOINT_PERIOD": 1000,
     "SOLVER.AMP.ENABLED": False,
     "TEST.EVAL_PERIOD": 0,
     "TEST.DETECTIONS_PER_IMAGE": 5,
     "DATASETS.TEST": (),
     "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": 0.0,
     "OUTPUT_DIR": "",
 }
 
 
-def read(path) -> CfgNode:
-    cfg = get_cfg()
-    add_s4m_config(cfg)
-    cfg.merge_from_file(str(path))
-    return cfg
+def compose(files, *options) -> CfgNode:
+    return compose_config(files, options, [add_s4m_config])
 
 
-def is_semi(cfg):
-    """Quick configurations get their data sets by option: those of a second stage begin at a teacher's weights."""
-    return bool(cfg.DATASETS.UNLABELED) or cfg.S4M.STUDENT_INIT == "teacher"
+def run_id(files) -> str:
+    return "+".join(Path(name).stem for name in files)
 
 
-def shrunk(path) -> CfgNode:
+def closure(name: str) -> dict[str, int]:
+    """The file itself and all that it takes values from, each with its depth."""
+    depths, path = {name: 0}, CONFIGS / name
+    bases = yaml.safe_load(path.read_text()).get("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        below = closure((path.parent / base).resolve().relative_to(CONFIGS).as_posix())
+        depths |= {file: depth + 1 for file, depth in below.items()}
+    return depths
+
+
+def test_there_are_few_files():
+    assert 50 < len(ALL) <= 95
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_values_come_from_three_files_at_most(name):
+    depths = closure(name)
+    assert len(depths) <= 3 and max(depths.values()) <= 2
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_head_says_what_the_file_is_or_needs(name):
+    first = (CONFIGS / name).read_text().splitlines()[0]
+    assert first.startswith("# ") and len(first) > 20
+
+
+@pytest.mark.parametrize("files", COMPOSED, ids=run_id)
+def test_overlays_compose(files):
+    compose(files)
+
+
+@pytest.mark.parametrize("name", [x for x in ALL if x.startswith("istd/")])
+def test_istd_files_compose_alone(name):
+    compose_config([name], add_keys=[add_istd_config])
+
+
+def shrunk(files) -> CfgNode:
     """The configuration for a test run, but for its data sets and folder."""
-    cfg = read(path)
-    semi = is_semi(cfg)
+    cfg = compose(files)
+    semi = bool(cfg.DATASETS.UNLABELED)
     cfg.merge_from_list([item for pair in RUN.items() for item in pair])
-    cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (), ("some",) if semi else ()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (), ("unlabeled",) if semi else ()
     return cfg
 
 
 def distinct():
-    """One parameter for each different test run, named by the files that share it."""
+    """One parameter for each different test run, named by the first files of it."""
     groups = defaultdict(list)
-    for path in FILES:
-        groups[shrunk(path).dump()].append(path)
-    return [pytest.param(paths[0], id="+".join(path.stem for path in paths)) for paths in groups.values()]
+    for files in RUNS:
+        groups[shrunk(files).dump()].append(files)
+    return [pytest.param(runs[0], id=run_id(runs[0])) for runs in groups.values()]
 
 
 def classifier(student) -> torch.nn.Linear:
@@ -92,10 +158,10 @@ def classifier(student) -> torch.nn.Linear:
     return student.roi_heads.box_predictor.cls_score if hasattr(student, "roi_heads") else student.head.class_predictor
 
 
-@pytest.mark.parametrize("path", distinct())
-def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
-    cfg = shrunk(path)
-    semi, cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = is_semi(cfg), (shapes.labeled,), str(tmp_path)
+@pytest.mark.parametrize("files", distinct())
+def test_builds_steps_saves_and_resumes(files, shapes, tmp_path):
+    cfg = shrunk(files)
+    semi, cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = bool(cfg.DATASETS.UNLABELED), (shapes.labeled,), str(tmp_path)
     cfg.DATASETS.UNLABELED = (shapes.unlabeled,) if semi else ()
     trainer = S4MTrainer(cfg)
     trainer.resume_or_load(resume=False)
@@ -111,69 +177,65 @@ def test_builds_steps_saves_and_resumes(path, shapes, tmp_path):
     assert resumed.start_iter == 2
     for key, value in trainer.network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[key], value), key
-    resumed.train()
-    last = torch.load(tmp_path / "model_final.pth", weights_only=True)
-    assert last["iteration"] == 2 and last["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
-    (tmp_path / "model_final.pth").unlink()  # half a gigabyte, for some
+    (tmp_path / "model_final.pth").unlink()  # Half a gigabyte for the large networks.
 
 
-@pytest.mark.parametrize("path", [x for x in FILES if "student" in x.stem], ids=lambda path: path.stem)
-def test_a_students_numbers_fit_every_switch(path):
-    cfg = read(path)
-    cfg.DATASETS.UNLABELED = ("some",)
-    for name in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
-        cfg.S4M[name].ENABLED = True
+@pytest.mark.parametrize("name", STAGE2)
+def test_the_numbers_of_stage_2_fit_every_switch(name):
+    cfg = compose([name])
+    for switch in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
+        cfg.S4M[switch].ENABLED = True
     labeler = PseudoLabeler(cfg)
     assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
     assert labeler.guards is not None and BoundaryConsistency.read(cfg) is not None
     require_pseudo_label_parts(cfg)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_names_what_exists(path):
-    cfg = read(path)
-    for key in ("TRAIN", "UNLABELED", "TEST"):
-        assert all(name in DatasetCatalog for name in cfg.DATASETS[key]), key
-    if is_semi(cfg) and cfg.S4M.TEACHER.WEIGHTS:
-        stage1 = read(str(path).replace("_student", "_teacher"))
-        assert f"{stage1.OUTPUT_DIR}/model_final.pth" == cfg.S4M.TEACHER.WEIGHTS
-        assert stage1.DATASETS.TRAIN == cfg.DATASETS.TRAIN
-        assert stage1.S4M.STUDENT == cfg.S4M.STUDENT and stage1.INPUT.FORMAT == cfg.INPUT.FORMAT
-        for part in ("ROI_HEADS", "FPN", "BACKBONE", "RESNETS", "MASK2FORMER", "VIT", "PIXEL_MEAN", "PIXEL_STD"):
-            assert stage1.MODEL[part] == cfg.MODEL[part], part
-    assert not set(cfg.DATASETS.TRAIN) & set(cfg.DATASETS.TEST)
+@pytest.mark.parametrize("name", FILES)
+def test_data_sets_are_known_or_named_by_path(name):
+    datasets = compose([name]).DATASETS
+    names = [*datasets.TRAIN, *datasets.UNLABELED, *datasets.TEST]
+    if "own_data" not in name:
+        assert datasets.TRAIN and datasets.TEST
+    assert all(entry in DatasetCatalog or entry.startswith(("coco:", "voc:", "folder:")) for entry in names)
+    assert not set(datasets.TRAIN) & set(datasets.TEST)
 
 
-def test_there_are_configurations_of_both_stages():
-    semi = [is_semi(read(path)) for path in FILES]
-    assert len(FILES) > 10 and any(semi) and not all(semi)
+@pytest.mark.parametrize("name", STAGE2)
+def test_stage_2_starts_from_its_stage_1(name):
+    cfg, stage1 = compose([name]), compose([name.replace("_stage2", "_stage1")])
+    assert cfg.S4M.TEACHER.WEIGHTS == f"{stage1.OUTPUT_DIR}/model_final.pth"
+    assert stage1.DATASETS.TRAIN == cfg.DATASETS.TRAIN
+    assert stage1.S4M.STUDENT == cfg.S4M.STUDENT and stage1.INPUT.FORMAT == cfg.INPUT.FORMAT
+    for part in ("ROI_HEADS", "FPN", "BACKBONE", "RESNETS", "MASK2FORMER", "VIT", "PIXEL_MEAN", "PIXEL_STD"):
+        assert stage1.MODEL[part] == cfg.MODEL[part], part
 
 
-@pytest.mark.parametrize("path", [x for x in FILES if "mean_teacher" in x.stem], ids=lambda path: path.stem)
-def test_a_mean_teacher_has_nothing_of_sam(path):
-    s4m = read(path).S4M
-    assert not any(s4m[name].ENABLED for name in ("SD", "PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"))
+def test_output_folders_differ():
+    folders = [compose([name]).OUTPUT_DIR for name in FILES]
+    assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize("path", [x for x in FILES if x.stem.endswith("_student")], ids=lambda path: path.stem)
-def test_a_student_has_the_guards_that_the_ablation_speaks_for(path):
-    s4m = read(path).S4M
+@pytest.mark.parametrize("files", [files for files in RUNS if "_stage2" in files[0]], ids=run_id)
+def test_stage_2_has_the_guards_that_the_ablation_speaks_for(files):
+    s4m = compose(files).S4M
     guards = [s4m[name].ENABLED for name in ("BOUNDARY", "CALIBRATION", "MATCHING")]
     assert guards == ([True, True, False] if s4m.STUDENT == "S4MRCNN" else [False] * 3)
+    assert s4m.PR.ENABLED and s4m.ARP.ENABLED and not s4m.SD.ENABLED
 
 
-@pytest.mark.parametrize("path", [x for x in FILES if "supervised" in x.stem], ids=lambda path: path.stem)
-def test_a_baseline_has_no_structural_distillation(path):
-    assert not read(path).S4M.SD.ENABLED
+@pytest.mark.parametrize("name", [name for name in FILES if name not in STAGE2])
+def test_stage_1_has_structural_distillation_alone(name):
+    cfg = compose([name])
+    assert cfg.S4M.SD.ENABLED and not cfg.S4M.PR.ENABLED and not cfg.DATASETS.UNLABELED
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_checkpoints_fall_inside_the_run(path):
-    solver = read(path).SOLVER
+@pytest.mark.parametrize("files", RUNS, ids=run_id)
+def test_checkpoints_fall_inside_the_run(files):
+    solver = compose(files).SOLVER
     assert 0 < solver.CHECKPOINT_PERIOD < solver.MAX_ITER
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_segmenter_is_known(path):
-    s4m = read(path).S4M
-    assert s4m.SAM.NAME in SEGMENTERS if s4m.SD.ENABLED or s4m.PR.ENABLED else s4m.SAM.NAME in {"", *SEGMENTERS}
+@pytest.mark.parametrize("files", RUNS, ids=run_id)
+def test_the_segmenter_is_known(files):
+    assert compose(files).S4M.SAM.NAME in SEGMENTERS

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "examples" / "plain_detectron2.py"
-CONFIG = Path(__file__).parents[1] / "configs" / "quick" / "shapes_student.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "quick" / "shapes_stage2.yaml"
 
 
 def losses(folder):
@@ -70,7 +70,7 @@ def test_training_without_the_teacher_that_was_asked_for_is_refused(small_cfg, t
 
 def test_default_trainer_as_it_is_trains_supervised(small_cfg, tmp_path):
     cfg = small_cfg(
-        "quick/shapes_teacher.yaml", semi=False, SOLVER__MAX_ITER=2, DATASETS__TEST=(), OUTPUT_DIR=str(tmp_path)
+        "stage1", semi=False, SOLVER__MAX_ITER=2, DATASETS__TEST=(), OUTPUT_DIR=str(tmp_path)
     )
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=False)

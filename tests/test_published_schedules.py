@@ -15,28 +15,28 @@ FILES = {
     for folder in ("coco", "cityscapes")
     for path in sorted((CONFIGS / folder).glob("*pct_*.yaml"))
 }
-# Iterations and steps of each teacher, and of a network's students, whose lengths (COCO: at 12 images) are the paper's.
+# Iterations and steps of each first stage, and of a network's second, whose lengths (COCO: at 12 images) are the paper's.
 LENGTHS = {
-    "coco/Mask2Former-R50_1pct_teacher": (20000, (17800, 19300)),
-    "coco/Mask2Former-R50_2pct_teacher": (30000, (26700, 28900)),
-    "coco/Mask2Former-R50_5pct_teacher": (60000, (53300, 57800)),
-    "coco/Mask2Former-R50_10pct_teacher": (90000, (80000, 86700)),
-    "coco/Mask2Former-R50_student": (368750, (327778, 355092)),
-    "coco/R50-FPN_1pct_teacher": (9000, (6000, 8000)),
-    "coco/R50-FPN_2pct_teacher": (18000, (12000, 16000)),
-    "coco/R50-FPN_5pct_teacher": (36000, (24000, 32000)),
-    "coco/R50-FPN_10pct_teacher": (54000, (36000, 48000)),
-    "coco/R50-FPN_student": (276562, (245833, 266319)),
-    "cityscapes/Mask2Former-R50_5pct_teacher": (15000, None),
-    "cityscapes/Mask2Former-R50_10pct_teacher": (20000, None),
-    "cityscapes/Mask2Former-R50_20pct_teacher": (30000, None),
-    "cityscapes/Mask2Former-R50_30pct_teacher": (40000, None),
-    "cityscapes/Mask2Former-R50_student": (90000, None),
-    "cityscapes/R50-FPN_5pct_teacher": (12000, None),
-    "cityscapes/R50-FPN_10pct_teacher": (18000, None),
-    "cityscapes/R50-FPN_20pct_teacher": (24000, None),
-    "cityscapes/R50-FPN_30pct_teacher": (30000, None),
-    "cityscapes/R50-FPN_student": (90000, None),
+    "coco/Mask2Former-R50_1pct_stage1": (20000, (17800, 19300)),
+    "coco/Mask2Former-R50_2pct_stage1": (30000, (26700, 28900)),
+    "coco/Mask2Former-R50_5pct_stage1": (60000, (53300, 57800)),
+    "coco/Mask2Former-R50_10pct_stage1": (90000, (80000, 86700)),
+    "coco/Mask2Former-R50_stage2": (368750, (327778, 355092)),
+    "coco/R50-FPN_1pct_stage1": (9000, (6000, 8000)),
+    "coco/R50-FPN_2pct_stage1": (18000, (12000, 16000)),
+    "coco/R50-FPN_5pct_stage1": (36000, (24000, 32000)),
+    "coco/R50-FPN_10pct_stage1": (54000, (36000, 48000)),
+    "coco/R50-FPN_stage2": (276562, (245833, 266319)),
+    "cityscapes/Mask2Former-R50_5pct_stage1": (15000, None),
+    "cityscapes/Mask2Former-R50_10pct_stage1": (20000, None),
+    "cityscapes/Mask2Former-R50_20pct_stage1": (30000, None),
+    "cityscapes/Mask2Former-R50_30pct_stage1": (40000, None),
+    "cityscapes/Mask2Former-R50_stage2": (90000, None),
+    "cityscapes/R50-FPN_5pct_stage1": (12000, None),
+    "cityscapes/R50-FPN_10pct_stage1": (18000, None),
+    "cityscapes/R50-FPN_20pct_stage1": (24000, None),
+    "cityscapes/R50-FPN_30pct_stage1": (30000, None),
+    "cityscapes/R50-FPN_stage2": (90000, None),
 }
 NETWORKS = {
     "Mask2Former-R50": {
@@ -96,7 +96,7 @@ EVERYWHERE = {
     "S4M.SELECTION.MIN_PIXELS": 5.0,
 }
 STAGES = {
-    "teacher": {
+    "stage1": {
         "SOLVER.IMS_PER_BATCH": 16,
         "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
         "S4M.SD.ENABLED": True,
@@ -105,7 +105,7 @@ STAGES = {
         "S4M.PR.ENABLED": False,
         "S4M.ARP.ENABLED": False,
     },
-    "student": {
+    "stage2": {
         "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
         "DATALOADER.REPEAT_THRESHOLD": 10.0,
         "S4M.STUDENT_INIT": "backbone",
@@ -146,22 +146,22 @@ def test_schedule(name):
     network, percent, stage = name.rpartition("/")[2].split("_")
     kind = name.split("_")[0]
     wanted = EVERYWHERE | NETWORKS[network] | DATA[name.split("/")[0]] | STAGES[stage]
-    if stage == "student":
+    if stage == "stage2":
         keys = ("SOLVER.IMS_PER_BATCH", "S4M.UNLABELED_BATCH", "S4M.TEACHER.BURN_IN")
         wanted |= dict(zip(keys, STUDENTS[kind], strict=True)) | {"S4M.ARP.DYNAMIC": name.startswith("coco")}
-    length, steps = LENGTHS[f"{kind}_student" if stage == "student" else name]
+    length, steps = LENGTHS[f"{kind}_stage2" if stage == "stage2" else name]
     wanted |= {"SOLVER.MAX_ITER": length} | ({"SOLVER.STEPS": steps} if steps else {})
     assert {key: value(cfg, key) for key in wanted} == wanted
     assert f"train_{percent.removesuffix('pct')}_fold0" in cfg.DATASETS.TRAIN[0]
 
 
 def test_the_table_has_every_file():
-    teachers = {name for name in LENGTHS if name.endswith("_teacher")}
-    assert set(FILES) == teachers | {name.replace("_teacher", "_student") for name in teachers}
+    stage1 = {name for name in LENGTHS if name.endswith("_stage1")}
+    assert set(FILES) == stage1 | {name.replace("_stage1", "_stage2") for name in stage1}
     assert len(FILES) == 32
 
 
 def test_mask_rcnn_at_the_papers_batch_has_the_papers_length():
-    cfg = read(FILES["coco/R50-FPN_1pct_student"], "SOLVER.IMS_PER_BATCH", 12)
+    cfg = read(FILES["coco/R50-FPN_1pct_stage2"], "SOLVER.IMS_PER_BATCH", 12)
     found = cfg.SOLVER.MAX_ITER, *cfg.SOLVER.STEPS, cfg.S4M.TEACHER.BURN_IN
     assert found == pytest.approx((368750, 327778, 355092, 25000), abs=1)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Train or evaluate any configuration of this project; the arguments are Detectron2's.
 
-python tools/train_net.py --config-file configs/quick/shapes_student.yaml [--resume] [--eval-only] [KEY VALUE ...]
+python tools/train_net.py --config-file configs/quick/shapes_stage2.yaml [--resume] [--eval-only] [KEY VALUE ...]
 With MODEL.DEVICE cpu, --num-gpus is the number of CPU processes.
 """
 
+import argparse
 import logging
 import os
 
@@ -82,12 +83,17 @@ def keep_to_cpu(args) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-if __name__ == "__main__":
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments and --overlay."""
     parser = default_argument_parser()
     parser.add_argument(
         "--overlay", action="append", default=[], metavar="FILE", help="merged on top of --config-file; repeatable"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    arguments = argument_parser().parse_args()
     if arguments.num_gpus > 1:
         keep_to_cpu(arguments)
     launch(

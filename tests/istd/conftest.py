@@ -1,15 +1,13 @@
 """Fixtures of the ISTD tests: a few small scenes, and any configuration made small."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from detectron2.config import get_cfg
 
+from d2kit.config_files import compose_config
 from istd import add_istd_config
 from istd.data.synthetic import write_scenes
 
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 # Two iterations an epoch on crops of 32 px, and everything that happens between epochs after each of them.
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -29,6 +27,13 @@ SMALL = {
     "ISTD.SCHEDULE.CHECKPOINT": 1,
     "ISTD.SCHEDULE.WARMUP": 0,
 }
+
+
+def config_files(name: str) -> list[str]:
+    """The configuration files of a run: see `istd_cfg`."""
+    network, _, scheme = name.partition("_")
+    files = [f"istd/networks/{'alcnet' if network == 'quick' else network}.yaml", f"istd/schemes/{scheme}.yaml"]
+    return [*files, "quick/overlays/scenes.yaml"] if network == "quick" else files
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +63,26 @@ def istd_options(scenes):
 
 
 @pytest.fixture(scope="session")
-def istd_cfg(istd_options):
-    """Function (configuration's path under configs/, **more) -> a small frozen configuration on the scenes."""
+def istd_arguments():
+    """Function (name as of `istd_cfg`) -> the arguments of tools/train_net.py that name its files."""
 
-    def make(name: str = "quick/istd_semantic_prior.yaml", **more):
-        cfg = get_cfg()
-        add_istd_config(cfg)
-        cfg.merge_from_file(str(CONFIGS / name))
-        cfg.merge_from_list(istd_options(**more))
+    def make(name: str) -> list[str]:
+        first, *overlays = config_files(name)
+        return ["--config-file", first, *(item for file in overlays for item in ("--overlay", file))]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def istd_cfg(istd_options):
+    """Function (name, **more) -> a small frozen configuration on the scenes.
+
+    The name is that of a network and a scheme, such as "acm_full"; the network "quick" is ALCNet with the overlay
+    scenes.yaml.
+    """
+
+    def make(name: str = "quick_semantic_prior", **more):
+        cfg = compose_config(config_files(name), istd_options(**more), [add_istd_config])
         cfg.freeze()
         return cfg
 

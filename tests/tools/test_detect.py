@@ -142,7 +142,7 @@ def test_the_predictor_follows_the_options(tmp_path):
     predictor = module.build_predictor(module.parse_arguments([*common, "--model", str(tmp_path / "acm.pth")]))
     assert (predictor.threshold, predictor.tile, predictor.overlap) == (0.3, 96, 8)
     assert predictor.probability(np.zeros((20, 130), np.float32)).shape == (20, 130)
-    config = Path(__file__).parents[2] / "configs" / "istd" / "acm_full.yaml"
+    config = Path(__file__).parents[2] / "configs" / "istd" / "networks" / "acm.yaml"
     trained = ["--config-file", str(config), "--weights", str(tmp_path / "acm.pth"), "--threshold", "0.7"]
     assert module.build_predictor(module.parse_arguments([*common, *trained])).threshold == 0.7
     with pytest.raises(SystemExit, match="detect: .*absent.onnx"):

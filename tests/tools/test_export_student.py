@@ -40,7 +40,7 @@ def trained(small_cfg, tmp_path_factory):
     from istd import add_istd_config
 
     folder = tmp_path_factory.mktemp("trained")
-    cfg = small_cfg("quick/shapes_mean_teacher.yaml")
+    cfg = small_cfg("mean_teacher")
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_backbone_that_detectron2_lacks_is_refused(tool, trained, small_cfg, tmp
 def test_what_cannot_be_exported_is_one_sentence(tool, trained, small_cfg, tmp_path):
     with pytest.raises(SystemExit, match="export_student: --checkpoint names .*absent.pth"):
         tool.main(["--checkpoint", "absent.pth", "--output", str(tmp_path / "x.pth")])
-    model = build_model(small_cfg("quick/shapes_supervised.yaml", semi=False))
+    model = build_model(small_cfg("supervised", semi=False))
     TeacherStudentCheckpointer(model, str(tmp_path)).save("stage1")
     options = ["--checkpoint", str(tmp_path / "stage1.pth"), "--output", str(tmp_path / "x.pth")]
     with pytest.raises(SystemExit, match="holds no teacher"):
@@ -130,7 +130,7 @@ def test_an_istd_student_in_every_form(tool, small_set, tmp_path, capsys):
 
     save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM", {"in_channels": 3}, mean=90.0))
     files = [str(tmp_path / "out" / f"student{suffix}") for suffix in (".onnx", ".pt", ".pth")]
-    config = ["--config-file", str(Path(SCRIPT).parents[1] / "configs" / "istd" / "acm_full.yaml")]
+    config = ["--config-file", str(Path(SCRIPT).parents[1] / "configs" / "istd" / "networks" / "acm.yaml")]
     small = str(tmp_path / "out" / "int8.onnx")
     options = ["--checkpoint", str(tmp_path / "acm.pth"), "--output", *files, "--int8", small]
     data = ["--calibrate", f"sirst:{small_set}:train.txt", "--evaluate", f"sirst:{small_set}:test.txt"]

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from detectron2.engine import default_argument_parser
 
 from s4m.engine.trainer import S4MTrainer
 
@@ -24,13 +23,14 @@ def loggers():
 
 
 @pytest.fixture
-def arguments(small_options, tmp_path):
+def arguments(tool, small_options, run_arguments, tmp_path):
     """Function (flags, configuration, options) -> parsed arguments of a run in `tmp_path`."""
 
-    def make(*flags, config="shapes_mean_teacher", semi=True, **options):
+    def make(*flags, config="mean_teacher", semi=True, **options):
         options = {"SOLVER__MAX_ITER": 1, "TEST__EVAL_PERIOD": 1, "OUTPUT_DIR": str(tmp_path / "run"), **options}
-        command = [*flags, "--config-file", CONFIGS / f"{config}.yaml", *small_options(semi=semi, **options)]
-        return default_argument_parser().parse_args([str(item) for item in command])
+        files, own = run_arguments(config)
+        command = [*flags, *files, *own, *small_options(semi=semi, **options)]
+        return tool.argument_parser().parse_args([str(item) for item in command])
 
     return make
 
@@ -57,7 +57,7 @@ def test_trains_then_evaluates_the_last_checkpoint(tool, arguments, tmp_path, ca
 
 def test_evaluates_weights_of_a_first_stage_in_both_networks(tool, arguments, tmp_path):
     first = tmp_path / "first"
-    tool.main(arguments(config="shapes_supervised", semi=False, OUTPUT_DIR=str(first), TEST__EVAL_PERIOD=0))
+    tool.main(arguments(config="supervised", semi=False, OUTPUT_DIR=str(first), TEST__EVAL_PERIOD=0))
     found = tool.main(arguments("--eval-only", MODEL__WEIGHTS=str(first / "model_final.pth")))
     assert str(found["student"]) == str(found["teacher"])
 

@@ -75,12 +75,12 @@ def test_a_file_holds_all_that_is_needed_to_feed_it(tmp_path):
 
 def test_a_checkpoint_gives_the_network_that_answers(istd_cfg, tmp_path):
     """The averaged student, without a look at the foundation model's file."""
-    cfg = istd_cfg("istd/acm_semantic_prior.yaml", OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1)
+    cfg = istd_cfg("acm_semantic_prior", OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1)
     trainer = ISTDTrainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
     model = trainer.network.eval()
-    cfg = istd_cfg("istd/acm_semantic_prior.yaml", ISTD__VFM__CHECKPOINT="absent.pth", ISTD__TEST__THRESHOLD=0.3)
+    cfg = istd_cfg("acm_semantic_prior", ISTD__VFM__CHECKPOINT="absent.pth", ISTD__TEST__THRESHOLD=0.3)
     network, recipe = load_student(cfg, tmp_path / "model_0000001.pth")
     assert not network.training and recipe.threshold == 0.3
     assert recipe.options == {"in_channels": 3, "momentum": 0.1}
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_one_sentence(istd_cfg, tmp_path):
         export_student(network, Recipe("ACM"), tmp_path / "student.bin")
     export_student(network, Recipe("ACM"), tmp_path / "acm.pth")
     with pytest.raises(ValueError, match="acm.pth' does not hold the weights of MLCLNet"):
-        load_student(istd_cfg("istd/mlclnet_full.yaml"), tmp_path / "acm.pth")
+        load_student(istd_cfg("mlclnet_full"), tmp_path / "acm.pth")
     with pytest.raises(ValueError, match="other.onnx.*tools/export_student.py"):
         read_metadata('{"mean": 1}', "other.onnx")
     with pytest.raises(FileNotFoundError, match="absent.onnx"):

@@ -13,7 +13,7 @@ from istd.modeling import build_network
 def trained(istd_cfg, tmp_path_factory):
     """A model, and the configuration whose MODEL.WEIGHTS are its checkpoint."""
     path = tmp_path_factory.mktemp("predictor") / "model.pth"
-    cfg = istd_cfg("istd/alcnet_full.yaml", MODEL__WEIGHTS=str(path), ISTD__TEST__THRESHOLD=0.02)
+    cfg = istd_cfg("alcnet_full", MODEL__WEIGHTS=str(path), ISTD__TEST__THRESHOLD=0.02)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     torch.save({"model": model.state_dict()}, path)

@@ -15,7 +15,7 @@ def records(scenes):
 
 @pytest.fixture
 def make(istd_cfg, records, tmp_path):
-    def labels(name="quick/istd_pal.yaml", train=None, validation=(), **more):
+    def labels(name="quick_pal", train=None, validation=(), **more):
         cfg = istd_cfg(name, OUTPUT_DIR=str(tmp_path), **more)
         return PseudoLabels(cfg, records if train is None else train, validation)
 
@@ -34,7 +34,7 @@ def at_points(record):
 
 
 def test_start_from_points_holds_the_points_alone(make, records):
-    labels = make("quick/istd_lesps.yaml")
+    labels = make("quick_lesps")
     labels.start(fresh=True)
     assert labels.pool() == list(range(len(records)))
     for record in records:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
@@ -24,16 +23,17 @@ def start(cfg, resume: bool = False) -> ISTDTrainer:
     return trainer
 
 
-def train_with_tool(run_python, istd_options, output, log, wait=True):
+def train_with_tool(run_python, istd_options, files, output, log, wait=True):
     options = istd_options(OUTPUT_DIR=str(output), ISTD__SCHEDULE__EPOCHS=5, ISTD__SCHEDULE__AVERAGE=0.9)
-    config = ["--config-file", "configs/quick/istd_semantic_prior.yaml", "--resume"]
+    config = [*files, "--resume"]
     return run_python("tools/train_net.py", *config, *options, log=log, wait=wait)
 
 
-def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, istd_arguments, tmp_path):
+    files = istd_arguments("quick_semantic_prior")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_with_tool(run_python, istd_options, whole, tmp_path / "whole.log")
-    process = train_with_tool(run_python, istd_options, killed, tmp_path / "killed.log", wait=False)
+    train_with_tool(run_python, istd_options, files, whole, tmp_path / "whole.log")
+    process = train_with_tool(run_python, istd_options, files, killed, tmp_path / "killed.log", wait=False)
     deadline = time.monotonic() + 240
     # Version 3 of the masks is there before the checkpoint of its epoch: the kill lands between or soon after.
     while not (killed / "pseudo_masks" / "masks-000003.npz").is_file() and time.monotonic() < deadline:
@@ -42,7 +42,7 @@ def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, tmp_p
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model_final.pth").exists()
-    train_with_tool(run_python, istd_options, killed, tmp_path / "killed.log")
+    train_with_tool(run_python, istd_options, files, killed, tmp_path / "killed.log")
     one, two = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, killed))
     for key, value in one["model"].items():
         assert torch.equal(two["model"][key], value), key
@@ -87,7 +87,7 @@ def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
 
 
 def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
-    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
+    cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path))
     scored = []
     test = ISTDTrainer.test.__func__
     monkeypatch.setattr(ISTDTrainer, "test", classmethod(lambda cls, *a: scored.append(1) or test(cls, *a)))
@@ -111,11 +111,11 @@ def train_net(monkeypatch):
     return module
 
 
-def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, scenes, tmp_path):
+def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, istd_arguments, scenes, tmp_path):
     def main(*flags, **more):
         options = istd_options(OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1, **more)
-        command = [*flags, "--config-file", ROOT / "configs" / "quick" / "istd_pal.yaml", *options]
-        return train_net.main(default_argument_parser().parse_args([str(item) for item in command]))
+        command = [*flags, *istd_arguments("quick_pal"), *options]
+        return train_net.main(train_net.argument_parser().parse_args([str(item) for item in command]))
 
     main()
     final = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}
@@ -138,7 +138,7 @@ def test_selection_by_masks_points_or_the_teacher(istd_cfg, tmp_path):
 
 def test_points_select_where_there_are_no_masks(istd_cfg, scenes, tmp_path):
     bare = (f"{scenes.val}:masks=",)
-    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=bare)
+    cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=bare)
     trainer = start(cfg)
     assert trainer.selection_metric == "istd_points/F1"
     assert "F1" in trainer.validate()["istd_points"]
@@ -147,7 +147,7 @@ def test_points_select_where_there_are_no_masks(istd_cfg, scenes, tmp_path):
 def test_points_select_where_a_mask_is_missing(istd_cfg, scenes, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("istd"), "propagate", True)
     mixed = (scenes.val, f"{scenes.test}:masks=")
-    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=mixed)
+    cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path), DATASETS__VALIDATION=mixed)
     trainer = start(cfg)
     assert trainer.selection_metric == "istd_points/F1"
     found = trainer.validate()
@@ -156,11 +156,11 @@ def test_points_select_where_a_mask_is_missing(istd_cfg, scenes, tmp_path, caplo
     assert len(warnings) == 1 and warnings[0].endswith("selected by points.")
     bare = (f"{scenes.val}:points=", f"{scenes.test}:masks=")
     outer = {"DATASETS__VALIDATION": bare, "OUTPUT_DIR": str(tmp_path)}
-    assert ISTDTrainer(istd_cfg("quick/istd_pal.yaml", **outer)).selection_metric == "istd/IoU"
+    assert ISTDTrainer(istd_cfg("quick_pal", **outer)).selection_metric == "istd/IoU"
 
 
 def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
-    cfg = istd_cfg("quick/istd_pal.yaml", OUTPUT_DIR=str(tmp_path))
+    cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path))
     start(cfg).train()
     trainer = start(cfg)
     assert trainer.data.labels.store.version == 0
@@ -168,7 +168,7 @@ def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
 
 
 def test_what_is_missing_is_named(istd_cfg, scenes, tmp_path):
-    def data(name="quick/istd_pal.yaml", **more):
+    def data(name="quick_pal", **more):
         return TrainingData(istd_cfg(name, OUTPUT_DIR=str(tmp_path), **more))
 
     with pytest.raises(FileNotFoundError, match="DATASETS.TRAIN: .*none.txt"):
@@ -176,7 +176,7 @@ def test_what_is_missing_is_named(istd_cfg, scenes, tmp_path):
     with pytest.raises(ValueError, match="DATASETS.TRAIN has no image"):
         data(DATASETS__TRAIN=())
     with pytest.raises(ValueError, match="set DATASETS.VALIDATION"):
-        data("quick/istd_semantic_prior.yaml", DATASETS__VALIDATION=())
+        data("quick_semantic_prior", DATASETS__VALIDATION=())
     with pytest.raises(ValueError, match="ISTD.LABELS.SOURCE"):
         data(ISTD__LABELS__SOURCE="boxes")
     with pytest.raises(ValueError, match="has no points"):

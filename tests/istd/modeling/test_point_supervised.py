@@ -47,7 +47,7 @@ def test_it_is_registered(istd_cfg):
     assert "PointSupervisedISTD" in META_ARCH_REGISTRY
     model = build_model(istd_cfg())
     assert isinstance(model, PointSupervisedISTD) and model.has_teacher
-    assert build_model(istd_cfg("quick/istd_pal.yaml")).scam is None
+    assert build_model(istd_cfg("quick_pal")).scam is None
 
 
 def test_the_configuration_names_modulated_stages_and_scale(istd_cfg):

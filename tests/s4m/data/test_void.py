@@ -105,10 +105,10 @@ def test_wrong_void_names_the_image(record):
             LabeledMapper(config())(record([], wrong))
 
 
-@pytest.mark.parametrize("config", ["shapes_supervised", "shapes_mask2former_supervised"])
+@pytest.mark.parametrize("config", ["supervised", "mask2former_supervised"])
 @pytest.mark.parametrize("objects", [[], [BOX]], ids=["void-alone", "beside-an-object"])
 def test_both_students_learn_beside_void(record, small_cfg, config, objects):
-    cfg = small_cfg(f"quick/{config}.yaml", semi=False, INPUT__MIN_SIZE_TRAIN=(40,), INPUT__RANDOM_FLIP="none")
+    cfg = small_cfg(config, semi=False, INPUT__MIN_SIZE_TRAIN=(40,), INPUT__RANDOM_FLIP="none")
     torch.manual_seed(0)
     model = build_model(cfg).train()
     with EventStorage():

@@ -26,12 +26,13 @@ FIXED = {
 
 
 @pytest.fixture
-def train(small_options, run_python, tmp_path):
+def train(small_options, run_arguments, run_python, tmp_path):
     """Function (name, processes, configuration, **options) -> folder of a finished training by tools/train_net.py."""
 
     def run(name, processes, config, *flags, semi, **options):
-        launch = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", f"configs/quick/{config}.yaml"]
-        folder, options = tmp_path / name, small_options(semi=semi, **options)
+        files, own = run_arguments(config)
+        launch = ["--num-gpus", processes, "--dist-url", "auto", *files]
+        folder, options = tmp_path / name, [*own, *small_options(semi=semi, **options)]
         run_python("tools/train_net.py", *flags, *launch, "OUTPUT_DIR", folder, *options, log=tmp_path / f"{name}.log")
         return folder
 
@@ -74,7 +75,7 @@ def as_options(fixed):
     return {key.replace(".", "__"): value for key, value in fixed.items()}
 
 
-@pytest.mark.parametrize(("config", "semi"), [("shapes_teacher", False), ("shapes_student", True)])
+@pytest.mark.parametrize(("config", "semi"), [("stage1", False), ("stage2", True)])
 def test_two_processes_equal_one(train, config, semi):
     options = as_options(FIXED)
     if semi:
@@ -104,7 +105,7 @@ def test_two_processes_equal_one(train, config, semi):
     assert_close(found, load(two))
 
 
-@pytest.mark.parametrize("config", ["shapes_student", "shapes_mask2former_student"])
+@pytest.mark.parametrize("config", ["stage2", "mask2former_stage2"])
 def test_all_parts_train_in_two_processes(train, config):
     options = {"SOLVER__MAX_ITER": 2, "S4M__SD__ENABLED": True, "DATASETS__TEST": (), "TEST__EVAL_PERIOD": 0}
     options |= {f"S4M__{name}__ENABLED": True for name in ("BOUNDARY", "CALIBRATION", "MATCHING")}

@@ -81,7 +81,13 @@ def voc_sets(request, tmp_path_factory):
     return {f"DATASETS__{key}": (f"{name}:{voc}/JPEGImages",) for key, name in names.items()}
 
 
-@pytest.mark.parametrize("student", ["student", "mask2former_student"])
+VOC = {
+    "rcnn": ["quick/voc_mini_stage2.yaml"],
+    "mask2former": ["quick/voc_mini_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"],
+}
+
+
+@pytest.mark.parametrize("student", ["rcnn", "mask2former"])
 def test_voc_trains_is_scored_and_goes_on(voc_sets, student, small_cfg, tiny_mask2former, tmp_path):
     options = {
         **SHORT,
@@ -90,7 +96,7 @@ def test_voc_trains_is_scored_and_goes_on(voc_sets, student, small_cfg, tiny_mas
         "MODEL__ROI_HEADS__NUM_CLASSES": 20,
         "OUTPUT_DIR": str(tmp_path),
     }
-    results, logged = train_and_resume(small_cfg(f"quick/voc_mini_{student}.yaml", **options))
+    results, logged = train_and_resume(small_cfg(VOC[student], **options))
     assert list(results) == ["student", "teacher"]
     for scores in results.values():
         assert {"bbox", "segm", "voc"} <= scores.keys() and {"APr50", "APr70", "APr_vol"} <= scores["voc"].keys()
@@ -126,7 +132,7 @@ def test_cityscapes_trains_is_scored_and_goes_on(cityscapes, student, small_cfg,
         "MODEL__DEVICE": "cpu",
     }
     options |= {"S4M__SAM__NAME": "tiny", "SOLVER__REFERENCE_BATCH": 0, "OUTPUT_DIR": str(tmp_path / "run")}
-    results, logged = train_and_resume(small_cfg(f"s4m/cityscapes/{student}_20pct_student.yaml", **options))
+    results, logged = train_and_resume(small_cfg(f"s4m/cityscapes/{student}_20pct_stage2.yaml", **options))
     assert {name: set(scores["segm"]) for name, scores in results.items()} == {
         "student": {"AP", "AP50"}, "teacher": {"AP", "AP50"},
     }  # fmt: skip

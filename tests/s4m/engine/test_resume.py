@@ -10,7 +10,7 @@ import torch
 
 SCRIPT = Path(__file__).with_name("recorded_training.py")
 GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")  # calibration has a state of its own
-STAGES = {"quick/shapes_teacher.yaml": False, "quick/shapes_student.yaml": True}
+STAGES = {"stage1": False, "stage2": True}
 
 
 def lines(path):
@@ -58,7 +58,8 @@ def test_killed_and_resumed_equals_uninterrupted(config, small_options, run_pyth
     )
 
     def start(name, *flags, **environment):
-        arguments = [SCRIPT, *flags, "--config-file", f"configs/{config}", "OUTPUT_DIR", tmp_path / name, *options]
+        file = f"configs/quick/shapes_{config}.yaml"
+        arguments = [SCRIPT, *flags, "--config-file", file, "OUTPUT_DIR", tmp_path / name, *options]
         environment["RECORD"] = str(tmp_path / f"{name}.jsonl")
         return run_python(*arguments, log=tmp_path / f"{name}.log", wait=False, **environment)
 

@@ -15,7 +15,7 @@ from s4m.engine.trainer import S4MTrainer
 def make_trainer(small_cfg, tmp_path):
     """Function (configuration, **options) -> a trainer that writes to `tmp_path`."""
 
-    def make(name="quick/shapes_mean_teacher.yaml", resume=False, **options):
+    def make(name="mean_teacher", resume=False, **options):
         options = {"SOLVER__MAX_ITER": 2, "SOLVER__STEPS": (), "TEST__EVAL_PERIOD": 0, **options}
         if not options["TEST__EVAL_PERIOD"]:
             options["DATASETS__TEST"] = ()
@@ -40,7 +40,7 @@ class AtStep(HookBase):
 
 
 def test_trains_evaluates_and_logs(make_trainer, tmp_path):
-    trainer = make_trainer("quick/shapes_student.yaml", TEST__EVAL_PERIOD=2)
+    trainer = make_trainer("stage2", TEST__EVAL_PERIOD=2)
     trainer.train()
     results = trainer.test(trainer.cfg, trainer.model)
     assert list(results) == ["student", "teacher"]
@@ -104,7 +104,7 @@ def test_resume_makes_up_the_evaluation_that_was_cut_off(make_trainer, monkeypat
 
 def test_amp_without_a_gpu_is_one_warning_and_fp32(make_trainer, caplog):
     with caplog.at_level(logging.WARNING):
-        trainer = make_trainer("quick/shapes_supervised.yaml", semi=False, SOLVER__AMP__ENABLED=True)
+        trainer = make_trainer("supervised", semi=False, SOLVER__AMP__ENABLED=True)
         trainer.train()
     warnings = [record for record in caplog.records if "SOLVER.AMP.ENABLED" in record.getMessage()]
     assert len(warnings) == 1 and "fp32" in warnings[0].getMessage()
@@ -115,7 +115,7 @@ def test_amp_without_a_gpu_is_one_warning_and_fp32(make_trainer, caplog):
 def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, tmp_path, clip, norm):
     options = {"semi": False, "SOLVER__ACCUMULATE": 2, "SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 3}
     options |= {"SOLVER__CLIP_GRADIENTS__CLIP_TYPE": clip, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": norm}
-    trainer = make_trainer("quick/shapes_supervised.yaml", **options)
+    trainer = make_trainer("supervised", **options)
     weight = trainer.model.student.backbone.fpn_output2.weight
     seen = []
     for iteration in range(4):
@@ -126,7 +126,7 @@ def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, 
     assert changes == [False, True, False, True]
 
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000002.pth")
-    resumed = make_trainer("quick/shapes_supervised.yaml", resume=True, **options)
+    resumed = make_trainer("supervised", resume=True, **options)
     assert resumed.start_iter == 3
     resumed.train()
     for key, value in trainer.model.state_dict().items():
@@ -134,7 +134,7 @@ def test_accumulation_steps_every_second_time_and_resumes_between(make_trainer, 
 
 
 def test_loss_that_is_not_finite_keeps_the_last_checkpoint(make_trainer, tmp_path):
-    trainer = make_trainer("quick/shapes_supervised.yaml", semi=False, SOLVER__MAX_ITER=9, SOLVER__CHECKPOINT_PERIOD=1)
+    trainer = make_trainer("supervised", semi=False, SOLVER__MAX_ITER=9, SOLVER__CHECKPOINT_PERIOD=1)
     bias = trainer.model.student.roi_heads.mask_head.predictor.bias
     trainer.register_hooks([AtStep(2, lambda: torch.nn.init.constant_(bias, float("nan")))])
     with pytest.raises(FloatingPointError, match=r"loss_mask.*images/\d+.png.*last checkpoint"):
@@ -145,7 +145,7 @@ def test_loss_that_is_not_finite_keeps_the_last_checkpoint(make_trainer, tmp_pat
 
 
 def test_cache_of_embeddings_is_filled_while_training(make_trainer, tmp_path):
-    trainer = make_trainer("quick/shapes_student.yaml", SOLVER__MAX_ITER=1, S4M__SAM__CACHE=str(tmp_path / "cache"))
+    trainer = make_trainer("stage2", SOLVER__MAX_ITER=1, S4M__SAM__CACHE=str(tmp_path / "cache"))
     trainer.train()
     assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
     encode, asked = trainer.model.segmenter.encode, []
@@ -157,7 +157,7 @@ def test_cache_of_embeddings_is_filled_while_training(make_trainer, tmp_path):
 
 def test_cache_of_embeddings_holds_the_labelled_images_of_calibration_too(make_trainer, tmp_path):
     options = {"S4M__CALIBRATION__ENABLED": True, "S4M__SAM__CACHE": str(tmp_path / "cache"), "SOLVER__MAX_ITER": 1}
-    trainer = make_trainer("quick/shapes_student.yaml", **options)
+    trainer = make_trainer("stage2", **options)
     batch = next(iter(trainer.build_train_loader(trainer.cfg)))
     files = {entry["file_name"] for images in batch.values() for entry in images}
     asked, encode, model = [], trainer.model.segmenter.encode, trainer.model
@@ -175,7 +175,7 @@ def test_cache_of_embeddings_holds_the_labelled_images_of_calibration_too(make_t
 def test_a_full_cache_tells_what_all_of_its_images_need(make_trainer, tmp_path, caplog, calibrated, images):
     options = {"S4M__SAM__CACHE": str(tmp_path / "cache"), "S4M__SAM__CACHE_GIB": 1e-9, "SOLVER__MAX_ITER": 1}
     with caplog.at_level(logging.WARNING):
-        make_trainer("quick/shapes_student.yaml", S4M__CALIBRATION__ENABLED=calibrated, **options).train()
+        make_trainer("stage2", S4M__CALIBRATION__ENABLED=calibrated, **options).train()
     (message,) = (record.getMessage() for record in caplog.records if "S4M.SAM.CACHE_GIB" in record.getMessage())
     assert f"All {images} need about" in message
 
@@ -189,11 +189,11 @@ def test_missing_sam_is_told_before_the_first_iteration(small_cfg, tmp_path):
 @pytest.mark.parametrize("count", [3, 80])
 def test_other_number_of_classes_names_the_key(make_trainer, count):
     with pytest.raises(ValueError, match=f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but .* has 5 classes"):
-        make_trainer("quick/shapes_supervised.yaml", semi=False, MODEL__ROI_HEADS__NUM_CLASSES=count)
+        make_trainer("supervised", semi=False, MODEL__ROI_HEADS__NUM_CLASSES=count)
 
 
 def test_checkpoint_that_is_gone_is_named(make_trainer, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000007.pth")
     with pytest.raises(FileNotFoundError, match="last_checkpoint.*model_0000007.pth"):
-        make_trainer("quick/shapes_supervised.yaml", resume=True, semi=False)
+        make_trainer("supervised", resume=True, semi=False)

@@ -13,7 +13,7 @@ from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher, network
 def build(small_cfg):
     def make(seed=0, **options):
         torch.manual_seed(seed)
-        return build_model(small_cfg("quick/shapes_mean_teacher.yaml", **options))
+        return build_model(small_cfg("mean_teacher", **options))
 
     return make
 
@@ -65,7 +65,7 @@ def test_backbone_of_the_model_zoo_goes_to_the_student(build, tmp_path, style, s
 
 
 def test_plain_network_of_other_classes_gives_what_fits(build, small_cfg, tmp_path):
-    cfg = small_cfg("quick/shapes_supervised.yaml", semi=False, MODEL__ROI_HEADS__NUM_CLASSES=80)
+    cfg = small_cfg("supervised", semi=False, MODEL__ROI_HEADS__NUM_CLASSES=80)
     cfg.MODEL.META_ARCHITECTURE = "S4MRCNN"
     plain = build_model(cfg)
     TeacherStudentCheckpointer(plain, str(tmp_path)).save("coco")

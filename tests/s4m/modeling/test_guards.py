@@ -71,7 +71,7 @@ def test_rates_of_matching_are_over_the_last_20_batches(small_cfg, monkeypatch):
 
 
 def test_all_work_with_mask2former(small_cfg):
-    name = "quick/shapes_mask2former_student.yaml"
+    name = "mask2former_stage2"
     torch.manual_seed(0)
     options = {f"S4M__{guard}__ENABLED": True for guard in SWITCHES}
     cfg = small_cfg(name, S4M__ARP__MIN_AREA=0.0, S4M__CALIBRATION__FLOOR=0.0, S4M__SELECTION__SCORE=0.05, **options)
@@ -84,12 +84,12 @@ def test_all_work_with_mask2former(small_cfg):
     assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad and p.grad is not None)
 
 
-@pytest.mark.parametrize("name", ["shapes_student", "shapes_mask2former_student"])
+@pytest.mark.parametrize("name", ["stage2", "mask2former_stage2"])
 def test_a_whole_step_in_half_precision(small_cfg, name):
     options = {f"S4M__{guard}__ENABLED": True for guard in SWITCHES}
     options |= {"S4M__SD__ENABLED": True, "S4M__CALIBRATION__FLOOR": 0.0, "S4M__SELECTION__SCORE": 0.05}
     torch.manual_seed(0)
-    model = build_model(small_cfg(f"quick/{name}.yaml", **options)).train()
+    model = build_model(small_cfg(name, **options)).train()
     with torch.autocast("cpu", dtype=torch.float16):
         losses, logged = step(model)
     assert logged["pseudo_labels/selected"][0] > 0 and {"loss_structure", "loss_boundary_pseudo"} <= losses.keys()
@@ -98,11 +98,11 @@ def test_a_whole_step_in_half_precision(small_cfg, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("name", ["shapes_student", "shapes_mask2former_student"])
+@pytest.mark.parametrize("name", ["stage2", "mask2former_stage2"])
 def test_students_learn_and_answer_in_half_precision(small_cfg, name, dtype):
     options = {f"S4M__{guard}__ENABLED": True for guard in ("SD", *SWITCHES)} | {"S4M__CALIBRATION__FLOOR": 0.0}
     torch.manual_seed(0)
-    model = build_model(small_cfg(f"quick/{name}.yaml", S4M__ARP__MIN_AREA=0.0, **options)).train()
+    model = build_model(small_cfg(name, S4M__ARP__MIN_AREA=0.0, **options)).train()
     with torch.autocast("cpu", dtype=dtype):
         losses, logged = step(model)
     terms = {"loss_class", "loss_mask", "loss_dice"} if "mask2former" in name else SUPERVISED
@@ -188,7 +188,7 @@ def test_everything_ignored_is_no_background_of_mask2former(small_cfg, monkeypat
     options = {"S4M__CALIBRATION__ENABLED": True, "S4M__CALIBRATION__FLOOR": 1.0, "S4M__UNSUP_WEIGHT": 1.0}
     options |= {f"S4M__{name}__ENABLED": False for name in ("PR", "ARP", "STRONG")}
     torch.manual_seed(0)
-    model = build_model(small_cfg("quick/shapes_mask2former_student.yaml", **options)).train()
+    model = build_model(small_cfg("mask2former_stage2", **options)).train()
     learn, seen = model.student.losses_and_features, []
     monkeypatch.setattr(model.student, "losses_and_features", lambda batch: seen.append(batch) or learn(batch))
     losses, logged = step(model)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
+from d2kit.config_files import compose_config
 from s4m import add_s4m_config
 from s4m.data.shapes import ShapesRecipe, draw_scene
 from s4m.engine.weights import TeacherStudentCheckpointer
@@ -39,9 +39,8 @@ def weak(seed, size=(64, 64)):
 
 def small(**options):
     """A Mask2Former whose step on 64 px images takes a tenth of a second; the keys have `__` for the point."""
-    cfg = get_cfg()
-    add_s4m_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "shapes_mask2former_student.yaml"))
+    files = ["quick/shapes_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"]
+    cfg = compose_config(files, add_keys=[add_s4m_config])
     tiny = {"HIDDEN": 32, "HEADS": 4, "FEEDFORWARD": 32, "ENCODER_FEEDFORWARD": 32, "POINTS": 64, "DECODER_LAYERS": 2}
     options = {
         "DATASETS.UNLABELED": ("some",),
@@ -236,7 +235,7 @@ def test_package_works_without_transformers(tmp_path):
     code = """
 import sys
 sys.modules["transformers"] = None
-from detectron2.config import get_cfg
+from d2kit.config_files import compose_config
 from detectron2.modeling import build_model
 import s4m
 cfg = get_cfg()

@@ -40,7 +40,7 @@ def check_step(model, batch):
 def test_hierarchical_timm_network_trains(small_cfg, tiny_mask2former, name):
     options = {**tiny_mask2former, "MODEL__BACKBONE__NAME": "build_timm_backbone", "MODEL__TIMM__NAME": name}
     torch.manual_seed(0)
-    model = build_model(small_cfg("quick/shapes_mask2former_supervised.yaml", semi=False, **options))
+    model = build_model(small_cfg("mask2former_supervised", semi=False, **options))
     assert type(model.student.backbone).__name__ == "TimmBackbone"
     check_step(model, [labeled((50, 70))])
     assert any(p.grad.abs().sum() > 0 for p in model.student.backbone.bottom_up.parameters())
@@ -49,16 +49,16 @@ def test_hierarchical_timm_network_trains(small_cfg, tiny_mask2former, name):
 def test_mask_rcnn_says_that_it_needs_a_pyramid(small_cfg):
     options = {"MODEL__BACKBONE__NAME": "build_timm_backbone", "MODEL__TIMM__NAME": "test_convnext"}
     with pytest.raises(ValueError, match="names 'p2', which build_timm_backbone does not give.*a feature pyramid"):
-        build_model(small_cfg("quick/shapes_supervised.yaml", semi=False, **options))
+        build_model(small_cfg("supervised", semi=False, **options))
     with pytest.raises(KeyError, match="NoSuchHeads"):
-        build_model(small_cfg("quick/shapes_supervised.yaml", semi=False, MODEL__ROI_HEADS__NAME="NoSuchHeads"))
+        build_model(small_cfg("supervised", semi=False, MODEL__ROI_HEADS__NAME="NoSuchHeads"))
 
 
-@pytest.mark.parametrize("config", ["shapes_supervised", "shapes_mask2former_supervised"])
+@pytest.mark.parametrize("config", ["supervised", "mask2former_supervised"])
 def test_resnet_101_trains(small_cfg, tiny_mask2former, config):
     options = {**tiny_mask2former, "MODEL__RESNETS__DEPTH": 101, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
     torch.manual_seed(0)
-    model = build_model(small_cfg(f"quick/{config}.yaml", semi=False, MODEL__RESNETS__NORM="FrozenBN", **options))
+    model = build_model(small_cfg(config, semi=False, MODEL__RESNETS__NORM="FrozenBN", **options))
     resnet = getattr(model.student.backbone, "bottom_up", model.student.backbone)
     assert [len(stage) for stage in resnet.stages] == [3, 4, 23, 3]
     check_step(model, [labeled()])
@@ -79,7 +79,7 @@ def msra_name(name):
 def test_imagenet_weights_in_msras_names_go_to_the_student(small_cfg, tiny_mask2former, tmp_path, semi):
     options = {**tiny_mask2former, "MODEL__RESNETS__DEPTH": 50, "MODEL__RESNETS__RES2_OUT_CHANNELS": 256}
     model = build_model(
-        small_cfg("quick/shapes_mask2former_student.yaml", semi=semi, MODEL__RESNETS__NORM="FrozenBN", **options)
+        small_cfg("mask2former_stage2", semi=semi, MODEL__RESNETS__NORM="FrozenBN", **options)
     )
     state = {key: value for key, value in model.student.backbone.state_dict().items() if "running" not in key}
     wanted = {key: torch.rand_like(value) for key, value in state.items() if "num_batches" not in key}

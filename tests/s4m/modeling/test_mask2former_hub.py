@@ -15,7 +15,7 @@ def build(small_cfg, folder, **options):
     pixels = {"MODEL__PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL__PIXEL_STD": [58.395, 57.12, 57.375]}
     options = {"INPUT__FORMAT": "RGB", **pixels, "MODEL__MASK2FORMER__PRETRAINED": str(folder), **options}
     torch.manual_seed(0)
-    return build_model(small_cfg("quick/shapes_mask2former_student.yaml", **options))
+    return build_model(small_cfg("mask2former_stage2", **options))
 
 
 def labeled(size):

@@ -38,7 +38,7 @@ def messages(caplog, *arguments, **options):
 
 
 def test_a_first_stage_tells_once_which_switches_wait(small_cfg, caplog):
-    cfg = small_cfg("quick/shapes_teacher.yaml", semi=False, **{f"S4M__{name}__ENABLED": True for name in SWITCHES})
+    cfg = small_cfg("stage1", semi=False, **{f"S4M__{name}__ENABLED": True for name in SWITCHES})
     with caplog.at_level(logging.INFO, logger="s4m"):
         assert build_model(cfg).labeler is None
     (message,) = (record.getMessage() for record in caplog.records if "DATASETS.UNLABELED" in record.getMessage())
@@ -86,7 +86,7 @@ def test_parts_that_declare_it_are_taken(monkeypatch):
 
 def test_an_ignored_region_is_no_object_of_detectron2s_own_parts(small_cfg):
     torch.manual_seed(0)
-    model = build_model(small_cfg("quick/shapes_supervised.yaml", semi=False, **PLAIN)).train()
+    model = build_model(small_cfg("supervised", semi=False, **PLAIN)).train()
     boxes = Boxes(torch.tensor([[4.0, 4, 30, 30], [32, 32, 60, 60]]))
     masks = BitMasks(torch.zeros(2, 64, 64, dtype=torch.bool))
     truth = Instances((64, 64), gt_boxes=boxes, gt_classes=torch.tensor([0, -1]), gt_masks=masks)

@@ -199,14 +199,14 @@ def test_unsupervised_weight_scales_the_pseudo_losses(whole, monkeypatch):
 
 def plain_cfg(small_cfg):
     """Detectron2's own Mask R-CNN of the same size."""
-    cfg = small_cfg("quick/shapes_supervised.yaml", semi=False)
+    cfg = small_cfg("supervised", semi=False)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "GeneralizedRCNN", "RPN"
     cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
     return cfg
 
 
 def test_all_off_is_plain_mask_rcnn(build, small_cfg):
-    ours = build(name="quick/shapes_supervised.yaml", semi=False)
+    ours = build(name="supervised", semi=False)
     torch.manual_seed(0)
     plain = build_model(plain_cfg(small_cfg))
     assert ours.student.state_dict().keys() == plain.state_dict().keys()
@@ -243,7 +243,7 @@ def test_eval_mode_is_the_network_that_the_key_names(build, name):
 def test_weights_of_a_plain_student_load(build, small_cfg, tmp_path):
     torch.manual_seed(5)
     plain = build_model(plain_cfg(small_cfg))
-    model = build(name="quick/shapes_supervised.yaml", semi=False)
+    model = build(name="supervised", semi=False)
     model.load_state_dict(plain.state_dict())
     for key, value in plain.state_dict().items():
         assert torch.equal(model.student.state_dict()[key], value)
@@ -254,7 +254,7 @@ def test_weights_of_a_plain_student_load(build, small_cfg, tmp_path):
 
 
 def test_loss_that_is_not_finite_names_term_and_images(build):
-    model = build(name="quick/shapes_supervised.yaml", semi=False)
+    model = build(name="supervised", semi=False)
     torch.nn.init.constant_(model.student.roi_heads.mask_head.predictor.bias, float("nan"))
     with pytest.raises(FloatingPointError, match="loss_mask.*scene0.png, scene7.png.*checkpoint") as caught:
         step(model, [scene(0), scene(7)])
@@ -262,7 +262,7 @@ def test_loss_that_is_not_finite_names_term_and_images(build):
 
 
 def test_finite_losses_whose_sum_is_not_are_told(build):
-    model = build(name="quick/shapes_supervised.yaml", semi=False)
+    model = build(name="supervised", semi=False)
     model.structure = lambda *_: torch.tensor(3e38, requires_grad=True)
     model.student.losses_and_features = lambda _: ({"loss_cls": torch.tensor(3e38)}, None, None)
     with pytest.raises(FloatingPointError, match="sum"):

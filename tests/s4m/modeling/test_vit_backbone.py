@@ -47,7 +47,7 @@ def test_maps_have_the_strides_of_their_names(stride, last, name):
 @pytest.mark.parametrize("size", [(50, 70), (175, 175), (64, 96)])
 def test_cells_lie_where_their_stride_says_at_any_size(small_cfg, stride, size):
     options = {"MODEL__VIT__NAME": "test_vit", "MODEL__VIT__CHECKPOINT": "random", "MODEL__VIT__LAYER": -1}
-    cfg = small_cfg("quick/shapes_vit_supervised.yaml", semi=False, MODEL__VIT__STRIDE=stride, **options)
+    cfg = small_cfg("vit_supervised", semi=False, MODEL__VIT__STRIDE=stride, **options)
     levels = [f"p{level}" for level in range(2, 6)]
     cfg.merge_from_list(["MODEL.RPN.IN_FEATURES", levels, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64], [96]]])
     student = build_model(cfg).student
@@ -214,7 +214,7 @@ def test_dinov2_weights_serve_both_students(shared, small_cfg):
     with torch.no_grad():
         wanted = theirs.forward_intermediates(images, indices=[1], intermediates_only=True, output_fmt="NCHW")[0]
     wanted = torch.nn.functional.layer_norm(wanted.permute(0, 2, 3, 1), (384,)).permute(0, 3, 1, 2)
-    for config in ("quick/shapes_vit_supervised.yaml", "quick/shapes_vit_mask2former_supervised.yaml"):
+    for config in ("vit_supervised", "vit_mask2former_supervised"):
         cfg = small_cfg(config, semi=False, MODEL__VIT__CHECKPOINT=weights, MODEL__VIT__LAYER=1)
         model = build_model(cfg).eval()
         assert model.student.backbone.net.patch == 14
