@@ -3,24 +3,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-istd test check lint
+.PHONY: help setup setup-cityscapes demo demo-istd test lint docs check
 
-setup: $(STAMP)
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): requirements.txt requirements-detectron2.txt setup.py tools/setup_venv.sh
+setup: $(STAMP)  ## build .venv with everything but Cityscapes' scripts
+
+$(STAMP): requirements.txt requirements-detectron2.txt pyproject.toml tools/setup_venv.sh
 	PYTHON=$(PYTHON) bash tools/setup_venv.sh $(VENV)
 	@touch $@
 
-demo: setup
+setup-cityscapes: setup  ## add Cityscapes' scripts, so that no test is skipped for want of them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-cityscapes.txt
+
+demo: setup  ## S4M against its baselines on synthetic shapes
 	$(BIN)/python tools/compare.py --output output/demo
 
-demo-istd: setup
+demo-istd: setup  ## the schemes of ISTD on synthetic scenes
 	$(BIN)/python tools/demo_istd.py --output output/demo-istd
 
-test: setup
+test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: setup
+lint: setup  ## run ruff
 	$(BIN)/ruff check .
 
-check: lint test
+docs: setup  ## build the site in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+check: lint test docs  ## lint, test and docs

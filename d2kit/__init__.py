@@ -1,5 +1,8 @@
 """What `s4m` and `istd` both need: Detectron2 check, atomic files, seeded loading, resumable training."""
 
-from d2kit.require import require_detectron2
+from d2kit.require import require_detectron2, require_opencv
 
-__all__ = ["require_detectron2"]
+__version__ = "0.2.0"
+__all__ = ["__version__", "require_detectron2"]
+
+require_opencv()

@@ -26,7 +26,7 @@ def find_config(name: str | os.PathLike) -> str:
     path = Path(name)
     if path.is_file():
         return str(path)
-    shipped = config_folder() / os.path.relpath(path, "configs") if path.parts[:1] == ("configs",) else config_folder() / path
+    shipped = config_folder() / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if shipped.is_file():
         return str(shipped)
     raise FileNotFoundError(f"the configuration file '{name}' does not exist, neither here nor among the shipped ones")
@@ -47,12 +47,24 @@ def compose_config(
 
     Raises:
         FileNotFoundError: a file does not exist.
-        KeyError: a file or an option names an unknown key.
+        KeyError: a file or an option names an unknown key, or an option has no value.
     """
     cfg = get_cfg()
     for add in add_keys:
         add(cfg)
     for file in files:
         cfg.merge_from_file(find_config(file), allow_unsafe=False)
-    cfg.merge_from_list(list(options))
+    try:
+        cfg.merge_from_list(list(options))
+    except AssertionError as error:  # so yacs reports unknown keys
+        raise KeyError(str(error)) from error
     return cfg
+
+
+def named_architecture(files: Sequence[str | os.PathLike], options: Sequence[str] = ()) -> str:
+    """MODEL.META_ARCHITECTURE as `compose_config` would give it, whichever package's keys the files name; or ""."""
+    name = ""
+    for file in files:
+        values = CfgNode.load_yaml_with_base(find_config(file))
+        name = values.get("MODEL", {}).get("META_ARCHITECTURE", name)
+    return dict(zip(options[::2], options[1::2], strict=False)).get("MODEL.META_ARCHITECTURE", name)

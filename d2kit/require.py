@@ -1,6 +1,7 @@
-"""One clear sentence when Detectron2 or an optional library is missing, or Detectron2 is too old."""
+"""One clear sentence when Detectron2, OpenCV or an optional library is missing, or Detectron2 is too old."""
 
 import importlib
+import importlib.util
 import re
 from types import ModuleType
 
@@ -24,6 +25,15 @@ def require_detectron2(package: str) -> None:
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM:
         raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {version} is installed.")
+
+
+def require_opencv() -> None:
+    """Raise ImportError with one sentence if the module cv2, of any build of OpenCV, is not installed."""
+    if importlib.util.find_spec("cv2") is None:
+        raise ImportError(
+            "OpenCV is not installed: `pip install opencv-python`, or opencv-python-headless on a machine without a "
+            "display."
+        )
 
 
 def require_extra(module: str, extra: str) -> ModuleType:

@@ -3,7 +3,7 @@
 Importing the package registers its architecture; `add_istd_config(cfg)` adds its configuration keys.
 """
 
-from d2kit import require_detectron2
+from d2kit import __version__, require_detectron2
 
 require_detectron2("istd")
 
@@ -13,4 +13,11 @@ from istd.modeling import point_supervised  # noqa: E402,F401  (registration)
 
 register_scenes()
 
-__all__ = ["add_istd_config"]
+__all__ = ["__version__", "add_istd_config", "get_config_file"]
+
+
+def get_config_file(name: str) -> str:
+    """The path of a shipped configuration, for example "networks/alcnet.yaml"; see `d2kit.config_files`."""
+    from d2kit.config_files import find_config
+
+    return find_config(f"istd/{name}")

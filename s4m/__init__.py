@@ -1,19 +1,26 @@
 """Semi-supervised instance segmentation with SAM (S4M), as ordinary Detectron2 parts.
 
-Importing the package registers its architectures and data sets; `add_s4m_config(cfg)` adds its configuration keys.
+`from s4m import add_s4m_config` registers the architectures and data sets; `add_s4m_config(cfg)` adds the configuration
+keys. The package alone imports nothing heavy, so that the command `s4m` answers at once.
 """
 
-from d2kit import require_detectron2
+from d2kit import __version__, require_detectron2
 
-require_detectron2("s4m")
+__all__ = ["__version__", "add_s4m_config", "get_config_file"]
 
-from s4m import modeling  # noqa: E402,F401  (registration)
-from s4m.config import add_s4m_config  # noqa: E402
-from s4m.data.builtin import register_cityscapes, register_coco_2017, register_shapes, register_voc_2012  # noqa: E402
 
-register_coco_2017()
-register_voc_2012()
-register_cityscapes()
-register_shapes()
+def get_config_file(name: str) -> str:
+    """The path of a shipped configuration, for example "coco/R50-FPN_5pct_stage2.yaml"; see `d2kit.config_files`."""
+    from d2kit.config_files import find_config
 
-__all__ = ["add_s4m_config"]
+    return find_config(f"s4m/{name}")
+
+
+def __getattr__(name: str):
+    if name != "add_s4m_config":
+        raise AttributeError(f"module 's4m' has no attribute '{name}'")
+    require_detectron2("s4m")
+    from s4m import data, modeling  # noqa: F401  (registration)
+    from s4m.config import add_s4m_config
+
+    return add_s4m_config

@@ -180,6 +180,7 @@ def cityscapes_tree(tmp_path_factory) -> Path:
     Each has two cars, one of them partly behind a person, a group of cars, road and the void "ego vehicle", but the
     second image of val has no instance.
     """
+    pytest.importorskip("cityscapesscripts")
     root = tmp_path_factory.mktemp("cityscapes_tree")
 
     def box(left, top, right, bottom):

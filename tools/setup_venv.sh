@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 venv=$1
 "${PYTHON:-python3}" - <<'PY'
 import sys
-if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f"Python 3.10 to 3.12 is needed, this is {sys.version.split()[0]}: run make setup PYTHON=/path/to/python3.11")
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    sys.exit(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}: run make setup PYTHON=/path/to/python3.11")
 PY
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -16,4 +16,4 @@ if ! "$venv/bin/python" -c "import detectron2" 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --python-version 3.10 --implementation cp --require-hashes --target "$site" -r requirements-detectron2.txt
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -1,7 +1,7 @@
-"""tools/detect.py on images, folders, 16-bit files, videos and broken ones."""
+"""`istd detect` on images, folders, 16-bit files, videos and broken ones."""
 
+import argparse
 import csv
-import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -12,28 +12,24 @@ import pytest
 import tifffile
 from PIL import Image
 
+from d2kit.commands import run_command
 from istd.checkpoints import Recipe, save_network
+from istd.commands import detect
 from istd.data import images
 from istd.deploy import ISTDPredictor, Runner
 from istd.modeling import build_network
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "detect.py"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    """The tool, with a predictor that gives grey / 255 as probability."""
-    spec = importlib.util.spec_from_file_location("detect_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def grey_predictor(monkeypatch):
+    """Lets the command take a predictor that gives grey / 255 as probability."""
     recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
 
     def build(options):
         runner = Runner(lambda images: images.clamp(0, 1), recipe, 1)
         return ISTDPredictor(runner=runner, tile=options.tile, overlap=options.overlap)
 
-    monkeypatch.setattr(module, "build_predictor", build)
-    return module
+    monkeypatch.setattr(detect, "build_predictor", build)
 
 
 def scene(size=(60, 80), at=(20, 30)) -> np.ndarray:
@@ -42,21 +38,21 @@ def scene(size=(60, 80), at=(20, 30)) -> np.ndarray:
     return image
 
 
-def run(tool, *arguments):
+def run(*arguments):
     """Exit status, and what the json file holds."""
     output = Path(arguments[-1])
-    status = tool.main([*map(str, arguments[:-1]), "--model", "x", "--output", str(output)])
+    status = run_command(detect, [*map(str, arguments[:-1]), "--model", "x", "--output", str(output)])
     return status, json.loads((output / "detections.json").read_text())
 
 
-def test_images_of_any_kind(tool, tmp_path, capsys):
+def test_images_of_any_kind(grey_predictor, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(scene()).save(folder / "eight.png")
     tifffile.imwrite(folder / "sixteen.tif", scene().astype(np.uint16) * 50 + 3000)
     Image.fromarray(np.full((5, 7), 10, np.uint8)).save(folder / "empty.png")
     Image.fromarray(scene((300, 420), (280, 400))).save(folder / "large.png")
-    status, document = run(tool, folder, "--tile", "128", "--overlap", "32", tmp_path / "out")
+    status, document = run(folder, "--tile", "128", "--overlap", "32", tmp_path / "out")
     assert status == 0 and document["failed"] == {} and document["threshold"] == 0.5
     found = {Path(record["file"]).name: record for record in document["images"]}
     assert list(found) == ["eight.png", "empty.png", "large.png", "sixteen.tif"]
@@ -75,12 +71,12 @@ def test_images_of_any_kind(tool, tmp_path, capsys):
     assert "3 detections in 4 images and frames" in capsys.readouterr().out
 
 
-def test_a_video(tool, tmp_path):
+def test_a_video(grey_predictor, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
     for number in range(5):
         writer.write(cv2.cvtColor(scene(at=(20, 30 + 4 * number)), cv2.COLOR_GRAY2BGR))
     writer.release()
-    status, document = run(tool, tmp_path / "clip.avi", tmp_path / "out")
+    status, document = run(tmp_path / "clip.avi", tmp_path / "out")
     assert status == 0
     assert [record["frame"] for record in document["images"]] == [0, 1, 2, 3, 4]
     for number, record in enumerate(document["images"]):
@@ -93,21 +89,21 @@ def test_a_video(tool, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["clip.mp4"]
 
 
-def test_bad_files_are_named_and_the_rest_goes_on(tool, tmp_path, capsys):
+def test_bad_files_are_named_and_the_rest_goes_on(grey_predictor, tmp_path, capsys):
     folder, empty = tmp_path / "in", tmp_path / "empty"
     folder.mkdir()
     empty.mkdir()
     (folder / "a.png").write_bytes(b"no image")
     Image.fromarray(scene()).save(folder / "b.png")
     (folder / "c.mp4").write_bytes(b"no video")
-    status, document = run(tool, empty, folder, tmp_path / "out")
+    status, document = run(empty, folder, tmp_path / "out")
     assert status == 1 and len(document["images"]) == 1 and len(document["images"][0]["detections"]) == 1
     assert list(document["failed"]) == [str(empty), str(folder / "a.png"), str(folder / "c.mp4")]
     errors = capsys.readouterr().err
     assert all(f"left out {name}: " in errors for name in document["failed"])
 
 
-def test_an_interrupted_run_keeps_its_tables(tool, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_its_tables(grey_predictor, tmp_path, monkeypatch):
     folder, decode = tmp_path / "in", images._read_bytes
     folder.mkdir()
     for name in "abc":
@@ -120,37 +116,38 @@ def test_an_interrupted_run_keeps_its_tables(tool, tmp_path, monkeypatch):
 
     monkeypatch.setattr(images, "_read_bytes", fail)
     with pytest.raises(KeyboardInterrupt):
-        run(tool, folder, tmp_path / "out")
+        run(folder, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [Path(record["file"]).name for record in document["images"]] == ["b.png"]
     assert list(document["failed"]) == [str(folder / "a.png")]
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 2
 
 
-def test_an_empty_folder_alone(tool, tmp_path):
-    status, document = run(tool, tmp_path, tmp_path / "out")
+def test_an_empty_folder_alone(grey_predictor, tmp_path):
+    status, document = run(tmp_path, tmp_path / "out")
     assert status == 1 and document["images"] == [] and list(document["failed"]) == [str(tmp_path)]
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 1
 
 
-def test_the_predictor_follows_the_options(tmp_path):
-    spec = importlib.util.spec_from_file_location("detect_tool_real", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_the_predictor_follows_the_options(tmp_path, capsys):
+    def build(*options):
+        parser = argparse.ArgumentParser()
+        detect.add_arguments(parser)
+        return detect.build_predictor(parser.parse_args([*common, *options]))
+
     save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM", threshold=0.3))
     common = ["x.png", "--output", "out", "--tile", "96", "--overlap", "8"]
-    predictor = module.build_predictor(module.parse_arguments([*common, "--model", str(tmp_path / "acm.pth")]))
+    predictor = build("--model", str(tmp_path / "acm.pth"))
     assert (predictor.threshold, predictor.tile, predictor.overlap) == (0.3, 96, 8)
     assert predictor.probability(np.zeros((20, 130), np.float32)).shape == (20, 130)
-    config = Path(__file__).parents[2] / "configs" / "istd" / "networks" / "acm.yaml"
-    trained = ["--config-file", str(config), "--weights", str(tmp_path / "acm.pth"), "--threshold", "0.7"]
-    assert module.build_predictor(module.parse_arguments([*common, *trained])).threshold == 0.7
-    with pytest.raises(SystemExit, match="detect: .*absent.onnx"):
-        module.main([*common, "--model", "absent.onnx"])
+    trained = ["--config-file", "istd/networks/acm.yaml", "--weights", str(tmp_path / "acm.pth"), "--threshold", "0.7"]
+    assert build(*trained).threshold == 0.7
+    assert run_command(detect, [*common, "--model", "absent.onnx"]) == 1
+    assert "absent.onnx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--model", "x", "--config-file", "y"], ["--model", "x", "--tile", "8"]])
-def test_options_that_do_not_go_together(tool, options):
+def test_options_that_do_not_go_together(options):
     with pytest.raises(SystemExit) as error:
-        tool.main(["x.png", "--output", "out", *options])
+        run_command(detect, ["x.png", "--output", "out", *options])
     assert error.value.code == 2

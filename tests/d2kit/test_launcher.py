@@ -1,20 +1,20 @@
-"""tools/train_net.py in this process: what it makes of arguments, and evaluation alone."""
+"""The launcher in this process: what it makes of arguments, and evaluation alone."""
 
+import argparse
 import logging
 import os
-from pathlib import Path
 
 import pytest
 
+from d2kit import launcher
+from d2kit.config_files import named_architecture
+from s4m.commands.train import TRAINING
 from s4m.engine.trainer import S4MTrainer
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "train_net.py"
-CONFIGS = SCRIPT.parents[1] / "configs" / "quick"
 
 
 @pytest.fixture(autouse=True)
 def loggers():
-    """The tool gives our loggers handlers of their own: take them away again."""
+    """The launcher gives our loggers handlers of their own: take them away again."""
     names = ("s4m", "istd", "d2kit", "detectron2", "fvcore")
     before = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names}
     yield
@@ -23,19 +23,21 @@ def loggers():
 
 
 @pytest.fixture
-def arguments(tool, small_options, run_arguments, tmp_path):
+def arguments(small_options, run_arguments, tmp_path):
     """Function (flags, configuration, options) -> parsed arguments of a run in `tmp_path`."""
 
     def make(*flags, config="mean_teacher", semi=True, **options):
         options = {"SOLVER__MAX_ITER": 1, "TEST__EVAL_PERIOD": 1, "OUTPUT_DIR": str(tmp_path / "run"), **options}
         files, own = run_arguments(config)
         command = [*flags, *files, *own, *small_options(semi=semi, **options)]
-        return tool.argument_parser().parse_args([str(item) for item in command])
+        parser = argparse.ArgumentParser()
+        launcher.add_arguments(parser)
+        return parser.parse_args([str(item) for item in command])
 
     return make
 
 
-def test_trains_then_evaluates_the_last_checkpoint(tool, arguments, tmp_path, capsys, monkeypatch):
+def test_trains_then_evaluates_the_last_checkpoint(arguments, tmp_path, capsys, monkeypatch):
     trained = {}
     test = S4MTrainer.test.__func__
 
@@ -45,8 +47,8 @@ def test_trains_then_evaluates_the_last_checkpoint(tool, arguments, tmp_path, ca
         return results
 
     monkeypatch.setattr(S4MTrainer, "test", classmethod(remember))
-    tool.main(arguments(S4M__TEACHER__BURN_IN=1))
-    found = tool.main(arguments("--eval-only", "--resume"))
+    launcher.run_process(TRAINING, arguments(S4M__TEACHER__BURN_IN=1))
+    found = launcher.run_process(TRAINING, arguments("--eval-only", "--resume"))
     assert list(found) == ["student", "teacher"]
     assert str(found) == str(trained["results"])  # figures of sizes that do not occur are NaN, which equals nothing
     printed = capsys.readouterr().out
@@ -55,45 +57,47 @@ def test_trains_then_evaluates_the_last_checkpoint(tool, arguments, tmp_path, ca
     assert "Burn-in ends after iteration 0" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_evaluates_weights_of_a_first_stage_in_both_networks(tool, arguments, tmp_path):
+def test_evaluates_weights_of_a_first_stage_in_both_networks(arguments, tmp_path):
     first = tmp_path / "first"
-    tool.main(arguments(config="supervised", semi=False, OUTPUT_DIR=str(first), TEST__EVAL_PERIOD=0))
-    found = tool.main(arguments("--eval-only", MODEL__WEIGHTS=str(first / "model_final.pth")))
+    stage1 = arguments(config="supervised", semi=False, OUTPUT_DIR=str(first), TEST__EVAL_PERIOD=0)
+    launcher.run_process(TRAINING, stage1)
+    found = launcher.run_process(TRAINING, arguments("--eval-only", MODEL__WEIGHTS=str(first / "model_final.pth")))
     assert str(found["student"]) == str(found["teacher"])
 
 
-def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(tool, arguments, tmp_path, caplog, monkeypatch):
+def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(arguments, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     options = {"SEED": -1, "MODEL__DEVICE": "cuda", "SOLVER__REFERENCE_BATCH": 4, "SOLVER__MAX_ITER": 10}
     logging.getLogger("detectron2").propagate = True
     with caplog.at_level(logging.WARNING):
-        cfg = tool.setup(arguments(**options))
+        cfg = launcher.set_up(TRAINING, arguments(**options))
     assert cfg.SEED >= 0 and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.MAX_ITER == 20 and cfg.is_frozen()
     assert "No CUDA device is here" in caplog.text
-    assert "MAX_ITER: 20" in (tmp_path / "run" / "config.yaml").read_text()
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    assert "MAX_ITER: 20" in written and "\nS4M:" in written and "\nISTD:" not in written
 
 
-def test_key_that_does_not_exist_is_refused(tool, arguments):
-    with pytest.raises((KeyError, AssertionError), match="S4M.PR.POINT"):
-        tool.setup(arguments(S4M__PR__POINT=3))
+def test_key_that_does_not_exist_is_refused(arguments):
+    with pytest.raises(KeyError, match="S4M.PR.POINT"):
+        launcher.set_up(TRAINING, arguments(S4M__PR__POINT=3))
 
 
 @pytest.mark.parametrize("key", ["TRAIN", "UNLABELED", "TEST"])
-def test_data_set_that_is_absent_is_named_by_its_key(tool, arguments, key):
+def test_data_set_that_is_absent_is_named_by_its_key(arguments, key):
     with pytest.raises(FileNotFoundError, match=f"DATASETS.{key}.*absent.json.* does not exist"):
-        tool.setup(arguments(**{f"DATASETS__{key}": ("coco:absent.json:images",)}))
+        launcher.set_up(TRAINING, arguments(**{f"DATASETS__{key}": ("coco:absent.json:images",)}))
 
 
-def test_every_network_has_its_trainer(tool, arguments):
-    cfg = tool.setup(arguments())
-    assert tool.trainer_class(cfg) is S4MTrainer
-    cfg.defrost()
-    cfg.MODEL.META_ARCHITECTURE = "PointSupervisedISTD"
-    assert tool.trainer_class(cfg).__name__ == "ISTDTrainer"
+def test_the_architecture_is_that_of_the_last_file_or_option_that_names_one():
+    files = ["istd/networks/acm.yaml", "istd/schemes/pal.yaml"]
+    assert named_architecture(files) == "PointSupervisedISTD"
+    assert named_architecture([*files, "quick/shapes_stage1.yaml"]) == "TeacherStudent"
+    assert named_architecture(files, ["SEED", "1", "MODEL.META_ARCHITECTURE", "Other"]) == "Other"
 
 
 @pytest.mark.parametrize(("device", "seen"), [("cpu", ""), ("cuda", "0,1")])
-def test_processes_on_the_cpu_see_no_gpu(tool, arguments, monkeypatch, device, seen):
+def test_processes_on_the_cpu_see_no_gpu(arguments, monkeypatch, device, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    tool.keep_to_cpu(arguments("--num-gpus", "2", MODEL__DEVICE=device))
+    monkeypatch.setattr(launcher, "launch", lambda *args, **options: None)
+    launcher.launch_training(TRAINING, arguments("--num-gpus", "2", MODEL__DEVICE=device))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2kit.commands import run_command
 from istd.clusters import ClusterTable, make_clusters
+from istd.commands import clusters
 from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared
 
@@ -20,10 +22,10 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_training_images_are_clustered_and_validation_images_assigned(tool, root, capsys):
+def test_training_images_are_clustered_and_validation_images_assigned(root, capsys):
     output = root / "out" / "c.json"
     train, val = (f"sirst:{root}:{split}:points=,masks=" for split in ("train", "val"))
-    assert tool.main([train, "--assign", val, "--output", str(output), "--seed", "1"]) == 0
+    assert run_command(clusters, [train, "--assign", val, "--output", str(output), "--seed", "1"]) == 0
     assert "10 images in 2 clusters" in capsys.readouterr().out
     dicts, others = load_sirst(root, "train", points="", masks=""), load_sirst(root, "val", points="", masks="")
     assert dict(ClusterTable.load(output)) == dict(make_clusters(dicts, read_infrared, assigned=others, seed=1))
@@ -33,7 +35,7 @@ def test_training_images_are_clustered_and_validation_images_assigned(tool, root
 @pytest.mark.parametrize(
     "split, extra, message", [("none", [], "none does not exist"), ("train", ["--clusters", "-1"], "0 or more")]
 )
-def test_a_mistake_is_one_sentence(tool, root, capsys, split, extra, message):
+def test_a_mistake_is_one_sentence(root, capsys, split, extra, message):
     output = root / "c.json"
-    assert tool.main([f"sirst:{root}:{split}:points=,masks=", "--output", str(output), *extra]) == 1
+    assert run_command(clusters, [f"sirst:{root}:{split}:points=,masks=", "--output", str(output), *extra]) == 1
     assert message in capsys.readouterr().err and not output.exists()

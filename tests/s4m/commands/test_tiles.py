@@ -1,15 +1,15 @@
 import json
 from pathlib import Path
 
-import pytest
-
+from d2kit.commands import run_command
+from s4m.commands import tiles
 from s4m.data.shapes import write_shapes
 
 
-def test_options_reach_the_files(tool, tmp_path, capsys):
+def test_options_reach_the_files(tmp_path, capsys):
     source = write_shapes(tmp_path / "set", 2, seed=0, image_size=(48, 40))
     options = ["--json", str(source), "--images", str(source.parent / "images"), "--output", str(tmp_path / "tiles")]
-    tool.main([*options, "--tile", "20", "--min-share", "1"])
+    assert run_command(tiles, [*options, "--tile", "20", "--min-share", "1"]) == 0
     path = Path(capsys.readouterr().out.strip())
     data, whole = json.loads(path.read_text()), json.loads(source.read_text())
     assert [(i["height"], i["width"]) for i in data["images"]] == [(16, 20)] * 12
@@ -18,6 +18,7 @@ def test_options_reach_the_files(tool, tmp_path, capsys):
     assert len(complete) < len(whole["annotations"]) < len(data["annotations"])
 
 
-def test_one_sentence_says_what_is_wrong(tool, tmp_path):
-    with pytest.raises(SystemExit, match="make_tiles: COCO json '.*none.json' does not exist"):
-        tool.main(["--json", str(tmp_path / "none.json"), "--images", str(tmp_path), "--output", str(tmp_path / "out")])
+def test_one_sentence_says_what_is_wrong(tmp_path, capsys):
+    missing = tmp_path / "none.json"
+    assert run_command(tiles, ["--json", str(missing), "--images", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert f"error: COCO json '{missing}' does not exist" in capsys.readouterr().err

@@ -1,7 +1,6 @@
-"""The converter as a program, and the published networks' scores on real images."""
+"""The converter, and the published networks' scores on real images."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from istd.checkpoints import Recipe, load_network, save_network
+from d2kit.commands import run_command
+from istd.checkpoints import Recipe, load_network, predict, save_network
+from istd.commands import convert
 from istd.data.datasets import load_sirst
+from istd.deploy.score import score_images
 from istd.modeling import build_network
-
-TOOL = Path(__file__).parents[2] / "tools" / "convert_istd_checkpoint.py"
 
 
 @pytest.fixture
@@ -39,29 +39,30 @@ def folder(tmp_path) -> Path:
     return tmp_path / "set"
 
 
-def test_converts_and_scores_as_a_program(published, folder, tmp_path):
-    command = [sys.executable, str(TOOL), str(published), "--output", str(tmp_path / "out"), "--evaluate", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    line = result.stdout.splitlines()[1].split()
+def test_converts_and_scores(published, folder, tmp_path, capsys):
+    arguments = [str(published), "--output", str(tmp_path / "out"), "--evaluate", str(folder)]
+    assert run_command(convert, arguments) == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
     assert line[0] == "ACM_full.pth.tar" and line[1:6] == ["2", "0.00", "0.00", "0.00", "0.00"]
     network, recipe = load_network(tmp_path / "out" / "ACM_full.pth")
     assert recipe == Recipe("ACM", {"in_channels": 1, "norm": "BN"}, 95.010, 41.511, 32, True)
     assert network.output_layer().bias.item() == -4
 
 
-def test_converted_files_score_the_same(tool, published, folder, tmp_path, capsys):
+def test_converted_files_score_the_same(published, folder, tmp_path, capsys):
     network, recipe = load_network(published)
     torch.nn.init.zeros_(network.output_layer().weight)
     torch.nn.init.ones_(network.output_layer().bias)
     save_network(tmp_path / "all_on.pth", network, recipe)
-    tool.main([str(tmp_path / "all_on.pth"), "--evaluate", str(folder), "--limit", "1"])
+    run_command(convert, [str(tmp_path / "all_on.pth"), "--evaluate", str(folder), "--limit", "1"])
     line = capsys.readouterr().out.splitlines()[1].split()
     assert line[1:4] == ["1", f"{100 * 12 / 2000:.2f}", f"{100 * 12 / 2000:.2f}"]
 
 
-def test_nothing_to_do(tool, published):
-    with pytest.raises(SystemExit):
-        tool.main([str(published)])
+def test_nothing_to_do(published):
+    with pytest.raises(SystemExit) as error:
+        run_command(convert, [str(published)])
+    assert error.value.code == 2
 
 
 # IoU, nIoU, Pd, Fa on every twelfth test image. On all 153 images with a mask of their size the six files are within
@@ -73,9 +74,9 @@ PINNED = {
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_published_networks_on_real_images(tool, shared, name):
+def test_published_networks_on_real_images(shared, name):
     network, recipe = load_network(shared / "data" / "lesps_checkpoints" / f"{name}.pth.tar")
     records = load_sirst(shared / "data" / "sirst", "test.txt", points="", on_mismatch="skip")
     assert len(records) == 153
-    result = tool.score(network, recipe, records[::12])
-    assert [result[key] for key in ("IoU", "nIoU", "Pd", "Fa")] == pytest.approx(PINNED[name], abs=0.1)
+    scores = score_images(partial(predict, network, recipe), records[::12], recipe.depth, recipe.threshold)
+    assert [scores[key] for key in ("IoU", "nIoU", "Pd", "Fa")] == pytest.approx(PINNED[name], abs=0.1)

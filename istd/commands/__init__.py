@@ -1,0 +1,1 @@
+"""The commands of `istd`, one a module; see `d2kit.commands`."""

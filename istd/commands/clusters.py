@@ -1,0 +1,36 @@
+"""Cluster the training images of a data set for dynamic collaborative learning.
+
+    istd clusters sirst:/data/own:train.txt --assign sirst:/data/own:val.txt --output clusters.json
+"""
+
+import argparse
+from functools import partial
+
+from istd.clusters import make_clusters
+from istd.data.images import DEPTHS, read_infrared
+from istd.engine.data import load_datasets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("datasets", nargs="+", help="registered names or sirst:ROOT:SPLIT; training splits only")
+    parser.add_argument("--assign", nargs="*", default=[], help="splits (validation) that only take the nearest")
+    parser.add_argument("--output", required=True, help="json file to write")
+    parser.add_argument("--clusters", type=int, default=0, help="number of clusters; 0: follows the images (default)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--depth", choices=DEPTHS, default="range", help="scale of 16-bit files, as in training")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the table of clusters."""
+    if args.clusters < 0:
+        raise ValueError(f"--clusters must be 0 or more, not {args.clusters}.")
+    table = make_clusters(
+        load_datasets(args.datasets, "datasets"),
+        partial(read_infrared, depth=args.depth),
+        assigned=load_datasets(args.assign, "--assign"),
+        num_clusters=args.clusters,
+        seed=args.seed,
+    )
+    table.save(args.output)
+    print(f"{len(table)} images in {table.num_clusters} clusters: {args.output}")

@@ -1,0 +1,80 @@
+r"""Write a trained network in a form that needs nothing of its training.
+
+The form is ONNX, TorchScript (.pt) or the network's weights alone (.pth), for images of any size; the file says how the
+network is fed. --int8 adds an int8 form, calibrated on images of DATASETS.TRAIN or --calibrate; --evaluate scores all
+forms beside PyTorch, which gives the IoU that 8 bits cost.
+
+    istd export --config-file output/run/config.yaml --checkpoint output/run/model_best.pth \
+        --output student.onnx student.pt --int8 student_int8.onnx --evaluate sirst:DATA/sirst:test.txt
+
+Files of one network (of `istd convert`, published LESPS files) need no --config-file.
+"""
+
+import argparse
+import json
+
+from detectron2.config import CfgNode
+
+from d2kit.config_files import compose_config
+from d2kit.files import atomic_write
+from istd import add_istd_config
+from istd.checkpoints import load_network, load_student
+from istd.data.images import read_infrared
+from istd.deploy.export import export_student
+from istd.deploy.quantize import quantise
+from istd.deploy.runners import open_model, run_network
+from istd.deploy.score import compare_runners
+from istd.engine.data import load_datasets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--checkpoint", required=True, help="file that training wrote")
+    parser.add_argument("--output", required=True, nargs="+", metavar="FILE", help="files to write: .onnx, .pt, .pth")
+    parser.add_argument("--config-file", help="configuration of the training; its config.yaml will do")
+    parser.add_argument("--int8", metavar="FILE", help="int8 form of the .onnx file among --output")
+    parser.add_argument("--calibrate", nargs="+", default=[], metavar="DATASET", help="training images for --int8")
+    parser.add_argument("--calibration-images", type=int, default=64, help="at most as many (default: 64)")
+    parser.add_argument("--evaluate", nargs="+", default=[], metavar="DATASET", help="score every form on these images")
+    parser.add_argument("--report", help="json file for the scores")
+
+
+def quantise_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, scored: list[dict]) -> None:
+    """Write the int8 form; it never sees an image that is scored."""
+    source = next((path for path in args.output if path.endswith(".onnx")), None)
+    if source is None:
+        raise ValueError("--int8 quantizes an .onnx file: name one in --output.")
+    names = args.calibrate or (list(cfg.DATASETS.TRAIN) if cfg is not None else [])
+    if not names:
+        raise ValueError("--int8 needs training images: name them with --calibrate.")
+    records = load_datasets(names, "--calibrate" if args.calibrate else "DATASETS.TRAIN")
+    both = {record["file_name"] for record in records} & {record["file_name"] for record in scored}
+    if both:
+        raise ValueError(f"{min(both)} is both in --calibrate and in --evaluate: calibrate on training images alone.")
+    step = max(1, len(records) // max(1, args.calibration_images))
+    chosen = records[::step][: args.calibration_images]
+    quantise(source, args.int8, [read_infrared(record["file_name"], depth) for record in chosen])
+    print(args.int8)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write every form and print its path, then score them."""
+    cfg = compose_config([args.config_file], add_keys=[add_istd_config]) if args.config_file else None
+    loaded = load_network(args.checkpoint, "--checkpoint") if cfg is None else load_student(cfg, args.checkpoint)
+    network, recipe = loaded
+    scored = load_datasets(args.evaluate, "--evaluate")
+    for path in args.output:
+        export_student(network, recipe, path)
+        print(path)
+    if args.int8:
+        quantise_student(args, cfg, recipe.depth, scored)
+    if not scored:
+        return
+    files = [*args.output, *([args.int8] if args.int8 else [])]
+    runners = {"PyTorch": run_network(network, recipe)} | {path: open_model(path) for path in files}
+    scores = compare_runners(runners, scored)
+    for name, figures in scores.items():
+        print(name, *(f"{figure} {value:.3f}" for figure, value in figures.items()))
+    if args.report:
+        with atomic_write(args.report, "w") as file:
+            json.dump({"data": args.evaluate, "images": len(scored), "scores": scores}, file, indent=1)

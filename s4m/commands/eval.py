@@ -1,0 +1,14 @@
+"""Evaluate the checkpoint MODEL.WEIGHTS of any configuration; the arguments are those of `s4m train`."""
+
+import argparse
+
+from s4m.commands import train
+from s4m.commands.train import run
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of training, which evaluates only."""
+    train.add_arguments(parser)
+    parser.set_defaults(eval_only=True)

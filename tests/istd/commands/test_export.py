@@ -1,0 +1,52 @@
+"""Exported forms of an ISTD network are written, scored and refused as the options say."""
+
+import json
+
+import pytest
+
+from d2kit.commands import run_command
+from istd.checkpoints import Recipe, save_network
+from istd.commands import export
+from istd.data.synthetic import write_scenes
+from istd.deploy import open_model
+from istd.modeling import build_network
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    """Folder of three images with masks, split into two for training and one for the test."""
+    root = tmp_path_factory.mktemp("istd") / "scenes"
+    write_scenes(root, 3, seed=0, size=(32, 48), splits=(0.67, 0.0), empty_share=0.0)
+    return root
+
+
+def test_an_istd_student_in_every_form(small_set, tmp_path, capsys):
+    save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM", {"in_channels": 3}, mean=90.0))
+    files = [str(tmp_path / "out" / f"student{suffix}") for suffix in (".onnx", ".pt", ".pth")]
+    config = ["--config-file", "istd/networks/acm.yaml"]
+    small = str(tmp_path / "out" / "int8.onnx")
+    options = ["--checkpoint", str(tmp_path / "acm.pth"), "--output", *files, "--int8", small]
+    data = ["--calibrate", f"sirst:{small_set}:train.txt", "--evaluate", f"sirst:{small_set}:test.txt"]
+    assert run_command(export, [*options, *data, "--report", str(tmp_path / "report.json")]) == 0
+    assert capsys.readouterr().out.split("\n")[:4] == [*files, small]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["scores"]) == ["PyTorch", *files, small] and report["images"] == 1
+    assert all(abs(report["scores"][name]["IoU_loss"]) < 0.5 for name in files)
+    assert all(open_model(name).recipe.mean == 90.0 for name in (*files, small))
+    assert run_command(export, ["--checkpoint", str(tmp_path / "acm.pth"), *config, "--output", files[0]]) == 0
+    assert open_model(files[0]).recipe.mean == 95.010, "the configuration says how it is fed"
+
+
+def test_what_cannot_be_done_with_an_istd_student(small_set, tmp_path, capsys):
+    save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM"))
+    start = ["--checkpoint", str(tmp_path / "acm.pth"), "--output", str(tmp_path / "x.onnx")]
+    int8 = [*start, "--int8", str(tmp_path / "int8.onnx")]
+    split = f"sirst:{small_set}:test.txt"
+    for options, message in (
+        (int8, "needs training images"),
+        ([*int8, "--calibrate", split, "--evaluate", split], "calibrate on training images alone"),
+        ([*start[:3], str(tmp_path / "x.pt"), "--int8", "y.onnx"], "quantizes an .onnx file"),
+    ):
+        assert run_command(export, options) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "int8.onnx").exists()
