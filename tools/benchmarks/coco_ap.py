@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -21,13 +22,11 @@ from benchmarks.harness import Case, Comparison, Goal, scenario
 from d2kit.coco_masks import decode_segmentation, encode_mask
 from s4m.config import add_s4m_config
 from s4m.data.coco import read_json
+from s4m.data.shapes import write_shapes
 from s4m.evaluation import coco
 
-# Of the drawn annotations.
 IMAGES = 8
-INSTANCES = 80
-CLASSES = 3
-HEIGHT, WIDTH = 256, 256
+INSTANCES = 80  # Of each drawn image.
 
 Detections = dict[int, list[dict]]
 Figures = dict[str, dict[str, float]]
@@ -39,23 +38,15 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--detections", type=int, default=100, help="coco_ap: most detections an image (default: 100)")
 
 
-def draw_annotations(images: int, instances: int) -> dict:
-    """A COCO json of images with as many ellipses each, in three classes, a few of them crowds."""
-    rng = np.random.default_rng(0)
-    annotations = []
-    for image in range(1, images + 1):
-        for _ in range(instances):
-            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-            center = rng.integers(0, (WIDTH, HEIGHT)).tolist()
-            cv2.ellipse(mask, center, rng.integers(3, 25, 2).tolist(), rng.uniform(0, 180), 0, 360, 1, -1)
-            annotation = {"image_id": image, "category_id": int(rng.integers(1, CLASSES + 1)), **encode_mask(mask)}
-            crowd = int(rng.random() < 0.03)
-            annotations.append({**annotation, "id": len(annotations) + 1, "iscrowd": crowd, "area": int(mask.sum())})
-    return {
-        "images": [{"id": i + 1, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in range(images)],
-        "annotations": annotations,
-        "categories": [{"id": i + 1, "name": f"class{i}"} for i in range(CLASSES)],
-    }
+def draw_annotations(folder: str | os.PathLike, images: int, instances: int) -> str:
+    """Draw images with as many small shapes each, every thirtieth of which is a crowd; returns their COCO json."""
+    small = {"radius": (0.015, 0.06), "min_visible": 0.1, "min_area": 6}
+    data = read_json(str(write_shapes(folder, images, 0, (256, 256), objects=(instances, instances), **small)))
+    for annotation in data["annotations"][::30]:
+        annotation["iscrowd"] = 1
+    file = Path(folder, "drawn.json")
+    file.write_text(json.dumps(data), encoding="utf-8")
+    return str(file)
 
 
 def draw_detections(data: dict, limit: int) -> Detections:
@@ -141,13 +132,9 @@ def ap_difference(plain: Figures, ours: Figures) -> dict[str, float]:
 def average_precision(options: argparse.Namespace) -> Iterator[Case]:
     if not coco.INSTALLED or options.detections < 1:
         raise ValueError("coco_ap needs faster-coco-eval, and --detections of 1 or more.")
-    if options.annotations:
-        yield from (_case(json_file, options.detections) for json_file in options.annotations)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "drawn.json")
-        file.write_text(json.dumps(draw_annotations(IMAGES, INSTANCES)), encoding="utf-8")
-        yield _case(str(file), options.detections)
+        for json_file in options.annotations or [draw_annotations(folder, IMAGES, INSTANCES)]:
+            yield _case(json_file, options.detections)
 
 
 def _case(json_file: str, most: int) -> Case:

@@ -54,17 +54,22 @@ def draw_targets(regions: int) -> tuple[np.ndarray, np.ndarray]:
     return probability, target
 
 
+def _regions(mask: np.ndarray) -> list[tuple[tuple[float, float], int]]:
+    """Centroid and area of each 8-connected region."""
+    return [(region.centroid, int(region.area)) for region in measure.regionprops(measure.label(mask, connectivity=2))]
+
+
 def match_plainly(target: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
     """Targets, detected targets and pixels of unmatched predicted regions, by a regionprops pass over both masks."""
-    targets, left = (measure.regionprops(measure.label(mask, connectivity=2)) for mask in (target, predicted))
-    total, detected = len(targets), 0
-    for region in targets:
-        for index, other in enumerate(left):
-            if math.dist(region.centroid, other.centroid) < 3:
+    targets, left = _regions(target), _regions(predicted)
+    detected = 0
+    for center, _ in targets:
+        for index, (other, _) in enumerate(left):
+            if math.dist(center, other) < 3:
                 del left[index]
                 detected += 1
                 break
-    return total, detected, sum(int(other.area) for other in left)
+    return len(targets), detected, sum(area for _, area in left)
 
 
 def score_plainly(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:

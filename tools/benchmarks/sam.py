@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,6 @@ from s4m.sam.embedding_cache import EmbeddingCache, ViewTransform
 from s4m.sam.segment_anything import SamSegmenter
 
 POINTS = 3  # Points that are drawn from each mask.
-CACHE_GIB = 4.0
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -62,10 +61,6 @@ def _image_size(options: argparse.Namespace) -> tuple[int, int]:
     return tuple(options.image_size or ((128, 128) if options.segmenter == "tiny" else (480, 640)))
 
 
-def _on_gpu(options: argparse.Namespace) -> bool:
-    return torch.device(options.device).type == "cuda"
-
-
 def draw_batch(
     count: int, instances: int, size: tuple[int, int], device: str
 ) -> tuple[list[torch.Tensor], list[Instances]]:
@@ -88,7 +83,6 @@ def draw_batch(
         predicted.pred_masks = predicted.soft_masks > 0.5
         predicted.pred_boxes = Boxes(tight_boxes(predicted.pred_masks))
         predicted.scores = torch.ones(instances)
-        predicted.pred_classes = torch.zeros(instances, dtype=torch.int64)
         predictions.append(predicted.to(device))
     return images, predictions
 
@@ -143,7 +137,7 @@ def warm_source(images: Sequence[torch.Tensor], segmenter: PromptableSegmenter, 
     names = [str(Path(folder, f"{index}.png")) for index in range(len(images))]
     for name, image in zip(names, images, strict=True):
         cv2.imwrite(name, image.flip(0).permute(1, 2, 0).cpu().numpy())
-    cache = EmbeddingCache(Path(folder, "cache"), segmenter, CACHE_GIB)
+    cache = EmbeddingCache(Path(folder, "cache"), segmenter, 4.0)
 
     def load(name: str) -> torch.Tensor:
         return torch.from_numpy(read_image(name, "RGB").copy()).permute(2, 0, 1)
@@ -156,12 +150,12 @@ def warm_source(images: Sequence[torch.Tensor], segmenter: PromptableSegmenter, 
     return Source(embed, [ViewTransform(NoOpTransform(), size, size) for size in sizes])
 
 
-def _refinement_comparisons(options: argparse.Namespace) -> list[Comparison]:
+def _refinement_comparisons(tiny: bool, gpu: bool) -> list[Comparison]:
     batched = Goal("not slower on a CPU (3 % are noise)", "speed_ratio", NOT_SLOWER)
-    if _on_gpu(options):
+    if gpu:
         batched = Goal("at least 1.5 times as fast on a GPU", "speed_ratio", 1.5)
     # The tiny encoder is cheaper than the rest of the step.
-    warm = [] if options.segmenter == "tiny" else [Goal("at least 10 times as fast", "speed_ratio", 10.0)]
+    warm = [] if tiny else [Goal("at least 10 times as fast", "speed_ratio", 10.0)]
     exact = {"share of mask pixels": 1e-3, "predicted IoU": 1e-2}
     rounded = {"share of mask pixels": 1e-2, "predicted IoU": 3e-2}  # The cache keeps fp16.
     return [
@@ -177,31 +171,28 @@ def _refinement_comparisons(options: argparse.Namespace) -> list[Comparison]:
 )
 def refinement(options: argparse.Namespace) -> Iterator[Case]:
     segmenter, weights = make_segmenter(options)
-    count, size = options.images, _image_size(options)
-    if count is None:
-        count = 8 if options.segmenter == "tiny" or _on_gpu(options) else 1
+    tiny, gpu = options.segmenter == "tiny", torch.device(options.device).type == "cuda"
+    count = (8 if tiny or gpu else 1) if options.images is None else options.images
+    size = _image_size(options)
     if not isinstance(segmenter.network, Sam) or min(count, options.instances) < 1:
         raise ValueError("sam_refinement needs a segmenter of segment-anything's parts, and an image with an instance.")
     images, predictions = draw_batch(count, options.instances, size, options.device)
 
     def ours(source: Source | None = None) -> list[Instances]:
-        generators = _generators(len(images))
-        return refine(predictions, images, segmenter, num_points=POINTS, generators=generators, source=source)
-
-    def plain(prompts_a_call: int) -> Callable[[], list[Instances]]:
-        return lambda: refine_plainly(predictions, images, segmenter.network, prompts_a_call)
+        options = {"num_points": POINTS, "generators": _generators(count)}
+        return refine(predictions, images, segmenter, **options, source=source)
 
     with tempfile.TemporaryDirectory() as folder:
         source = warm_source(images, segmenter, folder)
         settings = {"segmenter": options.segmenter, "weights": weights, "images": count}
         settings |= {"instances": options.instances, "image_size": list(size), "points": POINTS}
         ways = {
-            "prompt by prompt": plain(1),
-            "image by image": plain(options.instances),
+            "prompt by prompt": lambda: refine_plainly(predictions, images, segmenter.network, 1),
+            "image by image": lambda: refine_plainly(predictions, images, segmenter.network, options.instances),
             "batched": ours,
             "warm cache": lambda: ours(source),
         }
-        yield Case(settings, ways, _refinement_comparisons(options))
+        yield Case(settings, ways, _refinement_comparisons(tiny, gpu))
 
 
 def _similarity_plainly(
