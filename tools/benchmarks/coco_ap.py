@@ -40,7 +40,7 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 def draw_annotations(folder: str | os.PathLike, images: int, instances: int) -> str:
     """Draw images with as many small shapes each, every thirtieth of which is a crowd; returns their COCO json."""
-    small = {"radius": (0.015, 0.06), "min_visible": 0.1, "min_area": 6}
+    small = {"radius": (0.015, 0.1), "min_visible": 0.1, "min_area": 6}
     data = read_json(str(write_shapes(folder, images, 0, (256, 256), objects=(instances, instances), **small)))
     for annotation in data["annotations"][::30]:
         annotation["iscrowd"] = 1
