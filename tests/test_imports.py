@@ -20,11 +20,10 @@ ALLOWED = {
     "evaluation": {"data", "sam", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "__init__": {"config", "modeling", "data"},
-    "benchmarks": {"config", "sam", "losses", "pseudo_labels", "data", "benchmarks_ap", "benchmarks_guards"},
-    "benchmarks_ap": {"config", "data", "evaluation"},
-    "benchmarks_guards": {"config", "data", "modeling"},
 }
-OURS = {"s4m", "istd", "d2kit", "tools"}
+PACKAGES = ("s4m", "istd", "d2kit")
+OURS = {*PACKAGES, "tools"}
+ENTRY_POINTS = {"__init__", "__main__", "cli", "commands"}  # Commands and users start here.
 
 
 def imports(path):
@@ -80,8 +79,48 @@ def test_packages_stay_apart(package, allowed):
 
 
 def test_nothing_relies_on_tools_as_a_package():
-    everything = [edge for package in ("s4m", "istd", "d2kit", "tools", "tests") for edge in edges(package)]
+    everything = [edge for package in (*PACKAGES, "tools", "tests") for edge in edges(package)]
     assert [str(path) for path, name in everything if name.split(".")[0] == "tools"] == []
+
+
+def climbs(expression):
+    """Whether an expression starts from `__file__` and names a folder above it."""
+    parts = list(ast.walk(expression))
+    steps = {part.attr for part in parts if isinstance(part, ast.Attribute)} & {"parent", "parents", "dirname"}
+    return bool(steps) and any(isinstance(part, ast.Name) and part.id == "__file__" for part in parts)
+
+
+def test_packages_do_not_look_for_the_checkout():
+    """A file beside a module is package data; whoever walks up from `__file__` leaves the package for the checkout."""
+    places = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Attribute, ast.Call)) and climbs(node):
+                places.add(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not places, f"these reach beyond their own folder through __file__: {', '.join(sorted(places))}"
+
+
+def modules(folder):
+    """Name -> path of the Python files below a folder; a package is named without `__init__`."""
+    files = (path.relative_to(ROOT) for path in sorted((ROOT / folder).rglob("*.py")))
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def test_no_module_of_the_packages_is_for_the_tools_alone():
+    """What only tools import belongs to tools/; what a package, its commands or its `__init__` imports may stay."""
+    known = {name: path for package in PACKAGES for name, path in modules(package).items()}
+    importers = {name: set() for name in known}
+    for folder in (*PACKAGES, "tools"):
+        for path, name in edges(folder):
+            module = name if name in known else name.rpartition(".")[0]
+            if module in known and path != known[module]:
+                importers[module].add(path)
+    lonely = {}
+    for name, paths in importers.items():
+        starts = not ENTRY_POINTS.isdisjoint(known[name].with_suffix("").parts)
+        if paths and not starts and {path.parts[0] for path in paths} == {"tools"}:
+            lonely[str(known[name])] = sorted(map(str, paths))
+    assert not lonely, f"only tools import these, so they belong there: {lonely}"
 
 
 def test_imports_touch_no_network_and_no_gpu():

@@ -11,14 +11,24 @@ from collections.abc import Sequence
 
 import torch
 
-import istd.benchmarks
-import s4m.benchmarks
-from d2kit.benchmark import ResultsDiffer, run_scenarios
+from benchmarks import coco_ap, istd_masks, istd_networks, istd_steps, s4m_guards, sam
+from benchmarks.harness import ResultsDiffer, run_scenarios
 from d2kit.files import atomic_write
-from istd.deploy.benchmarks import network_table
 
-PACKAGES = (s4m.benchmarks, istd.benchmarks)
-SCENARIOS = {scenario.name: scenario for package in PACKAGES for scenario in package.SCENARIOS}
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        sam.refinement,
+        sam.distillation,
+        coco_ap.average_precision,
+        s4m_guards.guards,
+        istd_masks.ir_metrics,
+        istd_masks.label_evolution,
+        istd_steps.inner_step,
+        istd_steps.outer_step,
+        istd_networks.networks,
+    )
+}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,8 +40,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     parser.add_argument("--output", help="json file to write")
     parser.add_argument("--table", help="Markdown file to write, with the table of the scenario istd_networks")
-    for package in PACKAGES:
-        package.add_arguments(parser)
+    for name, topics in {"s4m": (sam, coco_ap), "istd": (istd_masks, istd_steps, istd_networks)}.items():
+        group = parser.add_argument_group(name)
+        for topic in topics:
+            topic.add_arguments(group)
     options = parser.parse_args(argv)
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
@@ -54,12 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         records = list(run_scenarios([SCENARIOS[name] for name in options.scenarios], options))
         document = json.dumps(records, indent=2)
-        if options.output:
-            with atomic_write(options.output, "w") as file:
-                file.write(document + "\n")
-        if options.table:
-            with atomic_write(options.table, "w") as file:
-                file.write(network_table(records))
+        for path, text in ((options.output, document + "\n"), (options.table, istd_networks.network_table(records))):
+            if path:
+                with atomic_write(path, "w") as file:
+                    file.write(text)
     except (OSError, ValueError, ResultsDiffer) as error:
         sys.exit(f"benchmark: {error}")
     print(document)

@@ -19,9 +19,9 @@ import torch
 
 from d2kit.files import atomic_write
 from s4m.sam import build_segmenter
-from s4m.sam.tiny_batches import TrainingOptions
-from s4m.sam.tiny_quality import HELD_OUT_SEED, measure
-from s4m.sam.tiny_training import TinySamTraining
+from tiny_sam.batches import TrainingOptions
+from tiny_sam.quality import HELD_OUT_SEED, measure
+from tiny_sam.training import TinySamTraining
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,10 +1,13 @@
-"""A network that is no network, so that what surrounds networks is tested in milliseconds."""
+"""Networks without a training: one that is no network, so that tests take milliseconds, and those of random weights."""
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from istd.checkpoints import Recipe
 from istd.deploy import ISTDPredictor, Runner
+from istd.modeling import Network, build_network
 
 
 @pytest.fixture
@@ -21,3 +24,20 @@ def bright():
         return ISTDPredictor(runner=Runner(run, recipe, 4), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def build_settled():
+    """Function (name) -> the network with random weights and BatchNorm statistics of a batch, in eval mode."""
+
+    def build(name: str) -> Network:
+        torch.manual_seed(0)
+        network = build_network(name)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 1.0
+        with torch.no_grad():
+            network.train()(torch.randn(2, 3, 64, 64))
+        return network.eval()
+
+    return build

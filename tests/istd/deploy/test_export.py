@@ -9,7 +9,6 @@ import torch
 
 from istd.checkpoints import Recipe, load_network, load_student, predict
 from istd.deploy import export_student, open_model
-from istd.deploy.benchmarks import build_settled
 from istd.deploy.export import read_metadata
 from istd.deploy.runners import run_network
 from istd.engine.trainer import ISTDTrainer
@@ -25,7 +24,7 @@ def grey_image(size, seed=0):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_network_gives_the_same_at_any_size(name, tmp_path):
+def test_every_network_gives_the_same_at_any_size(name, build_settled, tmp_path):
     network, recipe = build_settled(name), Recipe(name, {"in_channels": 3}, **RECIPE)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     runners = {"torch": run_network(network, recipe)}

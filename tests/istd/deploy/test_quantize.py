@@ -6,13 +6,12 @@ import pytest
 
 from istd.checkpoints import Recipe
 from istd.deploy import export_student, open_model
-from istd.deploy.benchmarks import build_settled
 from istd.deploy.quantize import first_and_last, quantise
 from istd.modeling import NETWORK_REGISTRY
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(build_settled, tmp_path_factory):
     path = tmp_path_factory.mktemp("quantise") / "student.onnx"
     export_student(build_settled("ALCNet"), Recipe("ALCNet", threshold=0.4), path)
     return path
@@ -30,7 +29,7 @@ def test_int8(exported, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, _ in NETWORK_REGISTRY])
-def test_every_network_has_an_int8_form(name, tmp_path):
+def test_every_network_has_an_int8_form(name, build_settled, tmp_path):
     plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     export_student(build_settled(name), Recipe(name), plain)
     quantise(plain, small, np.random.default_rng(0).uniform(0, 255, (2, 33, 70)).astype(np.float32))

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from istd.pseudo_masks._plain import evolve_mask_plain
 from istd.pseudo_masks.evolve import evolve_mask
 
 SIZE = 64
@@ -81,30 +80,3 @@ def test_shapes_and_points_are_checked():
         evolve_mask(np.zeros((4, 5)), np.zeros((5, 4)))
     with pytest.raises(ValueError, match="outside"):
         evolve_mask(np.zeros((4, 5)), np.zeros((4, 5)), points=[[5, 0]])
-
-
-@pytest.mark.parametrize("regions", [0, 1, 5, 25])
-@pytest.mark.parametrize("shape", [(64, 64), (97, 133), (20, 150)])
-def test_equal_to_the_plain_version(regions, shape):
-    rng = np.random.default_rng(regions)
-    for _ in range(4):
-        mask = np.zeros(shape, np.float32)
-        probability = rng.random(shape, dtype=np.float32) ** 3
-        for _ in range(regions):
-            y, x = rng.integers(shape[0]), rng.integers(shape[1])
-            height, width = rng.integers(1, 8, 2)
-            mask[y : y + height, x : x + width] = rng.choice([0.4, 0.6, 0.9, 1.0])
-            probability[max(0, y - 2) : y + height, x : x + width + 2] += rng.uniform(0, 1)
-        options = {"decay": float(rng.choice([0.9, 0.97, 1.0]))}
-        probability = np.clip(probability, 0, 1)
-        assert np.array_equal(
-            evolve_mask(mask, probability, **options), evolve_mask_plain(mask, probability, **options)
-        )
-
-
-def test_constants_are_parameters_of_both():
-    rng = np.random.default_rng(3)
-    mask, probability = square(20, 20, 3, 4, 0.8), rng.random((SIZE, SIZE), dtype=np.float32)
-    options = {"neighbourhood": 9, "core": 5, "base": 0.3, "gain": 0.2, "area_scale": 0.01, "region_threshold": 0.7}
-    ours, plain = evolve_mask(mask, probability, **options), evolve_mask_plain(mask, probability, **options)
-    assert np.array_equal(ours, plain) and not np.array_equal(ours, evolve_mask(mask, probability))

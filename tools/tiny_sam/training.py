@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from d2kit.files import atomic_write
 from d2kit.rng import seed_everything
 from s4m.sam.tiny import DIM, build_tiny_sam
-from s4m.sam.tiny_batches import Batch, Batches, TrainingOptions, draw_pool
+from tiny_sam.batches import Batch, Batches, TrainingOptions, draw_pool
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 OFFSETS = ((0, 1), (1, 0), (0, 3), (3, 0), (3, 3), (3, -3), (0, 8), (8, 0))
 
 
-def _mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Dice plus weighted cross-entropy of each mask: (..., h, w) logits and targets in [0, 1] -> (...)."""
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1))
     probability = logits.sigmoid()
@@ -42,11 +42,11 @@ def promptable_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.T
     with torch.no_grad():
         answer, truth = logits > 0, small > 0.5
         iou = (answer & truth).sum((-2, -1)) / (answer | truth).sum((-2, -1)).clamp(min=1)
-    coarse = _mask_loss(logits[:, 1:], small[:, 1:])
+    coarse = mask_loss(logits[:, 1:], small[:, 1:])
     rows = torch.arange(len(logits))
     chosen = torch.stack([logits[:, 0], logits[rows, 1 + coarse.detach().argmin(1)]], dim=1)
     full = F.interpolate(chosen, target.shape[-2:], mode="bilinear", align_corners=False)
-    fine = _mask_loss(full, target[:, None].expand_as(full)).sum(1)
+    fine = mask_loss(full, target[:, None].expand_as(full)).sum(1)
     return fine.mean() + 0.5 * coarse.mean() + 2 * F.mse_loss(quality, iou)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from s4m.sam.segmenter import PromptableSegmenter
 from s4m.sam.structures import Prompts
-from s4m.sam.training_shapes import make_scenes
+from tiny_sam.scenes import make_scenes
 
 HELD_OUT_SEED = 2_000_003
 

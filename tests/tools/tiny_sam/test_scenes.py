@@ -1,9 +1,9 @@
-"""Synthetic scenes of the tiny SAM."""
+"""Synthetic scenes that the tiny SAM is trained on."""
 
 import numpy as np
 import pytest
 
-from s4m.sam.training_shapes import SHAPES, draw_shape, make_scenes
+from tiny_sam.scenes import SHAPES, draw_shape, make_scenes
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from d2kit.rng import derive_seed
 from s4m.sam.tiny import IMAGE_SIZE
-from s4m.sam.training_shapes import make_scenes
+from tiny_sam.scenes import make_scenes
 
 # kind -> (number of points, with a box, with a mask), share of the iterations
 KINDS = {

@@ -1,15 +1,14 @@
-"""Training of the tiny SAM: the loss, the batches, and a run that stops and goes on."""
+"""Training of the tiny SAM: the losses, and a run that stops and goes on."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from s4m.sam.tiny_batches import KINDS, Batches, TrainingOptions, draw_pool, make_batch
-from s4m.sam.tiny_training import OFFSETS, AffinityHead, TinySamTraining, _mask_loss, affinity_loss, promptable_loss
-from s4m.sam.training_shapes import make_scenes
+from tiny_sam.batches import Batches, TrainingOptions
+from tiny_sam.scenes import make_scenes
+from tiny_sam.training import OFFSETS, AffinityHead, TinySamTraining, affinity_loss, mask_loss, promptable_loss
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def test_mask_loss_by_hand():
     p = [1 / (1 + math.exp(-x)) for x in (2, -1, 0.5, -3)]
     entropy = -(math.log(p[0]) + math.log(1 - p[1]) + math.log(p[2]) + math.log(1 - p[3])) / 4
     dice = 1 - (2 * (p[0] + p[2]) + 1) / (sum(p) + 2 + 1)
-    assert _mask_loss(logits, target).item() == pytest.approx(dice + 4 * entropy, rel=1e-5)
+    assert mask_loss(logits, target).item() == pytest.approx(dice + 4 * entropy, rel=1e-5)
 
 
 def test_a_perfect_answer_costs_nothing():
@@ -46,29 +45,10 @@ def test_only_the_best_of_three_masks_is_pushed_hard():
     good = (small * 2 - 1) * 3
     logits = torch.cat([good, -good, good, -good], dim=1).requires_grad_()
     promptable_loss(logits, torch.zeros(1, 4), target).backward()
-    weak = torch.autograd.grad(0.5 / 3 * _mask_loss(logits, small.expand_as(logits)).sum(), logits)[0]
+    weak = torch.autograd.grad(0.5 / 3 * mask_loss(logits, small.expand_as(logits)).sum(), logits)[0]
     torch.testing.assert_close(logits.grad[:, [1, 3]], weak[:, [1, 3]])
     size, least = logits.grad.abs().sum((0, 2, 3)), weak.abs().sum((0, 2, 3))
     assert size[0] > 0 and size[2] > 3 * least[2]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_batches_of_every_kind(scenes, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("s4m.sam.tiny_batches.KINDS", {kind: 1.0})
-    batch = make_batch(scenes, options(tmp_path, images=3, prompts=4), np.random.default_rng(0))
-    count, with_box, with_mask = kind
-    assert batch.images.shape == (3, 3, 128, 128) and batch.targets.shape == (12, 128, 128)
-    assert batch.targets.flatten(1).any(1).all()
-    assert (batch.points is not None) == (count > 0) and (batch.boxes is not None) == with_box
-    assert (batch.masks is not None) == with_mask
-    if count:
-        assert batch.points[0].shape == (12, count, 2) and batch.points[1].shape == (12, count)
-    if with_mask:
-        assert batch.masks.shape == (12, 1, 64, 64)
-    assert batch.labels.shape == (3, 128, 128)
-    for index, target in enumerate(batch.targets):  # each target is one whole object of its image
-        marks = batch.labels[index // 4][target > 0].unique()
-        assert len(marks) == 1 and torch.equal(batch.labels[index // 4] == marks, target > 0)
 
 
 def test_affinity_loss_by_hand():
@@ -94,14 +74,6 @@ def test_affinity_moves_the_embedding():
     labels[:, 5:] = 1
     affinity_loss(logits, labels).backward()
     assert embedding.grad.abs().sum() > 0
-
-
-def test_workers_draw_the_same(scenes, tmp_path):
-    alone, helped = (options(tmp_path, workers=workers, pool=3) for workers in (0, 2))
-    for one, other in zip(draw_pool(alone, part=2), draw_pool(helped, part=2), strict=True):
-        assert np.array_equal(one, other)
-    first = [next(Batches(scenes, choice).loader(3)) for choice in (alone, helped)]
-    assert torch.equal(first[0].images, first[1].images) and torch.equal(first[0].targets, first[1].targets)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, tmp_path):

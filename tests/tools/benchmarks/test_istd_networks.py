@@ -4,15 +4,15 @@ import argparse
 
 import pytest
 
-from d2kit.benchmark import run_scenarios
-from istd.deploy import benchmarks
+from benchmarks import istd_networks
+from benchmarks.harness import run_scenarios
 from istd.modeling import build_network
 
 
 @pytest.fixture(scope="module")
 def options():
     parser = argparse.ArgumentParser()
-    benchmarks.add_arguments(parser)
+    istd_networks.add_arguments(parser)
     found = parser.parse_args(["--networks", "ACM", "--sides", "32", "48", "--images-at-once", "1", "2"])
     found.device, found.repeats = "cpu", 1
     return found
@@ -20,14 +20,14 @@ def options():
 
 @pytest.fixture(scope="module")
 def records(options):
-    return list(run_scenarios(benchmarks.SCENARIOS, options))
+    return list(run_scenarios([istd_networks.networks], options))
 
 
 def test_every_way_is_timed(records):
     cases = [(record["settings"]["side"], record["settings"]["images"]) for record in records]
     assert cases == [(32, 1), (32, 2), (48, 1), (48, 2)]
     for record in records:
-        assert list(record["ways"]) == list(benchmarks.WAYS)
+        assert list(record["ways"]) == list(istd_networks.WAYS)
         (comparison,) = record["comparisons"]
         assert comparison["difference"]["probability"] < 1e-4
         assert record["settings"]["parameters"] == 397_971
@@ -35,15 +35,15 @@ def test_every_way_is_timed(records):
 
 def test_macs_follow_the_size():
     network = build_network("ACM")
-    assert benchmarks.count_macs(network, 256) == pytest.approx(0.35, abs=0.01)  # as published
-    assert benchmarks.count_macs(network, 64) == pytest.approx(benchmarks.count_macs(network, 256) / 16, rel=0.01)
+    assert istd_networks.count_macs(network, 256) == pytest.approx(0.35, abs=0.01)  # as published
+    assert istd_networks.count_macs(network, 64) == pytest.approx(istd_networks.count_macs(network, 256) / 16, rel=0.01)
 
 
 def test_the_table(records):
-    lines = benchmarks.network_table([{"scenario": "other"}, *records]).splitlines()
+    lines = istd_networks.network_table([{"scenario": "other"}, *records]).splitlines()
     assert lines[0].startswith("| network | parameters | side | GMAC an image | images at once | PyTorch |")
     assert len(lines) == 2 + len(records)
     assert lines[2].startswith("| ACM | 397,971 | 32 | 0.01 | 1 | ") and lines[2].count(" ms") == 3
     assert lines[3].count("/s |") == 3
     on_gpu = records[0] | {"ways": {"PyTorch": records[0]["ways"]["PyTorch"]}}
-    assert benchmarks.network_table([on_gpu]).splitlines()[2].endswith("| - | - |")
+    assert istd_networks.network_table([on_gpu]).splitlines()[2].endswith("| - | - |")

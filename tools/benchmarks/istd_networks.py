@@ -1,4 +1,4 @@
-"""Benchmark scenario of the networks as they deploy: PyTorch, ONNX Runtime and int8."""
+"""The ISTD networks as they deploy: PyTorch, ONNX Runtime and int8."""
 
 import argparse
 import tempfile
@@ -11,7 +11,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from d2kit.benchmark import Case, Comparison, Scenario
+from benchmarks.harness import Case, Comparison, scenario
 from istd.checkpoints import Recipe
 from istd.deploy.export import Deployed, export_student
 from istd.deploy.quantize import quantise
@@ -23,7 +23,7 @@ WAYS = ("PyTorch", "ONNX Runtime", "int8")
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of this scenario, within the group of istd."""
+    """The options of this scenario."""
     known = [name for name, _ in NETWORK_REGISTRY]
     parser.add_argument("--networks", nargs="+", default=known, choices=known, help=f"{NAME}: default: all")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=f"{NAME}: pixels of an image's side")
@@ -36,9 +36,9 @@ def build_settled(name: str) -> Network:
     """A network with random weights whose BatchNorm knows a batch, so that activations have an ordinary scale."""
     torch.manual_seed(0)
     network = build_network(name)
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for layer in norms:
-        layer.momentum = 1.0
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
     with torch.no_grad():
         network.train()(torch.randn(2, 3, 64, 64))
     return network.eval()
@@ -50,38 +50,32 @@ def count_macs(network: Network, side: int) -> float:
     return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() / 1e9
 
 
-def _cases(options: argparse.Namespace) -> Iterator[Case]:
-    for name in options.networks:
-        with tempfile.TemporaryDirectory() as folder:
-            yield from _network_cases(name, Path(folder), options)
+def _difference(plain: Tensor, ours: Tensor) -> dict[str, float]:
+    return {"probability": (plain - ours).abs().max().item()}
 
 
-def _network_cases(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Case]:
+def _cases_of(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Case]:
     network, recipe = build_settled(name), Recipe(name)
     runners = {"PyTorch": run_network(network, recipe, options.device)}
     if torch.device(options.device).type == "cpu":
         export_student(network, recipe, folder / "float.onnx")
         quantise(folder / "float.onnx", folder / "int8.onnx", np.random.default_rng(0).uniform(0, 255, (2, 128, 128)))
         runners |= {"ONNX Runtime": open_model(folder / "float.onnx"), "int8": open_model(folder / "int8.onnx")}
+    comparisons = [Comparison(*WAYS[:2], _difference, {"probability": 1e-4})] if len(runners) > 1 else []
     parameters = sum(parameter.numel() for parameter in Deployed(network).parameters())
     for side in options.sides:
+        cost = {"parameters": parameters, "gmac": round(count_macs(network, side), 3)}
         for count in options.images_at_once:
             images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
-            yield Case(
-                settings={
-                    "network": name,
-                    "side": side,
-                    "images": count,
-                    "parameters": parameters,
-                    "gmac": round(count_macs(network, side), 3),
-                },
-                ways={way: partial(runner.run, images) for way, runner in runners.items()},
-                comparisons=[Comparison(*WAYS[:2], _difference, {"probability": 1e-4})] if len(runners) > 1 else [],
-            )
+            ways = {way: partial(runner.run, images) for way, runner in runners.items()}
+            yield Case({"network": name, "side": side, "images": count, **cost}, ways, comparisons)
 
 
-def _difference(plain: Tensor, ours: Tensor) -> dict[str, float]:
-    return {"probability": (plain - ours).abs().max().item()}
+@scenario(NAME, "networks as they deploy: PyTorch, ONNX Runtime and int8, at several sizes")
+def networks(options: argparse.Namespace) -> Iterator[Case]:
+    for name in options.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from _cases_of(name, Path(folder), options)
 
 
 def network_table(records: Iterable[dict]) -> str:
@@ -89,19 +83,13 @@ def network_table(records: Iterable[dict]) -> str:
     head = ["network", "parameters", "side", "GMAC an image", "images at once", *WAYS]
     lines = [head, ["---"] * len(head)]
     for record in records:
-        if record["scenario"] != NAME:
-            continue
-        settings = record["settings"]
-        fixed = [settings["network"], f"{settings['parameters']:,}", settings["side"], f"{settings['gmac']:.2f}"]
-        figures = [_figure(record["ways"].get(way), settings["images"]) for way in WAYS]
-        lines.append([*fixed, settings["images"], *figures])
+        if record["scenario"] == NAME:
+            settings, ways = record["settings"], record["ways"]
+            cost = [f"{settings['parameters']:,}", settings["side"], f"{settings['gmac']:.2f}", settings["images"]]
+            figures = [_figure(ways[way], settings["images"]) if way in ways else "-" for way in WAYS]
+            lines.append([settings["network"], *cost, *figures])
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def _figure(way: dict | None, images: int) -> str:
-    if way is None:
-        return "-"
+def _figure(way: dict, images: int) -> str:
     return f"{1000 * way['median_s']:.1f} ms" if images == 1 else f"{images / way['median_s']:.1f}/s"
-
-
-SCENARIOS = [Scenario(NAME, "networks as they deploy: PyTorch, ONNX Runtime and int8, at several sizes", _cases)]

@@ -1,0 +1,121 @@
+"""A training step of S4M with and without the guards: boundary consistency, calibration and matching."""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
+
+from benchmarks.harness import Case, Comparison, Goal, scenario
+from d2kit.config_files import compose_config
+from d2kit.rng import seeded
+from s4m.config import add_s4m_config
+from s4m.data.shapes import ShapesRecipe, draw_scene
+from s4m.modeling.rcnn import paste_probabilities
+from s4m.modeling.teacher_student import TeacherStudent
+
+# Name, files of the configuration, objects an image.
+SETTINGS = (
+    ("shapes_student", ("quick/shapes_student.yaml",), 4),
+    ("shapes_student", ("quick/shapes_student.yaml",), 12),
+    ("shapes_mask2former_student", ("quick/shapes_mask2former_student.yaml",), 4),
+)
+GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")
+MOST_TIME = 1.15  # Of the time without guards.
+IMAGES = 4
+SIZE = (128, 128)
+MASK_SIDE = 28
+SCORES = (0.95, 0.9, 0.8, 0.4)  # Of an image's objects in turn; one in four is no pseudo-label.
+
+
+def configure(files: tuple[str, ...], device: str, guards: bool) -> CfgNode:
+    """A second stage on shapes; the classes' thresholds stay where they are, so that both ways have the same labels."""
+    cfg = compose_config(files, add_keys=[add_s4m_config])
+    cfg.DATASETS.UNLABELED = ("drawn here",)
+    cfg.MODEL.DEVICE = device
+    cfg.S4M.CALIBRATION.WARMUP = 1 << 30
+    for name in GUARDS:
+        cfg.S4M[name].ENABLED = guards
+    return cfg
+
+
+def draw_images(first_seed: int, objects: int) -> list[dict]:
+    """Labeled images of shapes, each with its `seed`."""
+    recipe = ShapesRecipe(image_size=SIZE, objects=(objects, objects))
+    entries = []
+    for seed in range(first_seed, first_seed + IMAGES):
+        image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
+        masks = BitMasks(torch.stack([torch.from_numpy(owner == i + 1) for i in range(len(names))]))
+        classes = torch.tensor([recipe.classes.index(name) % 3 for name in names])
+        instances = Instances(SIZE, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes, gt_masks=masks)
+        image = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        entries.append({"image": image, "instances": instances, "seed": seed, "file_name": str(seed)})
+    return entries
+
+
+def answer_with_truth(model: TeacherStudent, entries: list[dict]) -> None:
+    """Let the untrained teacher do its work, but answer with the objects as a trained one's mask head sees them."""
+    predict_untrained = model.teacher.predict
+    answers = {}
+    for entry in entries:
+        truth = entry["instances"]
+        crops = truth.gt_masks.crop_and_resize(truth.gt_boxes.tensor, MASK_SIDE)[:, None].float() * 0.9
+        answer = Instances(SIZE, pred_boxes=truth.gt_boxes, pred_masks=crops, pred_classes=truth.gt_classes)
+        answer.scores = torch.tensor(SCORES).repeat(len(truth))[: len(truth)]
+        answers[entry["seed"]] = answer.to(model.device)
+
+    def predict(batch: list[dict], min_score: float) -> list[Instances]:
+        predict_untrained(batch, 1.0)
+        predictions = []
+        for entry in batch:
+            answer = answers[entry["seed"]]
+            answer = answer[answer.scores > min_score]
+            answer.soft_masks = paste_probabilities(answer)
+            answer.remove("pred_masks")
+            predictions.append(answer)
+        return predictions
+
+    model.teacher.predict = predict
+
+
+def _case(name: str, files: tuple[str, ...], objects: int, device: str) -> Case:
+    labeled, unlabeled = draw_images(0, objects), draw_images(IMAGES, objects)
+    weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in unlabeled]
+    with seeded(0):
+        models = {guards: build_model(configure(files, device, guards)).train() for guards in (False, True)}
+    models[True].load_state_dict(models[False].state_dict(), strict=False)
+    for model in models.values():
+        answer_with_truth(model, [*labeled, *unlabeled])
+    steps = models[True].calibration.period
+
+    def run(model: TeacherStudent) -> dict[str, torch.Tensor]:
+        """The first step's losses on labels; there are as many steps as a fit of the calibration takes."""
+        first = {}
+        with seeded(0), EventStorage():
+            for _ in range(steps):
+                model.zero_grad()
+                losses = model({"labeled": labeled, "unlabeled": weak})
+                sum(losses.values()).backward()
+                first = first or {key: loss.detach() for key, loss in losses.items() if not key.endswith("_pseudo")}
+        return first
+
+    def difference(plain: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> dict[str, float]:
+        return {"loss on labels": max(abs(plain[key] - ours[key]) for key in plain)}
+
+    settings = {"configuration": name, "images": 2 * IMAGES, "objects": objects, "image_size": list(SIZE)}
+    ways = {"without": lambda: run(models[False]), "with": lambda: run(models[True])}
+    goal = Goal(f"at most {MOST_TIME} times the time", "speed_ratio", 1 / MOST_TIME)
+    comparison = Comparison(*ways, difference, {"loss on labels": 1e-3}, [goal])
+    return Case({**settings, "steps": steps}, ways, [comparison])
+
+
+@scenario(
+    "s4m_guards",
+    "a training step of S4M without and with boundary consistency, calibration and matching, of both small students",
+)
+def guards(options: argparse.Namespace) -> Iterator[Case]:
+    yield from (_case(*setting, options.device) for setting in SETTINGS)
