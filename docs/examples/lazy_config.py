@@ -16,6 +16,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.modeling.backbone import ResNet
 from detectron2.utils.logger import setup_logger
 
 from d2kit.loader import StreamLoader
@@ -53,9 +54,9 @@ mask_rcnn.roi_heads._target_ = PseudoLabelROIHeads
 mask_rcnn.proposal_generator.post_nms_topk = (200, 100)
 mask_rcnn.roi_heads.num_classes = 3
 mask_rcnn.roi_heads.batch_size_per_image = 64
-mask_rcnn.backbone.bottom_up.stages.depth = 18
+mask_rcnn.backbone.bottom_up.stages = {"_target_": ResNet.make_default_stages, "depth": 18, "norm": "GN"}
 mask_rcnn.backbone.bottom_up.freeze_at = 0
-mask_rcnn.backbone.bottom_up.stem.norm = mask_rcnn.backbone.bottom_up.stages.norm = "GN"
+mask_rcnn.backbone.bottom_up.stem.norm = "GN"
 
 model = L(TeacherStudent)(
     student=mask_rcnn,
