@@ -34,7 +34,8 @@ class Key(NamedTuple):
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
     """Line number -> (text of its comment, whether the line holds nothing else)."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: (t.string.lstrip("# "), not t.line[: t.start[1]].strip()) for t in tokens if t.type == tokenize.COMMENT}
+    found = [token for token in tokens if token.type == tokenize.COMMENT]
+    return {t.start[0]: (t.string.lstrip("# "), not t.line[: t.start[1]].strip()) for t in found}
 
 
 def _comment_of(node: ast.stmt, comments: dict[int, tuple[str, bool]]) -> str:
