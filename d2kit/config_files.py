@@ -26,7 +26,7 @@ def find_config(name: str | os.PathLike) -> str:
     path = Path(name)
     if path.is_file():
         return str(path)
-    shipped = config_folder() / os.path.relpath(path, "configs") if path.parts[:1] == ("configs",) else config_folder() / path
+    shipped = config_folder() / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if shipped.is_file():
         return str(shipped)
     raise FileNotFoundError(f"the configuration file '{name}' does not exist, neither here nor among the shipped ones")
