@@ -188,7 +188,8 @@ def test_the_numbers_of_stage_2_fit_every_switch(name):
     labeler = PseudoLabeler(cfg)
     assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
     assert labeler.guards is not None and BoundaryConsistency.read(cfg) is not None
-    require_pseudo_label_parts(cfg)
+    if cfg.S4M.STUDENT == "S4MRCNN":
+        require_pseudo_label_parts(cfg)
 
 
 @pytest.mark.parametrize("name", FILES)
