@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from d2kit.rng import derive_seed
 from s4m.sam.tiny import IMAGE_SIZE
 from tiny_sam.scenes import make_scenes
 
+MEAN = np.array([123.675, 116.28, 103.53])
+STD = np.array([58.395, 57.12, 57.375])
 # kind -> (number of points, with a box, with a mask), share of the iterations
 KINDS = {
     (1, False, False): 0.25,
@@ -38,10 +40,10 @@ class TrainingOptions:
     minutes: float = 35.0
     iterations: int = 0
     seed: int = 17
-    images: int = 12
-    prompts: int = 6
-    pool: int = 8000
-    rate: float = 1.2e-3
+    pool: int = 8000  # Scenes.
+    images: int = 12  # Images a step.
+    prompts: int = 6  # Prompts an image.
+    rate: float = 1.2e-3  # Learning rate at its height.
     weight_decay: float = 0.02
     ema: float = 0.998
     save_seconds: float = 120.0
@@ -71,10 +73,10 @@ class Batch:
 
         def move(value):
             if isinstance(value, tuple):
-                return tuple(move(part) for part in value)
+                return tuple(map(move, value))
             return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        return Batch(**{name: move(value) for name, value in vars(self).items()})
 
 
 class Batches(torch.utils.data.Dataset):
@@ -114,8 +116,7 @@ def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
     if rng.random() < 0.3:
         side = rng.integers(2)
         valid[side] = rng.integers(valid[side] // 2, valid[side])
-    image, labels = np.clip(image, 0, 255)[: valid[0], : valid[1]], labels[: valid[0], : valid[1]]
-    return image, labels
+    return np.clip(image, 0, 255)[: valid[0], : valid[1]], labels[: valid[0], : valid[1]]
 
 
 def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +159,6 @@ def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, 
     targets = torch.zeros(options.images * options.prompts, IMAGE_SIZE, IMAGE_SIZE)
     objects = torch.zeros(options.images, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
     points, labels, boxes = [], [], []
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
     for index in range(options.images):
         present = np.array([])
         while not len(present):
@@ -167,7 +167,7 @@ def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, 
             present = np.unique(marks)
             present = present[present > 0]
         height, width = marks.shape
-        normal = ((image - mean) / std).astype(np.float32)
+        normal = ((image - MEAN) / STD).astype(np.float32)
         images[index, :, :height, :width] = torch.from_numpy(normal).permute(2, 0, 1)
         objects[index, :height, :width] = torch.from_numpy(np.ascontiguousarray(marks))
         order = np.resize(rng.permutation(present), options.prompts)

@@ -24,8 +24,7 @@ def object_prompts(
     Returns:
         N prompts, and the objects' masks (N, H, W) bool.
     """
-    marks = np.setdiff1d(np.unique(labels), [0])
-    marks = rng.permutation(marks)[:most]
+    marks = rng.permutation(np.setdiff1d(labels, [0]))[:most]
     masks = np.stack([labels == mark for mark in marks])
     where, boxes = [], []
     for mask in masks:
@@ -44,15 +43,15 @@ def mean_iou(
 ) -> float:
     """Mean IoU over the scenes' objects, of the mask of highest predicted IoU; `points` as in `object_prompts`."""
     rng = np.random.default_rng(seed)
-    found = []
+    scores = []
     for start in range(0, len(scenes[0]), 8):
         images = [torch.from_numpy(image).permute(2, 0, 1) for image in scenes[0][start : start + 8]]
-        asked = [object_prompts(labels, points, rng) for labels in scenes[1][start : start + 8]]
-        answers = segmenter.decode(segmenter.encode(images), [prompts for prompts, _ in asked], best=True)
-        for answer, (_, truth) in zip(answers, asked, strict=True):
+        prompted = [object_prompts(labels, points, rng) for labels in scenes[1][start : start + 8]]
+        answers = segmenter.decode(segmenter.encode(images), [prompts for prompts, _ in prompted], best=True)
+        for answer, (_, truth) in zip(answers, prompted, strict=True):
             masks = answer.masks[:, 0].cpu().numpy() > 0
-            found += ((masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2))).tolist()
-    return float(np.mean(found))
+            scores += ((masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2))).tolist()
+    return float(np.mean(scores))
 
 
 def measure(segmenter: PromptableSegmenter, images: int = 200) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Synthetic scenes that the tiny SAM is trained and measured on.
 
 Shapes (smooth blobs, stars, crosses, strokes, rings, half-moons, superellipses, shards) with textures and scenes of
-their own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalising.
+their own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalization.
 """
 
 from collections.abc import Callable
@@ -85,16 +85,10 @@ def _moon(rng: Rng) -> list[np.ndarray]:
     return [_polar(np.ones(48), 0)]
 
 
+# Name -> function that draws a shape's polygons (points, 2), x and y, of about unit radius around (0, 0).
 SHAPES: dict[str, Callable[[Rng], list[np.ndarray]]] = {
-    "blob": _blob,
-    "cell": _cell,
-    "star": _star,
-    "cross": _cross,
-    "stroke": _stroke,
-    "superellipse": _superellipse,
-    "shard": _shard,
-    "ring": _ring,
-    "moon": _moon,
+    function.__name__.removeprefix("_"): function
+    for function in (_blob, _cell, _star, _cross, _stroke, _superellipse, _shard, _ring, _moon)
 }
 
 
