@@ -204,7 +204,7 @@ def test_data_sets_are_known_or_named_by_path(name):
 @pytest.mark.parametrize("name", STAGE2)
 def test_stage_2_starts_from_its_stage_1(name):
     cfg, stage1 = compose([name]), compose([name.replace("_stage2", "_stage1")])
-    assert cfg.S4M.TEACHER.WEIGHTS == f"{stage1.OUTPUT_DIR}/model_final.pth"
+    assert f"{stage1.OUTPUT_DIR}/model_final.pth" == cfg.S4M.TEACHER.WEIGHTS
     assert stage1.DATASETS.TRAIN == cfg.DATASETS.TRAIN
     assert stage1.S4M.STUDENT == cfg.S4M.STUDENT and stage1.INPUT.FORMAT == cfg.INPUT.FORMAT
     for part in ("ROI_HEADS", "FPN", "BACKBONE", "RESNETS", "MASK2FORMER", "VIT", "PIXEL_MEAN", "PIXEL_STD"):

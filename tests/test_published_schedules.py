@@ -15,7 +15,7 @@ FILES = {
     for folder in ("coco", "cityscapes")
     for path in sorted((CONFIGS / folder).glob("*pct_*.yaml"))
 }
-# Iterations and steps of each first stage, and of a network's second, whose lengths (COCO: at 12 images) are the paper's.
+# Iterations and steps of each stage 1, and of a network's stage 2, whose lengths (COCO: at 12 images) are the paper's.
 LENGTHS = {
     "coco/Mask2Former-R50_1pct_stage1": (20000, (17800, 19300)),
     "coco/Mask2Former-R50_2pct_stage1": (30000, (26700, 28900)),

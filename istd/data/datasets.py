@@ -3,7 +3,7 @@
 import csv
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -71,13 +71,20 @@ def load_sirst(
     return dicts
 
 
-def register_sirst(name: str, root: str | os.PathLike, split: str, **options) -> None:
+def register_sirst(
+    name: str, root: str | os.PathLike, split: str, *, prepare: Callable[[], object] = lambda: None, **options
+) -> None:
     """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
 
     The files are read when the data set is first asked for. Its metadata: evaluator_type "istd", thing_classes
-    ("target",), root.
+    ("target",), root. `prepare` is called before, for data sets that are written on first use.
     """
-    DatasetCatalog.register(name, lambda: load_sirst(root, split, **options))
+
+    def load() -> list[dict]:
+        prepare()
+        return load_sirst(root, split, **options)
+
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root))
 
 

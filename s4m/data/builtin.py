@@ -1,13 +1,17 @@
-"""Names of COCO's, VOC's and Cityscapes' labelled fractions and the images beside them, under DETECTRON2_DATASETS."""
+"""Names of data sets under DETECTRON2_DATASETS: labeled fractions of COCO, VOC and Cityscapes, and synthetic shapes."""
 
 import itertools
 import os
+from functools import partial
+from pathlib import Path
 
+import portalocker
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
 from s4m.data.coco import register_coco_json
-from s4m.data.splits import split_name
+from s4m.data.shapes import write_shapes
+from s4m.data.splits import split_name, write_splits
 from s4m.data.voc_instances import voc_metadata
 
 PERCENTS = (0.5, 1, 2, 5, 10, 20, 30, 50)
@@ -77,3 +81,42 @@ def register_cityscapes(root: str | None = None) -> None:
     train, images = os.path.join(cityscapes, "coco", "instances_train.json"), os.path.join(cityscapes, "leftImg8bit")
     metadata = {"thing_classes": _get_builtin_metadata("cityscapes")["thing_classes"]}
     _register_splits("cityscapes_fine_instance_seg_train", train, os.path.join(images, "train"), metadata)
+
+
+def write_shapes_sets(folder: str | os.PathLike, percent: float, seed: int) -> None:
+    """Write 2,000 training and 100 validation images of synthetic shapes, and a split of the former, under `folder`.
+
+    A network that trains for minutes does not learn to tell outlines apart, so color tells most classes apart, and the
+    masks stay the difficulty. What is there already stays as it is; several processes may call this at once.
+
+    Args:
+        folder: `train/`, `val/` (of `write_shapes`) and `splits/` are written in it.
+        percent: share of the training images that keep their labels.
+        seed: of the images and of the split.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {"classes": ("circle", "square", "triangle"), "tinted": 0.9}
+    with portalocker.Lock(folder / ".lock"):
+        train = write_shapes(folder / "train", 2000, seed=seed, **recipe)
+        write_shapes(folder / "val", 100, seed=seed + 1000, **recipe)
+        write_splits(train, [percent], folds=1, seed=seed, output=folder / "splits")
+
+
+def register_shapes(root: str | None = None) -> None:
+    """Register `shapes_train_5`, `shapes_train_5_unlabeled` and `shapes_val`, which are written when they are first
+    loaded. Names that are taken stay.
+
+    Args:
+        root: folder that gets `shapes/`; by default as for COCO.
+    """
+    folder = Path(_root(root), "shapes")
+    prepare = partial(write_shapes_sets, folder, 5, seed=1)
+    labeled, unlabeled = (folder / "splits" / f"annotations_{split_name(5, 0, rest)}.json" for rest in (False, True))
+    for name, json_file, images in (
+        ("shapes_train_5", labeled, folder / "train" / "images"),
+        ("shapes_train_5_unlabeled", unlabeled, folder / "train" / "images"),
+        ("shapes_val", folder / "val" / "annotations.json", folder / "val" / "images"),
+    ):
+        if name not in DatasetCatalog:
+            register_coco_json(name, json_file, images, prepare=prepare)

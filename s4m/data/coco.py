@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -130,7 +131,12 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
 
 
 def register_coco_json(
-    name: str, json_file: str | os.PathLike, image_root: str | os.PathLike, metadata: dict | None = None
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    metadata: dict | None = None,
+    *,
+    prepare: Callable[[], object] = lambda: None,
 ) -> None:
     """Register a COCO-format data set, which is validated when it is loaded. The same registration twice is fine.
 
@@ -140,6 +146,7 @@ def register_coco_json(
         image_root: folder that the json's file names start from.
         metadata: further fields of the data set's metadata, such as `thing_classes`; `evaluator_type` is "coco" unless
             it is among them.
+        prepare: called before the json is read, for data sets that are written on first use.
 
     Raises:
         ValueError: the name is taken by another data set.
@@ -150,5 +157,10 @@ def register_coco_json(
         if (known.get("json_file"), known.get("image_root")) == (json_file, image_root):
             return
         raise ValueError(f"the data set name '{name}' is already registered for other files")
-    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root))
+
+    def load() -> list[dict]:
+        prepare()
+        return load_coco(name, json_file, image_root)
+
+    DatasetCatalog.register(name, load)
     known.set(json_file=json_file, image_root=image_root, **{"evaluator_type": "coco", **(metadata or {})})

@@ -11,7 +11,6 @@ import numpy as np
 
 from d2kit.coco_masks import encode_mask
 from d2kit.files import atomic_write, write_png
-from s4m.data.coco import register_coco_json
 from s4m.data.textures import TEXTURES, paint
 
 _SUBPIXEL_BITS = 4
@@ -227,8 +226,3 @@ def write_shapes(
     with atomic_write(json_file, "w") as file:
         json.dump({"info": info, "images": images, "annotations": annotations, "categories": categories}, file)
     return json_file
-
-
-def register_shapes(name: str, folder: str | os.PathLike) -> None:
-    """Register what `write_shapes(folder, ...)` wrote under `name`."""
-    register_coco_json(name, Path(folder, "annotations.json"), Path(folder, "images"))

@@ -27,7 +27,7 @@ def train(cfg, resume: bool) -> ISTDTrainer:
 
 
 def test_there_is_a_file_for_every_network_and_scheme():
-    assert NETWORKS == sorted(name.lower() for name, _ in NETWORK_REGISTRY) and len(NETWORKS) == 9
+    assert sorted(name.lower() for name, _ in NETWORK_REGISTRY) == NETWORKS and len(NETWORKS) == 9
     assert SCHEMES == ["full", "lesps", "pal", "semantic_prior"]
 
 
@@ -40,7 +40,7 @@ def test_a_scheme_changes_nothing_of_the_network(network, scheme):
     assert both.ISTD.NETWORK == alone.ISTD.NETWORK and both.SOLVER == alone.SOLVER
     assert both.ISTD.SCAM.LR == alone.ISTD.SCAM.LR and both.ISTD.INPUT == alone.ISTD.INPUT
     assert (both.ISTD.LABELS.SOURCE == "masks") == (scheme == "full")
-    assert both.ISTD.EVOLUTION.ENABLED == (scheme != "full")
+    assert (scheme != "full") == both.ISTD.EVOLUTION.ENABLED
     assert both.ISTD.SCAM.ENABLED == both.ISTD.OUTER.ENABLED == (scheme == "semantic_prior")
 
 

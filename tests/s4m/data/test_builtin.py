@@ -1,10 +1,18 @@
 import shutil
+from functools import partial
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from s4m.data import builtin
-from s4m.data.builtin import FOLDS, PERCENTS, register_cityscapes, register_coco_2017, register_voc_2012
+from s4m.data.builtin import (
+    FOLDS,
+    PERCENTS,
+    register_cityscapes,
+    register_coco_2017,
+    register_shapes,
+    register_voc_2012,
+)
 from s4m.data.cityscapes import prepare_cityscapes
 from s4m.data.coco import register_coco_json
 from s4m.data.shapes import write_shapes
@@ -109,3 +117,22 @@ def test_names_find_what_prepare_cityscapes_writes(tmp_path, cityscapes_tree, ca
     assert len(names) == len(PERCENTS) * FOLDS * 2
     metadata = MetadataCatalog.get("cityscapes_fine_instance_seg_train_30_fold4")
     assert len(metadata.thing_classes) == 8 and metadata.evaluator_type == "coco"
+
+
+def test_shapes_are_written_on_first_use(tmp_path, catalog, monkeypatch):
+    monkeypatch.setattr(builtin, "write_shapes", few_shapes)
+    monkeypatch.setattr(builtin, "write_splits", partial(write_splits, allow_missing_classes=True))
+    for name in ("shapes_train_5", "shapes_train_5_unlabeled", "shapes_val"):
+        monkeypatch.delitem(DatasetCatalog.data, name)
+        monkeypatch.delitem(MetadataCatalog.data, name, raising=False)
+    register_shapes(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    assert len(DatasetCatalog.get("shapes_train_5")) == 2
+    assert len(DatasetCatalog.get("shapes_train_5_unlabeled")) == 38
+    assert len(DatasetCatalog.get("shapes_val")) == 2
+    assert MetadataCatalog.get("shapes_val").thing_classes == ["circle", "square", "triangle"]
+    assert MetadataCatalog.get("shapes_val").evaluator_type == "coco"
+
+
+def few_shapes(folder, count, **more):
+    return write_shapes(folder, count // 50, **more)

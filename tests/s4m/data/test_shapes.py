@@ -6,9 +6,9 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from s4m.data.coco import validate_coco
+from s4m.data.coco import register_coco_json, validate_coco
 from s4m.data.images import read_image
-from s4m.data.shapes import OUTLINES, ShapesRecipe, draw_scene, register_shapes, write_shapes
+from s4m.data.shapes import OUTLINES, ShapesRecipe, draw_scene, write_shapes
 from s4m.data.textures import TEXTURES, paint
 
 
@@ -111,7 +111,7 @@ def test_no_image_is_a_valid_set(tmp_path):
 
 def test_registered_set_loads(written):
     folder, data = written
-    register_shapes("test_shapes_registered", folder)
+    register_coco_json("test_shapes_registered", folder / "annotations.json", folder / "images")
     dicts = DatasetCatalog.get("test_shapes_registered")
     assert len(dicts) == 40 and sum(len(d["annotations"]) for d in dicts) == len(data["annotations"])
     assert MetadataCatalog.get("test_shapes_registered").thing_classes[0] == "circle"
