@@ -21,10 +21,10 @@ def require_detectron2(package: str) -> None:
         raise ImportError(
             f"{package} needs Detectron2 {wanted} or newer, which is not installed: see 'Install' in the README."
         ) from error
-    found = getattr(detectron2, "__version__", "0")
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
+    version = getattr(detectron2, "__version__", "0")
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM:
-        raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {found} is installed.")
+        raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {version} is installed.")
 
 
 def require_opencv() -> None:

@@ -56,7 +56,7 @@ class ResumableTrainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
+        optimizer = with_accumulation(self.build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
         data_loader = self.build_train_loader(cfg)
         model = wrap_ddp(model)
         trainer_class = AMPTrainer if usable_amp(cfg) else SimpleTrainer
@@ -72,11 +72,6 @@ class ResumableTrainer(DefaultTrainer):
     def network(self) -> torch.nn.Module:
         """The model without the DDP wrapper."""
         return unwrap_ddp(self._trainer.model)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's optimizer, which steps once in `SOLVER.ACCUMULATE` iterations."""
-        return with_accumulation(super().build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
 
     def build_hooks(self) -> list:
         """Detectron2's hooks, with seeding before every step."""

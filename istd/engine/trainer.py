@@ -17,7 +17,6 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from detectron2.utils import comm
 
-from d2kit.accumulate import with_accumulation
 from d2kit.files import atomic_write
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
@@ -64,8 +63,7 @@ class ISTDTrainer(ResumableTrainer):
             scam = [{"params": [one], "lr": rate} for one in model.scam.parameters() if one.requires_grad]
             groups = reduce_param_groups([*groups, *scam])  # later items replace earlier ones' settings
         adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        optimizer = adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-        return with_accumulation(optimizer, cfg.SOLVER.ACCUMULATE)
+        return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     def build_hooks(self) -> list:
         """The common hooks, with those of epochs and the evaluation before the checkpoint, so that it holds all."""

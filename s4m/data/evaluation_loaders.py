@@ -9,12 +9,14 @@ from detectron2.data import detection_utils as utils
 
 from d2kit.rng import derive_seed, seeded
 from s4m.data.geometry import build_geometry
-from s4m.data.mappers import LabeledMapper, TestMapper
+from s4m.data.mappers import LabeledMapper, UnlabeledMapper
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Detectron2's test loader with a mapper whose errors name the file."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=TestMapper(cfg))
+    """Detectron2's test loader with a mapper that reads images as in training; its errors name the file."""
+    augmentations = utils.build_augmentation(cfg, is_train=False)
+    mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
 def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:

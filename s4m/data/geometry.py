@@ -9,14 +9,6 @@ from fvcore.transforms.transform import CropTransform, PadTransform, Transform, 
 _PAD_GREY = 128.0
 
 
-class InvertibleRandomCrop(T.RandomCrop):
-    """Detectron2's RandomCrop whose transform knows the size it came from, so that it can be inverted."""
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        crop = super().get_transform(image)
-        return CropTransform(crop.x0, crop.y0, crop.w, crop.h, orig_w=image.shape[1], orig_h=image.shape[0])
-
-
 class NonEmptyResizeScale(T.ResizeScale):
     """Detectron2's ResizeScale that never rounds a side of a very long image to zero pixels."""
 
@@ -28,8 +20,8 @@ class NonEmptyResizeScale(T.ResizeScale):
 class CropAndPad(T.Augmentation):
     """Random crop of at most `size` x `size`, then padding on the right and below up to that size.
 
-    Like Detectron2's FixedSizeCrop, but the crop stays within the image, which makes it invertible, and masks are
-    padded with 0 (no object) where FixedSizeCrop pads them with 255.
+    Like Detectron2's FixedSizeCrop, but the crop stays within the image, and masks are padded with 0 (no object) where
+    FixedSizeCrop pads them with 255.
     """
 
     def __init__(self, size: int) -> None:
@@ -64,7 +56,7 @@ def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
             CropAndPad(jitter.SIZE),
         ]
     if cfg.INPUT.CROP.ENABLED:
-        crop = InvertibleRandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
         standard.insert(1 if cfg.INPUT.CROP.AFTER_RESIZE else 0, crop)
     return standard
 

@@ -176,13 +176,3 @@ class UnlabeledMapper(_GeometryMapper):
         """Map a Detectron2 dataset dict, which is not changed; errors as LabeledMapper's on images."""
         keys = ("file_name", "image_id", "height", "width")
         return self._view({key: record[key] for key in keys if key in record})
-
-
-class TestMapper(UnlabeledMapper):
-    """Image of one record for evaluation: resized as INPUT.MIN_SIZE_TEST says, read as in training."""
-
-    __test__ = False  # the name is not one of pytest's
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": utils.build_augmentation(cfg, is_train=False), "image_format": cfg.INPUT.FORMAT}

@@ -59,10 +59,10 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
         raise ValueError("DATASETS.TRAIN names no data set")
     dicts = []
     for name in names:
-        found = DatasetCatalog.get(name)
-        if not found or "annotations" not in found[0]:
-            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if found else 'image'}")
-        dicts += found
+        own = DatasetCatalog.get(name)
+        if not own or "annotations" not in own[0]:
+            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if own else 'image'}")
+        dicts += own
     classes = {tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
     if len(classes) > 1:
         raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes")

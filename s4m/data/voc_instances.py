@@ -72,14 +72,14 @@ def read_voc(root: str | os.PathLike, name: str) -> ObjectMap:
         raise ValueError(f"'{path}' is {objects.shape}, but its SegmentationClass is {classes.shape}")
     void = (objects == _VOID) | (classes == _VOID) | ((objects == 0) & (classes > 0))
     ids = np.where(void, 0, objects)
-    found = {}
+    class_of = {}
     for key in (int(key) for key in np.unique(ids) if key):
         counts = np.bincount(classes[ids == key], minlength=_VOID + 1)
         counts[0] = 0
-        found[key] = int(counts.argmax())
-        if not 1 <= found[key] <= len(VOC_CLASSES):
+        class_of[key] = int(counts.argmax())
+        if not 1 <= class_of[key] <= len(VOC_CLASSES):
             raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in SegmentationClass")
-    return ObjectMap(ids, found, void)
+    return ObjectMap(ids, class_of, void)
 
 
 def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
@@ -102,12 +102,12 @@ def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
         raise FileNotFoundError(f"annotation '{path}' does not exist") from error
     except Exception as error:  # the reader raises many kinds for a damaged file
         raise ValueError(f"annotation '{path}' is not an SBD file with GTinst ({error})") from error
-    found = {}
+    classes = {}
     for key in (int(key) for key in np.unique(ids) if key):
         if key > len(categories) or not 1 <= categories[key - 1] <= len(VOC_CLASSES):
             raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in Categories")
-        found[key] = int(categories[key - 1])
-    return ObjectMap(ids, found, np.zeros(ids.shape, bool))
+        classes[key] = int(categories[key - 1])
+    return ObjectMap(ids, classes, np.zeros(ids.shape, bool))
 
 
 def _image_size(path: Path) -> tuple[int, int]:

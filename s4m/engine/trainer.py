@@ -11,7 +11,6 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from d2kit.accumulate import with_accumulation
 from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from s4m.data.evaluation_loaders import build_test_loader
@@ -70,7 +69,7 @@ class S4MTrainer(ResumableTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         """What `SOLVER.OPTIMIZER` names; see `s4m.engine.optimizer`."""
-        return with_accumulation(build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):

@@ -49,10 +49,10 @@ def network_weights(checkpoint: dict, network: str, path: str) -> dict:
     if not _of_teacher_student(state):
         return state
     prefix = f"{network}."
-    found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    if not found:
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    if not weights:
         raise ValueError(f"'{path}' holds no {network}: it comes from training without DATASETS.UNLABELED.")
-    return found
+    return weights
 
 
 def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:

@@ -99,9 +99,9 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
         # With a box, the size of a mask would be its box's; and what an evaluation adds is not to reach the next one.
         left_out = "segmentation" if task == "bbox" else "bbox"
-        found = [{key: value for key, value in item.items() if key != left_out} for item in results]
+        detections = [{key: value for key, value in item.items() if key != left_out} for item in results]
         evaluation = COCOeval_faster(
-            self._truth, self._truth.loadRes(found), task, boundary_dilation_ratio=self._boundary_ratio
+            self._truth, self._truth.loadRes(detections), task, boundary_dilation_ratio=self._boundary_ratio
         )
         evaluation.params.maxDets = list(self._max_dets_per_image)
         if img_ids is not None:

@@ -13,18 +13,20 @@ from d2kit.rng import derive_seed
 from s4m.evaluation.reliability import Reliability
 from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.matching import Outcome
-from s4m.pseudo_labels.record import match_counts, match_rates
+from s4m.pseudo_labels.pipeline import PseudoLabeler
+from s4m.pseudo_labels.record import ImageRecord, match_counts, match_rates
+from s4m.sam import PromptableSegmenter
 
+_LEAST_IOU = 0.5  # of a match of pseudo-label and ground truth, inclusive
 _COLUMNS = ("labels", "truths", "refined", "rejected", "hits_before", "hits_after", "iou_before", "iou_after")
 
 
-def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+def match_greedily(iou: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """One-to-one matches of pseudo-labels to ground truth, the best scored choosing first.
 
     Args:
         iou: (N, M), zero where the classes differ.
         scores: (N,).
-        threshold: least IoU of a match, inclusive.
 
     Returns:
         (N,) int64 index of the matched ground truth, -1 for none, on the CPU.
@@ -35,7 +37,7 @@ def match_greedily(iou: torch.Tensor, scores: torch.Tensor, threshold: float = 0
         return matches
     for index in scores.detach().cpu().argsort(descending=True, stable=True).tolist():
         best, truth = table[index].max(dim=0)
-        if best >= threshold:
+        if best >= _LEAST_IOU:
             matches[index] = truth
             table[:, truth] = -1.0
     return matches
@@ -45,7 +47,7 @@ class PseudoLabelQuality:
     """Accumulates precision, recall and mean IoU of pseudo-labels over images, and over processes when computed.
 
     A pseudo-label is right when its mask overlaps a ground truth of its class, not taken by a better scored one, with
-    an IoU of `threshold` or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
+    an IoU of 0.5 or more. The mean IoU is that of every pseudo-label with the ground truth of its class that
     it overlaps most, zero where there is none: over the same pseudo-labels before and after SAM, so comparable.
 
     Those that calibration ignores count as if they were not there, and so do those in void or crowds of their class
@@ -53,56 +55,44 @@ class PseudoLabelQuality:
 
     Args:
         class_names: thing classes, by contiguous index.
-        threshold: least IoU of a match.
         reliability: compares the scores and confidences of all pseudo-labels with their IoU; None: nothing does.
     """
 
-    def __init__(self, class_names: Sequence[str], threshold: float = 0.5, reliability: Reliability | None = None):
+    def __init__(self, class_names: Sequence[str], reliability: Reliability | None = None):
         self.class_names = list(class_names)
-        self.threshold = threshold
         self.reliability = reliability
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every image."""
         self._totals = torch.zeros(len(self.class_names), len(_COLUMNS), dtype=torch.float64)
         self._matches = torch.zeros(len(Outcome) + 1, dtype=torch.int64)
         self._images = 0
 
-    def update(
-        self, records: Sequence[Any], truths: Sequence[Instances], crowds: Sequence[Instances | None] | None = None
-    ) -> None:
-        """Add images.
+    def add(self, record: ImageRecord, truth: Instances, crowds: Instances | None = None) -> None:
+        """Add an image.
 
         Args:
-            records: `s4m.pseudo_labels.record.ImageRecord`s.
-            truths: of each its annotations in the same frame, with gt_classes (-1 marks void) and gt_masks (BitMasks or
+            record: of its pseudo-labels.
+            truth: its annotations in the same frame, with gt_classes (-1 marks void) and gt_masks (BitMasks or
                 PolygonMasks).
-            crowds: of each its crowds, or None; None: there are none.
+            crowds: its crowds; None: there are none.
         """
-        for record, truth, some in zip(records, truths, crowds or [None] * len(records), strict=True):
-            self._add(record, truth, some)
-            self._images += 1
-            counts = match_counts([record])
-            if counts is not None:
-                self._matches += counts
-
-    def _add(self, record: Any, truth: Instances, crowds: Instances | None) -> None:
+        self._images += 1
+        counts = match_counts([record])
+        if counts is not None:
+            self._matches += counts
         masks = {"before": record.teacher_masks, "after": record.masks}
-        overlaps = {name: class_iou(some, record.classes, truth) for name, some in masks.items()}
-        unknown = {name: unjudged(some, record.classes, overlaps[name], truth, crowds) for name, some in masks.items()}
+        overlaps = {name: class_iou(kind, record.classes, truth) for name, kind in masks.items()}
+        unknown = {name: unjudged(kind, record.classes, overlaps[name], truth, crowds) for name, kind in masks.items()}
         used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
         used = used & ~(unknown["before"] & unknown["after"])
         values = {"labels": used, "refined": record.accepted & used}
         values["rejected"] = ~record.accepted & used & record.asked
         for name, iou in overlaps.items():
             best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
-            values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores, self.threshold) >= 0
+            values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores) >= 0
             values[f"iou_{name}"] = best * used
         if self.reliability is not None and record.confidence is not None:
             confidences = {"class score": record.scores, "calibrated confidence": record.confidence}
             known = ~unknown["after"]
-            self.reliability.update({name: some[known] for name, some in confidences.items()}, best[known])
+            self.reliability.update({name: value[known] for name, value in confidences.items()}, best[known])
         classes = record.classes.cpu()
         for name, value in values.items():
             self._totals[:, _COLUMNS.index(name)].index_add_(0, classes, value.detach().cpu().double())
@@ -138,14 +128,13 @@ def _figures(row: torch.Tensor, prefix: str, images: int) -> dict[str, float]:
 
 def evaluate_pseudo_labels(
     pairs: Iterable[tuple[dict[str, Any], Instances]],
-    labeler: Any,
-    segmenter: Any | None,
+    labeler: PseudoLabeler,
+    segmenter: PromptableSegmenter | None,
     class_names: Sequence[str],
     *,
-    threshold: float = 0.5,
     prefix: str = "pseudo_labels/",
     reliability: Reliability | None = None,
-) -> tuple[dict[str, float], Any]:
+) -> tuple[dict[str, float], ImageRecord | None]:
     """Make pseudo-labels of annotated images and measure them.
 
     An image without a `seed` gets one by its position, so that the figures repeat and no global generator is touched.
@@ -153,8 +142,8 @@ def evaluate_pseudo_labels(
     Args:
         pairs: of each image its dict, with `image` (3, H, W) uint8 and the annotations `instances` in the same frame
             (`crowds` too, if any), and the teacher's predictions on it. A generator keeps one image at a time.
-        labeler: a `s4m.pseudo_labels.pipeline.PseudoLabeler`.
-        segmenter: a `s4m.sam.PromptableSegmenter`, or None.
+        labeler: what makes the pseudo-labels.
+        segmenter: the frozen SAM; None: the teacher's masks stay.
         class_names: thing classes, by contiguous index.
         reliability: filled with the images' pseudo-labels where their confidence is calibrated.
 
@@ -162,12 +151,12 @@ def evaluate_pseudo_labels(
         the figures of `PseudoLabelQuality.compute`, and the record of the last image that had a pseudo-label (None if
         no image had one), for an overlay.
     """
-    quality, example = PseudoLabelQuality(class_names, threshold, reliability), None
+    quality, example = PseudoLabelQuality(class_names, reliability), None
     for position, (entry, predictions) in enumerate(pairs):
         weak = {name: value for name, value in entry.items() if name != "instances"}
         weak.setdefault("seed", derive_seed("pseudo-label quality", position))
         record = labeler.label([weak], [predictions], segmenter)[1].images[0]
-        quality.update([record], [entry["instances"]], [entry.get("crowds")])
+        quality.add(record, entry["instances"], entry.get("crowds"))
         example = record if record.selected else example
     return quality.compute(prefix), example
 

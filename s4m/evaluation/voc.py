@@ -90,8 +90,8 @@ def average_precision(
     truths, hits = truths[order], np.flatnonzero((overlaps[order] >= threshold) & (truths[order] >= 0))
     right = np.zeros(len(order))
     right[hits[np.unique(truths[hits], return_index=True)[1]]] = 1
-    found = np.cumsum(right)
-    return float(voc_ap(found / count, found / np.arange(1, len(order) + 1)))
+    hits = np.cumsum(right)
+    return float(voc_ap(hits / count, hits / np.arange(1, len(order) + 1)))
 
 
 class VOCInstanceEvaluator(DatasetEvaluator):

@@ -55,7 +55,7 @@ def _repeat(step: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor, ra
 
 def dilate(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     """Greatest value of maps (N, H, W) within the radius (N,) in cells, in rows and columns; differentiable."""
-    return _repeat(lambda some: F.max_pool2d(some, 3, stride=1, padding=1), maps, radius)
+    return _repeat(lambda stack: F.max_pool2d(stack, 3, stride=1, padding=1), maps, radius)
 
 
 def soft_boundary(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def sam_certainty(sam: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     Averaged, because at the outline itself p is 1/2 even where SAM is sure of the outline.
     """
     return _repeat(
-        lambda some: F.avg_pool2d(some, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
+        lambda stack: F.avg_pool2d(stack, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
     )
 
 
@@ -80,61 +80,6 @@ def binary_divergence(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     """KL divergence of Bernoulli(sigmoid(logits)) from Bernoulli(targets): cross entropy less the targets' entropy."""
     entropy = -torch.xlogy(targets, targets) - torch.xlogy(1 - targets, 1 - targets)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") - entropy
-
-
-def boundary_consistency(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    teacher: torch.Tensor,
-    sam: torch.Tensor,
-    refined: torch.Tensor,
-    *,
-    width: float,
-    gain: float,
-    teacher_share: float,
-    valid: torch.Tensor | None = None,
-) -> BoundaryTerms:
-    """Both terms of the boundary-aware consistency of N objects.
-
-    The student's mask p follows q = (1 - teacher_share) * target + teacher_share * teacher by the divergence KL(q, p).
-    A cell weighs (1 + gain * band * certainty) * agreement, where `band` is the soft boundary of the target,
-    `certainty` is `sam_certainty` and `agreement` = 1 - |teacher - sam|; the sum is divided by that of the weights at
-    full agreement, so that an object over which teacher and SAM disagree counts for less. The student's soft boundary
-    follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` false)
-    certainty is 0 and agreement 1: the first term is the plain mean divergence, the second is 0.
-
-    Args:
-        logits: (N, H, W) of the student; nothing else has a gradient.
-        targets: (N, H, W) pseudo-mask in [0, 1]; what SAM answered where `refined`.
-        teacher: (N, H, W) the teacher's soft mask in [0, 1].
-        sam: (N, H, W) SAM's mask probability in [0, 1].
-        refined: (N,) bool, whether the pseudo-mask is SAM's.
-        width: of the band on each side of the boundary, as a fraction of the object's size.
-        gain: what a cell weighs more where SAM is certain of the boundary.
-        teacher_share: in [0, 1].
-        valid: (N, H, W) bool, the cells that count: others weigh nothing, and there the student is taken to be the
-            target, so that an outline along their edge is one of both. None: all.
-
-    Returns:
-        the terms of each object, float32; N = 0 gives empty ones.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.float()
-        targets, teacher, sam = (maps.detach().float() for maps in (targets, teacher, sam))
-        known = refined[:, None, None].float()
-        radius = band_radius(targets, width)
-        band = soft_boundary(targets, radius)
-        certainty = known * sam_certainty(sam, radius)
-        agreement = 1 - known * (teacher - sam).abs()
-        emphasis = 1 + gain * band * certainty
-        probability = logits.sigmoid()
-        if valid is not None:
-            emphasis, certainty = emphasis * valid, certainty * valid
-            probability = torch.where(valid, probability, targets)
-        each = emphasis * agreement * binary_divergence(logits, torch.lerp(targets, teacher, teacher_share))
-        total = emphasis.flatten(1).sum(dim=1)
-        consistency = each.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
-        return BoundaryTerms(consistency, _edge_loss(probability, band, certainty, radius))
 
 
 def _edge_loss(
@@ -149,11 +94,20 @@ def _edge_loss(
 
 @dataclass(frozen=True)
 class BoundaryConsistency:
-    """`boundary_consistency` with its settings, as a loss of each object.
+    """The boundary-aware consistency of objects as a loss of each.
+
+    The student's mask p follows q = (1 - teacher_share) * target + teacher_share * teacher by the divergence KL(q, p).
+    A cell weighs (1 + gain * band * certainty) * agreement, where `band` is the soft boundary of the target,
+    `certainty` is `sam_certainty` and `agreement` = 1 - |teacher - sam|; the sum is divided by that of the weights at
+    full agreement, so that an object over which teacher and SAM disagree counts for less. The student's soft boundary
+    follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` false)
+    certainty is 0 and agreement 1: the first term is the plain mean divergence, the second is 0.
 
     Attributes:
         weight, edge_weight: of its two terms.
-        width, gain, teacher_share: as there.
+        width: of the band on each side of the boundary, as a fraction of the object's size.
+        gain: what a cell weighs more where SAM is certain of the boundary.
+        teacher_share: in [0, 1].
     """
 
     weight: float = 1.0
@@ -178,7 +132,12 @@ class BoundaryConsistency:
             require_range(f"S4M.BOUNDARY.{name}", node[name])
         return cls(node.WEIGHT, node.EDGE_WEIGHT, node.WIDTH, node.GAIN, node.TEACHER)
 
-    def __call__(
+    def __call__(self, *maps: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,) weighted sum of both terms; arguments as of `terms`."""
+        terms = self.terms(*maps, valid=valid)
+        return self.weight * terms.consistency + self.edge_weight * terms.edge
+
+    def terms(
         self,
         logits: torch.Tensor,
         targets: torch.Tensor,
@@ -186,17 +145,35 @@ class BoundaryConsistency:
         sam: torch.Tensor,
         refined: torch.Tensor,
         valid: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(N,) weighted sum of both terms; arguments as of `boundary_consistency`."""
-        terms = boundary_consistency(
-            logits,
-            targets,
-            teacher,
-            sam,
-            refined,
-            width=self.width,
-            gain=self.gain,
-            teacher_share=self.teacher_share,
-            valid=valid,
-        )
-        return self.weight * terms.consistency + self.edge_weight * terms.edge
+    ) -> BoundaryTerms:
+        """Both terms of N objects.
+
+        Args:
+            logits: (N, H, W) of the student; nothing else has a gradient.
+            targets: (N, H, W) pseudo-mask in [0, 1]; what SAM answered where `refined`.
+            teacher: (N, H, W) the teacher's soft mask in [0, 1].
+            sam: (N, H, W) SAM's mask probability in [0, 1].
+            refined: (N,) bool, whether the pseudo-mask is SAM's.
+            valid: (N, H, W) bool, the cells that count: others weigh nothing, and there the student is taken to be the
+                target, so that an outline along their edge is one of both. None: all.
+
+        Returns:
+            the terms of each object, float32; N = 0 gives empty ones.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            targets, teacher, sam = (maps.detach().float() for maps in (targets, teacher, sam))
+            known = refined[:, None, None].float()
+            radius = band_radius(targets, self.width)
+            band = soft_boundary(targets, radius)
+            certainty = known * sam_certainty(sam, radius)
+            agreement = 1 - known * (teacher - sam).abs()
+            emphasis = 1 + self.gain * band * certainty
+            probability = logits.sigmoid()
+            if valid is not None:
+                emphasis, certainty = emphasis * valid, certainty * valid
+                probability = torch.where(valid, probability, targets)
+            each = emphasis * agreement * binary_divergence(logits, torch.lerp(targets, teacher, self.teacher_share))
+            total = emphasis.flatten(1).sum(dim=1)
+            consistency = each.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
+            return BoundaryTerms(consistency, _edge_loss(probability, band, certainty, radius))

@@ -173,10 +173,8 @@ def structural_distillation_loss(
     Returns:
         a scalar; zero, still part of the graph, where there is nothing to compare.
     """
-    total, count = (
-        features.flatten()[:0].sum(),
-        0,
-    )  # an empty sum stays in the graph and cannot overflow in half precision
+    total = features.flatten()[:0].sum()  # an empty sum stays in the graph and cannot overflow in half precision
+    count = 0
     for feature, structure, size in zip(features, structures, image_sizes, strict=True):
         cells = structure.cells.to(features.device)
         student = student_similarity(feature, cells, size, padded_size, structure.extent)
@@ -211,8 +209,8 @@ def sam_similarity(
         for queries, (rows, cols) in zip(points, shapes, strict=True)
     ]
     prompts = [Prompts(queries[:, None], torch.ones(len(queries), 1, device=queries.device)) for queries in points]
-    for image, some, tokens in segmenter.iter_tokens(embedding, prompts, chunk):
+    for image, queries, tokens in segmenter.iter_tokens(embedding, prompts, chunk):
         rows, cols = shapes[image]
-        maps[image][some] = structural_similarity(tokens[..., :rows, :cols], cells[image][some])
+        maps[image][queries] = structural_similarity(tokens[..., :rows, :cols], cells[image][queries])
         del tokens  # before the next chunk is made
     return [SamStructure(*parts) for parts in zip(maps, cells, extents, strict=True)]

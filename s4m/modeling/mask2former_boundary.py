@@ -56,7 +56,7 @@ class BoundaryTargets:
         frames = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
         frames.clip(instances.image_size)  # beyond the image there is no logit
         maps = [instances.gt_masks.tensor, instances.gt_teacher_masks, instances.gt_sam_masks]
-        crops = object_crops(torch.stack([some.float() for some in maps], dim=1), frames.tensor)
+        crops = object_crops(torch.stack([part.float() for part in maps], dim=1), frames.tensor)
         valid = torch.ones_like(crops[:, 0], dtype=torch.bool)
         if ignored is not None:
             covered = object_crops(ignored.expand(len(crops), 1, *ignored.shape), frames.tensor)[:, 0]
@@ -80,4 +80,4 @@ def boundary_losses(
         (n,) float32.
     """
     crops = object_crops(logits[:, None], targets.boxes[rows], scale)[:, 0]
-    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows], targets.valid[rows])
+    return consistency(crops, *targets.maps[rows].unbind(dim=1), targets.refined[rows], valid=targets.valid[rows])

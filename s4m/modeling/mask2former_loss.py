@@ -178,12 +178,14 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
             )
             split = points.split([len(labels) for _, labels in pairs])
             seen = [_at_points(t, labels, at) for t, (_, labels), at in zip(targets, pairs, split, strict=True)]
-            wanted, valid = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        found = sample_point(logits, points, align_corners=False)[:, 0]
-        entropy = F.binary_cross_entropy_with_logits(found, wanted, reduction="none") * valid
+            goals, valid = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        predicted = sample_point(logits, points, align_corners=False)[:, 0]
+        entropy = F.binary_cross_entropy_with_logits(predicted, goals, reduction="none") * valid
         entropy = entropy.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
-        probability, wanted = found.sigmoid() * valid, wanted * valid
-        overlap, size = (probability * wanted).sum(dim=1), probability.sum(dim=1) + wanted.sum(dim=1)
+        probability = predicted.sigmoid() * valid
+        goals = goals * valid
+        overlap = (probability * goals).sum(dim=1)
+        size = probability.sum(dim=1) + goals.sum(dim=1)
         dice = 1 - (2 * overlap + 1) / (size + 1)
         return (weights * entropy).sum(), (weights * dice).sum()
 

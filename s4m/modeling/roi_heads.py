@@ -126,7 +126,7 @@ def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> 
 
 
 def _grown(proposals: Instances, cells: int, side: int) -> Instances:
-    """Foreground proposals with boxes that are larger by some of their `side` cells on each side."""
+    """Foreground proposals with boxes that are larger by `cells` of their `side` cells on each side."""
     boxes = proposals.proposal_boxes.tensor
     margin = (boxes[:, 2:] - boxes[:, :2]) * (cells / side)
     larger = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
@@ -229,13 +229,13 @@ class PseudoLabelROIHeads(StandardROIHeads):
         if len(logits) == 0:
             return dict.fromkeys(["loss_mask"] + ["loss_boundary"] * with_boundary, logits.sum() * 0)
         pairs = [(p, labels) for p, labels in zip(foreground, targets, strict=True) if len(p)]
-        each_wanted = [mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs]
-        valid = cat([_counted(*pair, some) for pair, some in zip(pairs, each_wanted, strict=True)], dim=0)
+        mask_goals = [mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs]
+        valid = cat([_counted(*pair, goal) for pair, goal in zip(pairs, mask_goals, strict=True)], dim=0)
         classes = cat([p.gt_classes for p, _ in pairs], dim=0)
         weights = _instance_weights([p for p, _ in pairs], self.num_classes, logits.device)
         column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
         chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
-        entropy = F.binary_cross_entropy_with_logits(chosen, cat(each_wanted, dim=0), reduction="none")
+        entropy = F.binary_cross_entropy_with_logits(chosen, cat(mask_goals, dim=0), reduction="none")
         each = {"loss_mask": (entropy * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)}
         if with_boundary:
             each["loss_boundary"] = self._boundary_losses(chosen, valid, pairs)
@@ -254,10 +254,10 @@ class PseudoLabelROIHeads(StandardROIHeads):
         for proposals, labels in pairs:
             larger = _grown(proposals, margin, side)
             soft = [
-                _align(some[:, None], larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
-                for some in (labels.gt_teacher_masks, labels.gt_sam_masks)
+                _align(soft_masks[:, None], larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
+                for soft_masks in (labels.gt_teacher_masks, labels.gt_sam_masks)
             ]
             maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], *soft], dim=1))
             refined.append(labels.gt_refined[larger.gt_index])
-        logits, valid = (F.pad(some, [margin] * 4) for some in (logits, valid))
-        return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid)
+        logits, valid = (F.pad(cells, [margin] * 4) for cells in (logits, valid))
+        return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid=valid)

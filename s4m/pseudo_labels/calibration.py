@@ -42,7 +42,8 @@ def confidence_features(
     Returns:
         (N, 5) float64: 1, a, s, a * (q - s), a * (m - s), with a = asked and s, q, m the logits of the three.
     """
-    score, trust, same = (some.double().clamp(_MARGIN, 1 - _MARGIN).logit() for some in (scores, quality, agreement))
+    numbers = scores, quality, agreement
+    score, trust, same = (number.double().clamp(_MARGIN, 1 - _MARGIN).logit() for number in numbers)
     known = asked.double()
     return torch.stack([torch.ones_like(score), known, score, known * (trust - score), known * (same - score)], dim=1)
 
@@ -203,9 +204,9 @@ class ConfidenceCalibration(nn.Module):
             predictions: of each image, with `scores` and `pred_classes`; all processes call this together.
         """
         counts = torch.zeros_like(self.histogram).flatten()
-        for found in predictions:
-            bins = (found.scores * _BINS).long().clamp(0, _BINS - 1)
-            counts += torch.bincount(found.pred_classes * _BINS + bins, minlength=len(counts)).to(counts)
+        for image in predictions:
+            bins = (image.scores * _BINS).long().clamp(0, _BINS - 1)
+            counts += torch.bincount(image.pred_classes * _BINS + bins, minlength=len(counts)).to(counts)
         counts = counts.view_as(self.histogram)
         if comm.get_world_size() > 1:
             dist.all_reduce(counts)

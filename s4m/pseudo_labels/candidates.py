@@ -51,16 +51,16 @@ def in_view(
     logits: torch.Tensor, frame: Frame, view: ViewTransform | None, size: tuple[int, int], stride: int = 1
 ) -> Iterator[torch.Tensor]:
     """Logits (M, s, s) of the segmenter's whole input -> in chunks (m, h, w), each `stride`-th pixel of the view."""
-    for some in logits.split(max(1, _CHUNK // (size[0] * size[1]))):
-        enlarged = frame.masks_to_image(some[None])[0]
+    for part in logits.split(max(1, _CHUNK // (size[0] * size[1]))):
+        enlarged = frame.masks_to_image(part[None])[0]
         yield (enlarged if view is None else view.masks_to_view(enlarged))[:, ::stride, ::stride]
 
 
 def point_prompts(points: Sequence[torch.Tensor], views: Sequence[ViewTransform] | None) -> list[Prompts]:
     """Prompts of positive points (N, P, 2), x, y pixel indices in the views."""
     if views is not None:
-        points = [view.points_to_source(some) for view, some in zip(views, points, strict=True)]
-    return [Prompts(some, torch.ones(some.shape[:2], device=some.device)) for some in points]
+        points = [view.points_to_source(own) for view, own in zip(views, points, strict=True)]
+    return [Prompts(own, torch.ones(own.shape[:2], device=own.device)) for own in points]
 
 
 def box_prompts(boxes: torch.Tensor, view: ViewTransform | None) -> Prompts:
@@ -97,39 +97,39 @@ def match_candidates(
         of each image its candidates and which of them were taken.
     """
     images = list(zip(instances, embedding.frames, views or [None] * len(instances), strict=True))
-    answers = segmenter.decode(embedding, point_prompts(points, views), multimask=True, enlarge=False)
+    answers = segmenter.decode(embedding, point_prompts(points, views), enlarge=False)
     offered = [_candidates(answer, *image) for answer, image in zip(answers, images, strict=True)]
     first = replace(guards, merge=guards.merge and not guards.box)
-    found = [(some, _match(image[0], some, first)) for some, image in zip(offered, images, strict=True)]
+    matches = [(own, _match(image[0], own, first)) for own, image in zip(offered, images, strict=True)]
     if not guards.box:
-        return found
-    left = {i: (result.outcome != Outcome.MATCHED).nonzero()[:, 0] for i, (_, result) in enumerate(found)}
+        return matches
+    left = {i: (result.outcome != Outcome.MATCHED).nonzero()[:, 0] for i, (_, result) in enumerate(matches)}
     left = {i: rows for i, rows in left.items() if len(rows)}
     if not left:
-        return found
+        return matches
     prompts = [box_prompts(instances[i].pred_boxes.tensor[rows], images[i][2]) for i, rows in left.items()]
-    answers = segmenter.decode(embedding[list(left)], prompts, multimask=True, enlarge=False)
+    answers = segmenter.decode(embedding[list(left)], prompts, enlarge=False)
     for (i, rows), answer in zip(left.items(), answers, strict=True):
-        every = offered[i].behind(rows.to(offered[i].masks.device), _candidates(answer, *images[i]))
-        found[i] = every, _match(instances[i], every, guards)
-    return found
+        candidates = offered[i].behind(rows.to(offered[i].masks.device), _candidates(answer, *images[i]))
+        matches[i] = candidates, _match(instances[i], candidates, guards)
+    return matches
 
 
 def _stride(size: tuple[int, int]) -> int:
     return -(-max(size) // _COMPARED_SIDE)
 
 
-def _candidates(answer: Answer, found: Instances, frame: Frame, view: ViewTransform | None) -> Candidates:
+def _candidates(answer: Answer, instances: Instances, frame: Frame, view: ViewTransform | None) -> Candidates:
     """Those of an answer (n, K, s, s) about an image."""
-    size, logits = found.image_size, answer.masks.flatten(0, 1)
-    masks = torch.cat([some > 0 for some in in_view(logits, frame, view, size, _stride(size))])
+    size, logits = instances.image_size, answer.masks.flatten(0, 1)
+    masks = torch.cat([part > 0 for part in in_view(logits, frame, view, size, _stride(size))])
     place = torch.arange(len(logits), device=logits.device).view(answer.quality.shape)
     return Candidates(masks.unflatten(0, answer.quality.shape), answer.quality, logits, place)
 
 
-def _match(found: Instances, candidates: Candidates, guards: Guards) -> Match:
-    stride = _stride(found.image_size)
-    teacher = found.teacher_masks[:, ::stride, ::stride].to(candidates.masks.device)
+def _match(instances: Instances, candidates: Candidates, guards: Guards) -> Match:
+    stride = _stride(instances.image_size)
+    teacher = instances.teacher_masks[:, ::stride, ::stride].to(candidates.masks.device)
     return match(teacher, candidates.masks, candidates.quality, guards)
 
 

@@ -135,15 +135,15 @@ def assign(profit: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     Returns:
         (N,) int64 index of the candidate, -1 for none.
     """
-    found = torch.full((len(profit),), -1)
+    chosen = torch.full((len(profit),), -1)
     if not profit.numel():
-        return found
+        return chosen
     index = groups.expand_as(profit)
     best = profit.new_zeros(len(profit), int(groups.max()) + 1).scatter_reduce(1, index, profit, "amax")
-    rows, taken = (torch.from_numpy(some) for some in linear_sum_assignment(best.numpy(), maximize=True))
+    rows, taken = (torch.from_numpy(index) for index in linear_sum_assignment(best.numpy(), maximize=True))
     column = torch.where(groups == taken[:, None], profit[rows], -1.0).argmax(dim=1)
-    found[rows] = torch.where(best[rows, taken] > 0, column, -1)
-    return found
+    chosen[rows] = torch.where(best[rows, taken] > 0, column, -1)
+    return chosen
 
 
 def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor, guards: Guards) -> Match:
@@ -171,17 +171,17 @@ def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor
     permitted = lie.permitted(guards)
     columns = permitted.any(dim=0).nonzero()[:, 0]
     profit = (lie.iou * trust.clamp(min=_LEAST_TRUST) * permitted)[:, columns]
-    found = assign(profit, _groups(masks, columns, lie.iou[:, columns], profit.sum(dim=0), guards))
-    parts = [[int(columns[column])] if column >= 0 else [] for column in found.tolist()]
+    chosen = assign(profit, _groups(masks, columns, lie.iou[:, columns], profit.sum(dim=0), guards))
+    parts = [[int(columns[column])] if column >= 0 else [] for column in chosen.tolist()]
     agreement = of_own.iou.clone()
-    agreement[found >= 0] = lie.iou[found >= 0, columns[found[found >= 0]]]
+    agreement[chosen >= 0] = lie.iou[chosen >= 0, columns[chosen[chosen >= 0]]]
     if guards.merge:
         for row in (~permitted.any(dim=1)).nonzero()[:, 0].tolist():
             parts[row], agreement[row] = _merged(row, parts, teacher, masks, lie, guards, agreement[row])
     outcome = _reasons(of_own, permitted, guards)
-    outcome[torch.tensor([len(some) > 0 for some in parts], dtype=torch.bool)] = Outcome.MATCHED
+    outcome[torch.tensor([len(own_parts) > 0 for own_parts in parts], dtype=torch.bool)] = Outcome.MATCHED
     over_segmented = (of_own.covered < guards.part) & (of_own.inside >= _INSIDE)
-    return Match(parts, *(some.to(teacher.device) for some in (outcome, agreement, over_segmented)))
+    return Match(parts, *(values.to(teacher.device) for values in (outcome, agreement, over_segmented)))
 
 
 def _groups(
@@ -194,8 +194,8 @@ def _groups(
     """
     groups = torch.arange(len(columns))
     contested = ((iou > guards.min_iou + guards.duplicate - 1).sum(dim=0) > 1).nonzero()[:, 0]
-    some = masks[columns[contested].to(masks.device)]
-    groups[contested] = len(groups) + group_duplicates(mask_iou(some, some), priority[contested], guards.duplicate)
+    rivals = masks[columns[contested].to(masks.device)]
+    groups[contested] = len(groups) + group_duplicates(mask_iou(rivals, rivals), priority[contested], guards.duplicate)
     return groups.unique(return_inverse=True)[1]
 
 
@@ -219,18 +219,18 @@ def _merged(
     Returns:
         the candidates and the IoU of their union with the teacher's mask.
     """
-    some = (lie.inside[row] >= _INSIDE).nonzero()[:, 0]
+    inner = (lie.inside[row] >= _INSIDE).nonzero()[:, 0]
     # what holds most of such a part overlaps the instance, so that no other mask needs to be looked at
     taken = [index for each in parts for index in each if lie.iou[row, index] > 0]
-    if taken and len(some):
-        there = overlaps(masks[taken], masks[some.to(masks.device)]).inside
-        some = some[(there < _INSIDE).all(dim=0)]
-    if len(some) < 2:
+    if taken and len(inner):
+        there = overlaps(masks[taken], masks[inner.to(masks.device)]).inside
+        inner = inner[(there < _INSIDE).all(dim=0)]
+    if len(inner) < 2:
         return [], agreement
-    union = overlaps(teacher[row : row + 1], masks[some.to(masks.device)].any(dim=0)[None])
+    union = overlaps(teacher[row : row + 1], masks[inner.to(masks.device)].any(dim=0)[None])
     if not union.permitted(guards).all():
         return [], agreement
-    return some.tolist(), union.iou[0, 0]
+    return inner.tolist(), union.iou[0, 0]
 
 
 def _reasons(of_own: Overlaps, permitted: torch.Tensor, guards: Guards) -> torch.Tensor:

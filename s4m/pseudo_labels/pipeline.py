@@ -73,12 +73,7 @@ class PseudoLabeler:
         s4m = cfg.S4M
         if s4m.MATCHING.ENABLED and not s4m.PR.ENABLED:
             raise ValueError("S4M.MATCHING.ENABLED needs SAM's answers: set S4M.PR.ENABLED.")
-        mixing = {
-            "fraction": s4m.ARP.FRACTION,
-            "min_area": s4m.ARP.MIN_AREA,
-            "dynamic": s4m.ARP.DYNAMIC,
-            "scale": s4m.ARP.SCALE,
-        }
+        mixing = {key.lower(): value for key, value in s4m.ARP.items() if key != "ENABLED"}
         return {
             "score": s4m.SELECTION.SCORE,
             "min_pixels": s4m.SELECTION.MIN_PIXELS,
@@ -225,7 +220,7 @@ def to_targets(labels: Instances, with_maps: bool = False) -> Instances:
 
 def _learned(targets: Sequence[Instances]) -> int:
     """Instances that are no ignored regions."""
-    return sum(int((some.gt_classes >= 0).sum()) for some in targets)
+    return sum(int((labels.gt_classes >= 0).sum()) for labels in targets)
 
 
 def _guards(matching: CfgNode) -> Guards:

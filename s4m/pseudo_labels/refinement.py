@@ -68,7 +68,7 @@ def refine(
     views = None if source is None else [source.views[i] for i in keep]
     embedding = segmenter.encode([images_rgb[i] for i in keep]) if source is None else source.embed(keep)
     if guards is None:
-        answers = segmenter.decode(embedding, point_prompts(points, views), multimask=True, best=True)
+        answers = segmenter.decode(embedding, point_prompts(points, views), best=True)
     else:
         answers = match_candidates(segmenter, embedding, points, [refined[i] for i in keep], views, guards)
     for position, (i, answer) in enumerate(zip(keep, answers, strict=True)):

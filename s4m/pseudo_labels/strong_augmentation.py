@@ -11,14 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 
 def strong_options(cfg: CfgNode) -> dict[str, Any]:
     """The keyword arguments of `strong_augment` that cfg.S4M.STRONG holds."""
-    strong = cfg.S4M.STRONG
-    return {
-        "jitter": strong.JITTER,
-        "jitter_prob": strong.JITTER_PROB,
-        "grey_prob": strong.GREY_PROB,
-        "blur_sigma": strong.BLUR_SIGMA,
-        "blur_prob": strong.BLUR_PROB,
-    }
+    return {key.lower(): value for key, value in cfg.S4M.STRONG.items() if key not in ("ENABLED", "LABELED")}
 
 
 def strong_augment(

@@ -48,9 +48,9 @@ class EmbeddingCache:
         """
         entries: dict[str, Embedding] = {}
         for name in dict.fromkeys(file_names):
-            found = self._read(self._key(name))
-            if found is not None:
-                entries[name] = found
+            entry = self._read(self._key(name))
+            if entry is not None:
+                entries[name] = entry
         missing = [name for name in dict.fromkeys(file_names) if name not in entries]
         self.hits, self.misses = self.hits + len(entries), self.misses + len(missing)
         if missing:

@@ -53,25 +53,18 @@ class Sam2Segmenter(PromptableSegmenter):
         coarse, middle, fine = features.split([width, width, 2 * width], dim=1)
         return coarse, [F.pixel_shuffle(fine, 4), F.pixel_shuffle(middle, 2)]
 
-    def answer(
-        self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        decoder, tokens = self.network.mask_decoder, []
+    def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         coarse, finer = self._unfold(features)
         sparse, dense = self._embed_prompts(prompts)
-        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
-        try:
-            masks, quality, _, _ = decoder(
-                image_embeddings=coarse,
-                image_positional_embeddings=self._position(coarse),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-                high_resolution_features=finer,
-            )
-        finally:
-            hook.remove()
-        return masks[:, 0], quality[:, 0], tokens[0][:, 0].transpose(1, 2).reshape(coarse.shape)
+        masks, quality, _, _ = self.network.mask_decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=self._position(coarse),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            high_resolution_features=finer,
+        )
+        return masks[:, 0], quality[:, 0]
 
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.network.mask_decoder
@@ -90,22 +83,16 @@ class Sam2Segmenter(PromptableSegmenter):
         return self.network.get_image_wide_positional_embeddings().expand_as(coarse)
 
     def _embed_prompts(self, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        encoder, masks, boxes = self.network.prompt_encoder, prompts.masks, prompts.boxes
-        points, labels = prompts.points[:, None], prompts.labels[:, None].long()
-        if masks is not None:
-            masks = F.interpolate(masks[:, None], encoder.mask_input_size, mode="bilinear", antialias=True)
-        if not points.shape[2]:
-            # Nothing but a mask: an empty point stands for the points.
-            points = points.new_zeros(len(prompts), 1, 1, 2) if boxes is None else None
-            labels = labels.new_full((len(prompts), 1, 1), -1)
-        return encoder(points, labels, None if boxes is None else boxes[:, None], masks)
+        points = prompts.points[:, None] if prompts.points.shape[1] else None
+        boxes = None if prompts.boxes is None else prompts.boxes[:, None]
+        return self.network.prompt_encoder(points, prompts.labels[:, None].long(), boxes, None)
 
 
 def _name(config: object) -> tuple[str, str]:
     """Version ("sam2", "sam2.1", or "" where it does not tell) and size ("" if unknown) of a transformers config."""
     backbone = config.vision_config.backbone_config
-    found = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
-    size = next((size for size, facts in _SIZES.items() if facts == found), "")
+    facts = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
+    size = next((size for size, known in _SIZES.items() if known == facts), "")
     # Only the configuration of the video model, which is what is published, tells the versions apart.
     version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
     return version, size

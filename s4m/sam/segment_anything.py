@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
-from torch.nn import functional as F
 
 from d2kit.files import load_weights
 from s4m.sam.segmenter import SEGMENTERS, PromptableSegmenter
@@ -25,24 +24,16 @@ class SamSegmenter(PromptableSegmenter):
     def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
         return self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in images]))
 
-    def answer(
-        self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        decoder, tokens = self.network.mask_decoder, []
+    def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         sparse, dense = self._embed_prompts(prompts)
-        hook = decoder.transformer.register_forward_hook(lambda module, inputs, output: tokens.append(output[1]))
-        try:
-            masks, quality = decoder(
-                # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
-                image_embeddings=features.new_zeros(1, 1, 1, 1),
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense + features,
-                multimask_output=multimask,
-            )
-        finally:
-            hook.remove()
-        return masks, quality, tokens[0].transpose(1, 2).reshape(features.shape)
+        return self.network.mask_decoder(
+            # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
+            image_embeddings=features.new_zeros(1, 1, 1, 1),
+            image_pe=self.network.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense + features,
+            multimask_output=True,
+        )
 
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.network.mask_decoder
@@ -53,11 +44,8 @@ class SamSegmenter(PromptableSegmenter):
         return tokens.transpose(1, 2).reshape(features.shape)
 
     def _embed_prompts(self, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        encoder, masks = self.network.prompt_encoder, prompts.masks
-        if masks is not None:
-            masks = F.interpolate(masks[:, None], encoder.mask_input_size, mode="bilinear")
         points = (prompts.points, prompts.labels) if prompts.points.shape[1] else None
-        return encoder(points=points, boxes=prompts.boxes, masks=masks)
+        return self.network.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
 
 
 def guess_model(state: dict) -> str | None:

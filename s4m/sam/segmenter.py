@@ -74,23 +74,20 @@ class PromptableSegmenter(ABC):
         """Images (3, h, w) float RGB in 0..255, already resized to their frames -> features (B, C, h, w)."""
 
     @abstractmethod
-    def answer(
-        self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         """Answer N prompts, each with features of its own.
 
         Args:
             features: (N, C, h, w).
-            prompts: in pixels of the network's input; masks (N, side, side).
-            multimask: three masks a prompt, else one.
+            prompts: in pixels of the network's input.
 
         Returns:
-            mask logits (N, M, s, s) of the whole input, quality (N, M), image tokens (N, *token_shape).
+            logits (N, 3, s, s) of three masks of the whole input (part, whole, more), and their quality (N, 3).
         """
 
     @abstractmethod
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """Only the image tokens of `answer`."""
+        """The image tokens (N, *token_shape) after the mask decoder's last two-way block; arguments as of `answer`."""
 
     @torch.no_grad()
     def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
@@ -107,8 +104,8 @@ class PromptableSegmenter(ABC):
         features = []
         with torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(images), batch):
-                some = zip(images[start : start + batch], frames[start : start + batch], strict=True)
-                features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in some]))
+                part = zip(images[start : start + batch], frames[start : start + batch], strict=True)
+                features.append(self.embed([f.resize_image(image).to(self.device).float() for image, f in part]))
         return Embedding(torch.cat(features), frames)
 
     def _default_batch(self) -> int:
@@ -128,21 +125,17 @@ class PromptableSegmenter(ABC):
         embedding: Embedding,
         prompts: Sequence[Prompts],
         *,
-        multimask: bool = True,
         best: bool = False,
         enlarge: bool = True,
-        with_tokens: bool = False,
     ) -> list[Answer]:
         """Answer the prompts of a batch: those of one kind in one decoder call, chunked where memory asks for it.
 
         Args:
             embedding: of B images.
             prompts: one for each image; N = 0 is fine and costs no decoder call.
-            multimask: three masks a prompt (part, whole, more), else one.
             best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
             enlarge: False leaves masks as the decoder gives them, (N, M, s, s) of the whole input, for
                 `Frame.masks_to_image`: of many candidates only the chosen ones need the image's size.
-            with_tokens: answer with the decoder's image tokens too.
 
         Returns:
             B answers.
@@ -150,9 +143,9 @@ class PromptableSegmenter(ABC):
         if len(prompts) != len(embedding):
             raise ValueError(f"decode needs one Prompts an image: {len(prompts)} for {len(embedding)} images.")
         parts = defaultdict(list)
-        for image, features, some in self._calls(embedding, prompts):
+        for image, features, part in self._calls(embedding, prompts):
             with torch.autocast(self.device.type, enabled=False):
-                masks, quality, tokens = self.answer(features, some, multimask)
+                masks, quality = self.answer(features, part)
             if best:
                 quality, index = quality.max(dim=1, keepdim=True)
                 masks = masks[torch.arange(len(masks)), index[:, 0]][:, None]
@@ -160,9 +153,9 @@ class PromptableSegmenter(ABC):
                 rows = image == i
                 logits = masks[rows].float()
                 logits = embedding.frames[i].masks_to_image(logits) if enlarge else logits
-                parts[i].append((logits, quality[rows].float(), tokens[rows].float() if with_tokens else None))
-        count = 3 if multimask and not best else 1
-        return [self._assemble(parts[i], embedding[i], count, with_tokens) for i in range(len(embedding))]
+                parts[i].append((logits, quality[rows].float()))
+        count = 1 if best else 3
+        return [self._assemble(parts[i], embedding.image_sizes[i], count) for i in range(len(embedding))]
 
     def iter_tokens(
         self, embedding: Embedding, prompts: Sequence[Prompts], chunk: int = 0
@@ -178,11 +171,11 @@ class PromptableSegmenter(ABC):
         Yields:
             index of the image, the prompts' rows, tokens (n, C, h, w) float32; see `Embedding.valid` for padded cells.
         """
-        for i, some in enumerate(prompts):
+        for i, questions in enumerate(prompts):
             frame, features = embedding.frames[i], embedding.features[i : i + 1].to(self.device)
             step = chunk or self._chunk(features)
-            for start in range(0, len(some), step):
-                part = some[start : start + step].to_input(frame, self.device)
+            for start in range(0, len(questions), step):
+                part = questions[start : start + step].to_input(frame, self.device)
                 yield i, slice(start, start + len(part)), self._tokens(features, part)
 
     # Not on the generator: torch's wrapper of one would keep the last chunk while the next is made.
@@ -200,9 +193,9 @@ class PromptableSegmenter(ABC):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Prompts]]:
         """Chunks of prompts of one kind: their images (n,), features (n, C, h, w), and they in the network's input."""
         kinds = defaultdict(list)
-        for i, some in enumerate(prompts):
-            if len(some):
-                kinds[some.kind].append(i)
+        for i, questions in enumerate(prompts):
+            if len(questions):
+                kinds[questions.kind].append(i)
         step = self._chunk(embedding.features)
         for members in kinds.values():
             joint = Prompts.cat([prompts[i].to_input(embedding.frames[i], self.device) for i in members])
@@ -213,17 +206,14 @@ class PromptableSegmenter(ABC):
                 features = embedding.features[images[rows].to(embedding.features.device)]
                 yield images[rows], features.to(self.device).float(), joint[rows]
 
-    def _assemble(self, parts: list[tuple], embedding: Embedding, count: int, with_tokens: bool) -> Answer:
+    def _assemble(self, parts: list[tuple], image_size: tuple[int, int], count: int) -> Answer:
+        """One answer about an image of the decoder calls' parts, with `count` masks for each prompt."""
         if not parts:
-            sizes = (count, *embedding.image_sizes[0]), (count,), self.token_shape(embedding.features)
+            sizes = (count, *image_size), (count,)
             parts = [tuple(torch.zeros(0, *size, device=self.device) for size in sizes)]
-        masks, quality, tokens = zip(*parts, strict=True)
-        return Answer(
-            masks[0] if len(masks) == 1 else torch.cat(masks),  # a copy less of what is large
-            torch.cat(quality),
-            torch.cat(tokens) if with_tokens else None,
-            embedding.valid[0],
-        )
+        if len(parts) == 1:
+            return Answer(*parts[0])  # without a copy of the masks, which are large
+        return Answer(*map(torch.cat, zip(*parts, strict=True)))
 
 
 # S4M.SAM.NAME -> function (name, checkpoint, device, chunk) that builds the segmenter; a new kind adds itself here.

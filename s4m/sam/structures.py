@@ -13,8 +13,6 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn import functional as F
 from torchvision.transforms.functional import resize, to_pil_image
 
-_PADDED_LOGIT = -10.0  # of mask prompts where the input is padding
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -48,12 +46,6 @@ class Frame:
         scale = [self.input_size[axis] / self.image_size[axis] for axis in (1, 0)]
         return points.float() * torch.tensor(scale, device=points.device)
 
-    def masks_to_input(self, masks: torch.Tensor) -> torch.Tensor:
-        """Logits (N, *image_size) -> (N, side, side), padding far below zero."""
-        masks = F.interpolate(masks[:, None].float(), self.input_size, mode="bilinear", antialias=True)[:, 0]
-        height, width = self.input_size
-        return F.pad(masks, (0, self.side - width, 0, self.side - height), value=_PADDED_LOGIT)
-
     def masks_to_image(self, masks: torch.Tensor) -> torch.Tensor:
         """Logits (N, M, s, s) of the whole input, any s -> (N, M, *image_size), as `Sam.postprocess_masks` does it."""
         masks = F.interpolate(masks, (self.side, self.side), mode="bilinear", align_corners=False)
@@ -63,13 +55,12 @@ class Frame:
 
 @dataclass
 class Prompts:
-    """What is asked of one image: N prompts, each with P points and, where given, a box and a mask.
+    """What is asked of one image: N prompts, each with P points and, where given, a box.
 
     Attributes:
-        points: (N, P, 2) float x, y in pixels of the image. P may be 0 when there are boxes or masks.
+        points: (N, P, 2) float x, y in pixels of the image. P may be 0 when there are boxes.
         labels: (N, P) 1 for a point on the object, 0 for one beside it, -1 for a filler that says nothing.
         boxes: (N, 4) float xyxy in pixels of the image, or None.
-        masks: (N, H, W) mask logits at the image's size, or None.
 
     Raises:
         ValueError: shapes that do not agree, or prompts that hold nothing.
@@ -78,7 +69,6 @@ class Prompts:
     points: torch.Tensor
     labels: torch.Tensor
     boxes: torch.Tensor | None = None
-    masks: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.points.ndim != 3 or self.points.shape[2] != 2 or self.labels.shape != self.points.shape[:2]:
@@ -86,38 +76,32 @@ class Prompts:
             raise ValueError(f"Prompts need points (N, P, 2) and labels (N, P); their shapes are {shapes}.")
         if self.boxes is not None and self.boxes.shape != (len(self), 4):
             raise ValueError(f"Prompts.boxes must be ({len(self)}, 4); the shape is {tuple(self.boxes.shape)}.")
-        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != len(self)):
-            raise ValueError(f"Prompts.masks must be ({len(self)}, H, W); the shape is {tuple(self.masks.shape)}.")
-        if self.kind == (0, False, False):
-            raise ValueError("Prompts without points need boxes or masks.")
+        if self.kind == (0, False):
+            raise ValueError("Prompts without points need boxes.")
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, rows: slice) -> "Prompts":
-        optional = [None if value is None else value[rows] for value in (self.boxes, self.masks)]
-        return Prompts(self.points[rows], self.labels[rows], *optional)
+        return Prompts(self.points[rows], self.labels[rows], None if self.boxes is None else self.boxes[rows])
 
     @property
-    def kind(self) -> tuple[int, bool, bool]:
-        """Number of points, with boxes, with masks: prompts of one kind fit into one decoder call."""
-        return self.points.shape[1], self.boxes is not None, self.masks is not None
+    def kind(self) -> tuple[int, bool]:
+        """Number of points, and whether there are boxes: prompts of one kind fit into one decoder call."""
+        return self.points.shape[1], self.boxes is not None
 
     @classmethod
     def cat(cls, parts: Sequence["Prompts"]) -> "Prompts":
         """Prompts of one kind and one frame, one after the other."""
-        names = ("points", "labels", "boxes", "masks")
-        columns = [[getattr(part, name) for part in parts] for name in names]
+        columns = [[getattr(part, name) for part in parts] for name in ("points", "labels", "boxes")]
         return cls(*[None if column[0] is None else torch.cat(column) for column in columns])
 
     def to_input(self, frame: Frame, device: torch.device) -> "Prompts":
-        """The prompts in pixels of the segmenter's input, masks (N, side, side), on the device."""
-        points, boxes, masks = frame.points_to_input(self.points.to(device)), self.boxes, self.masks
+        """The prompts in pixels of the segmenter's input, on the device."""
+        boxes = self.boxes
         if boxes is not None:
             boxes = frame.points_to_input(boxes.to(device).reshape(-1, 2, 2)).reshape(-1, 4)
-        if masks is not None:
-            masks = frame.masks_to_input(masks.to(device))
-        return Prompts(points, self.labels.to(device).float(), boxes, masks)
+        return Prompts(frame.points_to_input(self.points.to(device)), self.labels.to(device).float(), boxes)
 
 
 @dataclass
@@ -125,17 +109,13 @@ class Answer:
     """What the segmenter answers for one image.
 
     Attributes:
-        masks: (N, M, H, W) float32 mask logits at the image's size; above 0 is the object. M is 3, or 1 where a single
-            mask was asked for.
+        masks: (N, M, H, W) float32 mask logits at the image's size; above 0 is the object. M is 3 (part, whole, more),
+            or 1 where only the best was asked for.
         quality: (N, M) float32 predicted IoU of each mask.
-        tokens: (N, C, h, w) float32 image tokens after the decoder's last two-way block, on request.
-        valid: rows, columns of the token grid that the image covers, as in `Embedding.valid`.
     """
 
     masks: torch.Tensor
     quality: torch.Tensor
-    tokens: torch.Tensor | None = None
-    valid: tuple[float, float] | None = None
 
 
 @dataclass

@@ -7,11 +7,12 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper
 from PIL import Image
 
 from s4m.config import add_s4m_config
 from s4m.data.coco import register_coco_json
-from s4m.data.evaluation_loaders import build_annotated_loader
+from s4m.data.evaluation_loaders import build_annotated_loader, build_test_loader
 
 
 def rle(left, right):
@@ -91,3 +92,18 @@ def test_views_of_training(tmp_path):
 def test_unknown_view():
     with pytest.raises(ValueError, match="S4M.QUALITY_VIEW must be test or train, not 'weak'"):
         crops("nothing", **{"S4M.QUALITY_VIEW": "weak"})
+
+
+def test_test_images_are_read_as_detectron2_reads_them(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = {"images": [{"id": 5, "file_name": "a.png", "height": 20, "width": 60}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    register_coco_json("test_read_as_detectron2", tmp_path / "a.json", tmp_path)
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.DATALOADER.NUM_WORKERS = 40, 0
+    ((ours,),) = build_test_loader(cfg, "test_read_as_detectron2")
+    theirs = DatasetMapper(cfg, is_train=False)(DatasetCatalog.get("test_read_as_detectron2")[0])
+    assert torch.equal(ours["image"], theirs["image"])
+    assert {k: ours[k] for k in ("image_id", "height", "width")} == {"image_id": 5, "height": 20, "width": 60}

@@ -84,10 +84,8 @@ def test_figures_by_hand():
     quality = PseudoLabelQuality(["cat", "dog", "cow"])
     # the truth: a cat in columns 0 to 9, a dog in 10 to 19; the labels: a poor cat that SAM mends, a dog called cat
     before, after = columns((0, 4), (10, 20)), columns((0, 9), (10, 20))
-    quality.update(
-        [record(before, after, [0.9, 0.8], [0, 0], [True, False])], [truth(columns((0, 10), (10, 20)), [0, 1])]
-    )
-    quality.update([record(columns(), columns(), [], [])], [truth(columns((3, 6)), [0])])
+    quality.add(record(before, after, [0.9, 0.8], [0, 0], [True, False]), truth(columns((0, 10), (10, 20)), [0, 1]))
+    quality.add(record(columns(), columns(), [], []), truth(columns((3, 6)), [0]))
     figures = quality.compute("p/")
     assert all(isinstance(value, float) for value in figures.values())
     expected = {
@@ -114,7 +112,7 @@ def test_outcomes_of_matching_are_counted_over_all_images():
     quality, masks = PseudoLabelQuality(["cat"]), columns((0, 4), (5, 9), (10, 14))
     outcome = torch.tensor([Outcome.MATCHED, Outcome.PART, Outcome.MATCHED])
     three = record(masks, masks, [0.9] * 3, [0] * 3)
-    quality.update([three], [truth(masks, [0] * 3)])
+    quality.add(three, truth(masks, [0] * 3))
     assert not any("match/" in name for name in quality.compute("p/"))
     three = replace(three, match_outcome=outcome, over_segmented=torch.tensor([False, True, False]))
     one = record(masks[:1], masks[:1], [0.9], [0])
@@ -122,18 +120,17 @@ def test_outcomes_of_matching_are_counted_over_all_images():
     none = replace(
         record(columns(), columns(), [], []), match_outcome=outcome[:0], over_segmented=torch.zeros(0, dtype=torch.bool)
     )
-    quality.update([three, one, none], [truth(masks, [0] * 3)] * 3)
+    for image in (three, one, none):
+        quality.add(image, truth(masks, [0] * 3))
     found = {name: value for name, value in quality.compute("p/").items() if "match/" in name}
     wanted = {"matched": 0.75, "apart": 0.0, "leak": 0.0, "part": 0.25, "duplicate": 0.0, "over_segmented": 0.5}
     assert found == {f"p/match/{name}": value for name, value in wanted.items()}
-    quality.reset()
-    assert not any("match/" in name for name in quality.compute("p/"))
 
 
 def test_one_truth_is_found_once():
     quality = PseudoLabelQuality(["cat"])
     twice = columns((0, 10), (0, 9))
-    quality.update([record(twice, twice, [0.8, 0.9], [0, 0], asked=False)], [truth(columns((0, 10)), [0])])
+    quality.add(record(twice, twice, [0.8, 0.9], [0, 0], asked=False), truth(columns((0, 10)), [0]))
     figures = quality.compute("")
     assert (figures["after/precision"], figures["after/recall"]) == (0.5, 1.0)
     assert figures["after/iou"] == pytest.approx(0.95)
@@ -143,21 +140,20 @@ def test_one_truth_is_found_once():
 def test_nothing_at_all_is_zero_not_nan():
     quality = PseudoLabelQuality(["cat"])
     assert set(quality.compute().values()) == {0.0}
-    quality.update([record(columns(), columns(), [], [])], [truth(columns(), [])])
-    quality.update([record(columns(), columns(), [], [])], [Instances(SIZE, gt_classes=torch.zeros(0).long())])
+    quality.add(record(columns(), columns(), [], []), truth(columns(), []))
+    quality.add(record(columns(), columns(), [], []), Instances(SIZE, gt_classes=torch.zeros(0).long()))
     assert set(quality.compute().values()) == {0.0}
-    quality.update([record(columns((0, 3)), columns((0, 3)), [0.9], [0])], [truth(columns(), [])])
+    quality.add(record(columns((0, 3)), columns((0, 3)), [0.9], [0]), truth(columns(), []))
     assert quality.compute("")["after/precision"] == 0
     assert quality.compute("")["labels"] == pytest.approx(1 / 3)
-    quality.reset()
-    assert set(quality.compute().values()) == {0.0}
+    assert set(PseudoLabelQuality(["cat"]).compute().values()) == {0.0}
 
 
 def test_ignored_truth_and_polygons():
     quality = PseudoLabelQuality(["cat"])
     polygons = PolygonMasks([[np.array([0, 0, 10, 0, 10, 10, 0, 10.0])], [np.array([12, 0, 18, 0, 18, 10, 12, 10.0])]])
     annotated = Instances(SIZE, gt_classes=torch.tensor([0, -1]), gt_masks=polygons)
-    quality.update([record(columns((0, 10)), columns((0, 10)), [0.9], [0])], [annotated])
+    quality.add(record(columns((0, 10)), columns((0, 10)), [0.9], [0]), annotated)
     figures = quality.compute("")
     assert (figures["truths"], figures["after/recall"], figures["after/precision"]) == (1, 1, 1)
 
@@ -169,8 +165,8 @@ def test_labels_in_void_or_a_crowd_of_their_class_are_not_there():
     after = columns((0, 4), (5, 9), (12, 18), (12, 18), (9, 12))
     found = record(before, after, [0.9, 0.8, 0.7, 0.6, 0.5], [0, 0, 1, 0, 0], [True, False, True, True, True])
     found = replace(found, confidence=torch.full((5,), 0.5), ignored=torch.zeros(5, dtype=torch.bool))
-    image = [found], [truth(columns((0, 4), (4, 9)), [0, -1])]
-    quality.update(*image, [truth(columns((12, 20)), [1])])
+    image = found, truth(columns((0, 4), (4, 9)), [0, -1])
+    quality.add(*image, truth(columns((12, 20)), [1]))
     figures = quality.compute("")
     counts = [figures[name] for name in ("labels", "truths", "refined", "rejected")]
     assert counts == [3, 1, 3, 0] and figures["cat/labels"] == 3 and "dog/labels" not in figures
@@ -179,7 +175,7 @@ def test_labels_in_void_or_a_crowd_of_their_class_are_not_there():
         assert {key: figures[f"{when}/{key}"] for key in expected} == pytest.approx(expected)
     for sums in quality.reliability.gather().values():
         assert sums[:, 0].sum() == 3 and sums[:, 2].sum() == 1
-    quality.update(*image)  # without its crowd the dog is wrong
+    quality.add(*image)  # without its crowd the dog is wrong
     assert quality.compute("")["labels"] == 7 / 2 and quality.compute("")["dog/labels"] == 1 / 2
 
 
@@ -187,7 +183,7 @@ def test_300_labels():
     quality = PseudoLabelQuality(["cat", "dog"])
     masks = columns((0, 5), (5, 10), (10, 15)).repeat(100, 1, 1)
     scores = torch.linspace(0.7, 1, 300).tolist()
-    quality.update([record(masks, masks, scores, [0] * 300)], [truth(masks[:3], [0, 0, 1])])
+    quality.add(record(masks, masks, scores, [0] * 300), truth(masks[:3], [0, 0, 1]))
     figures = quality.compute("")
     assert figures["after/precision"] == pytest.approx(2 / 300)
     assert figures["after/recall"] == pytest.approx(2 / 3)

@@ -6,14 +6,18 @@ import pytest
 import torch
 
 from s4m.losses.boundary_consistency import (
+    BoundaryConsistency,
     band_radius,
     binary_divergence,
-    boundary_consistency,
     sam_certainty,
     soft_boundary,
 )
 
 OPTIONS = {"width": 0.2, "gain": 3.0, "teacher_share": 0.25}
+
+
+def boundary_consistency(*arguments, width, gain, teacher_share, **maps):
+    return BoundaryConsistency(width=width, gain=gain, teacher_share=teacher_share).terms(*arguments, **maps)
 
 
 def disc(side=12, radius=4.0, dx=0.0):

@@ -78,7 +78,7 @@ def test_is_the_weighted_loss_of_the_boxes_content(count):
     ]
     valid = torch.zeros(count, 20, 20, dtype=torch.bool)
     valid[:, 2:18, 2:18] = True
-    each = BoundaryConsistency()(torch.zeros(count, 20, 20), *crops, target.gt_refined, valid)
+    each = BoundaryConsistency()(torch.zeros(count, 20, 20), *crops, target.gt_refined, valid=valid)
     torch.testing.assert_close(found["loss_boundary"], (each * target.gt_weights).mean())
     torch.testing.assert_close(found["loss_mask"], target.gt_weights.mean() * torch.tensor(2.0).log())
     assert found["loss_boundary"] > 0.1

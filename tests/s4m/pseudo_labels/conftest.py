@@ -32,8 +32,7 @@ class FakeSegmenter:
         self.encoded.append(len(images))
         return FakeEmbedding(images)
 
-    def decode(self, embedding, prompts, *, multimask=True, best=False, with_tokens=False):
-        assert multimask
+    def decode(self, embedding, prompts, *, best=False):
         assert len(embedding) == len(prompts)
         self.decoded.append([tuple(prompt.points.shape) for prompt in prompts])
         answers = [self.answer(image[0], prompt) for image, prompt in zip(embedding.images, prompts, strict=True)]

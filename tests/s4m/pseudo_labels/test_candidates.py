@@ -33,8 +33,8 @@ class Painter:
         ]
         return Embedding(torch.stack(padded), frames)
 
-    def decode(self, embedding, prompts, *, multimask, enlarge):
-        assert multimask and not enlarge
+    def decode(self, embedding, prompts, *, enlarge):
+        assert not enlarge
         self.calls.append([some.kind[:2] for some in prompts])
         return [
             self.answer(red, some, f)

@@ -64,6 +64,28 @@ def make_sam2(side: int = 64, width: int = 32) -> transformers.Sam2Model:
     return model.eval()
 
 
+def _decoder_tokens(segmenter, embedding, prompts):
+    seen, every = [], []
+    transformer = segmenter.network.mask_decoder.transformer
+    hook = transformer.register_forward_hook(lambda module, inputs, output: seen.append(output[1]))
+    try:
+        for index, questions in enumerate(prompts):
+            seen.clear()
+            segmenter.decode(embedding[index], [questions])
+            shape = segmenter.token_shape(embedding.features)
+            rows = [part.reshape(-1, *part.shape[-2:]).transpose(1, 2).reshape(-1, *shape) for part in seen]
+            every.append(torch.cat(rows) if rows else torch.zeros(0, *shape))
+    finally:
+        hook.remove()
+    return every
+
+
+@pytest.fixture(scope="session")
+def decoder_tokens():
+    """Function (segmenter, embedding, prompts) -> of each image the tokens (N, C, h, w) that its mask decoder makes."""
+    return _decoder_tokens
+
+
 @pytest.fixture(scope="session")
 def small_sam():
     """Function (width) -> a small SAM."""

@@ -61,13 +61,11 @@ def mixed():
     """Images of every size and prompts of every kind, one image without any."""
     height, width = SIZES["narrow"]
     box = torch.tensor([[10.0, 20, 40, 100], [0, 0, 49, 129]])
-    mask = torch.full((1, *SIZES["small"]), -5.0)
-    mask[:, 4:12, 8:20] = 5
     prompts = [
         points((10, 10), (50, 30), (63, 63)),
         points(),
         Prompts(torch.tensor([[[20.0, 50], [30, 60]]] * 2), torch.tensor([[1, 0]] * 2), boxes=box),
-        Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), masks=mask),
+        Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), boxes=torch.tensor([[8.0, 4, 20, 12]])),
     ]
     return [noise(size, seed) for seed, size in enumerate(SIZES.values())], prompts
 
@@ -87,17 +85,18 @@ def test_shapes(segmenter):
     embedding = segmenter.encode(images)
     assert embedding.image_sizes == list(SIZES.values())
     rows, columns = embedding.features.shape[2:]
-    for multimask in (True, False):
-        answers = segmenter.decode(embedding, prompts, multimask=multimask, with_tokens=True)
+    for best in (True, False):
+        answers = segmenter.decode(embedding, prompts, best=best)
         for answer, some, size in zip(answers, prompts, SIZES.values(), strict=True):
-            count = 3 if multimask else 1
+            count = 1 if best else 3
             assert answer.masks.shape == (len(some), count, *size) and answer.masks.dtype == torch.float32
             assert answer.quality.shape == (len(some), count)
-            assert answer.tokens.shape == (len(some), *segmenter.token_shape(embedding.features))
-            assert answer.tokens.shape[2:] == (rows, columns)
-            assert 0 < answer.valid[0] <= rows and 0 < answer.valid[1] <= columns
-            assert answer.masks.isfinite().all() and answer.tokens.isfinite().all()
-    assert segmenter.decode(embedding, [points()] * 4, best=True)[0].masks.shape == (0, 1, 64, 64)
+            assert answer.masks.isfinite().all()
+    assert all(0 < height <= rows and 0 < width <= columns for height, width in embedding.valid)
+    for index, chunk, tokens in segmenter.iter_tokens(embedding, prompts, chunk=8):
+        assert chunk == slice(0, len(prompts[index])) and tokens.isfinite().all()
+        assert tokens.shape == (len(prompts[index]), *segmenter.token_shape(embedding.features))
+        assert tokens.shape[2:] == (rows, columns)
 
 
 def input_scale(segmenter, size: tuple[int, int]) -> tuple[float, float]:
@@ -149,7 +148,7 @@ class Locator:
             self.kinds = torch.cat([part.weight for part in network.prompt_encoder.point_embeddings])
             self.position = network.prompt_encoder.pe_layer._pe_encoding(grid)
 
-    def __call__(self, features, prompts, multimask):
+    def __call__(self, features, prompts):
         sparse, _ = self.segmenter._embed_prompts(prompts)
         sparse = sparse.reshape(len(prompts), -1, sparse.shape[-1])
         # Of a point its own encoding; of a box those of its corners.
@@ -157,7 +156,7 @@ class Locator:
         wanted = wanted or [sparse[:, 0] - self.kinds[1]]
         likeness = torch.stack([torch.einsum("nc,hwc->nhw", one, self.position) for one in wanted]).amax(0)
         masks = likeness[:, None] / (self.position.shape[-1] / 2) - 0.8
-        return masks, torch.ones(len(prompts), 1), torch.zeros(len(prompts), 1, 1, 1)
+        return masks, torch.ones(len(prompts), 1)
 
 
 @pytest.fixture
@@ -170,7 +169,7 @@ def locating(untrained, monkeypatch):
 def test_a_point_gives_a_mask_that_holds_it(locating, size):
     height, width = size
     where = [(width // 2, height // 3), (3, 4), (width - 1, height - 1), (0, height - 1)]
-    answer = locating.decode(locating.encode([noise(size)]), [points(*where)], multimask=False)[0]
+    answer = locating.decode(locating.encode([noise(size)]), [points(*where)])[0]
     one_input_pixel = 1 / np.array(input_scale(locating, size))
     for (x, y), (mask,) in zip(where, answer.masks, strict=True):
         assert mask[y, x] > 0, (x, y)
@@ -185,7 +184,7 @@ def test_a_box_gives_its_corners(locating, size):
     corners = [(2, 3), (width - 5, height - 4)]
     box = torch.tensor([[*corners[0], *corners[1]]], dtype=torch.float32)
     prompts = Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0), boxes=box)
-    (mask,) = locating.decode(locating.encode([noise(size)]), [prompts], multimask=False)[0].masks[0]
+    (mask,) = locating.decode(locating.encode([noise(size)]), [prompts])[0].masks[0]
     for x, y in corners:
         assert mask[y, x] > 0 and mask[y, x] > mask[y, width - 1 - x]
 
@@ -217,24 +216,22 @@ def test_answers_depend_on_image_point_and_label(segmenter):
 
 def test_a_batch_equals_its_images_one_by_one(segmenter):
     images, prompts = mixed()
-    together = segmenter.decode(segmenter.encode(images), prompts, with_tokens=True)
+    together = segmenter.decode(segmenter.encode(images), prompts)
     for image, some, answer in zip(images, prompts, together, strict=True):
-        alone = segmenter.decode(segmenter.encode([image]), [some], with_tokens=True)[0]
-        close(answer, alone)
-        torch.testing.assert_close(answer.tokens, alone.tokens, rtol=1e-3, atol=5e-3)
+        close(answer, segmenter.decode(segmenter.encode([image]), [some])[0])
 
 
-def test_chunks_and_streamed_tokens_change_nothing(segmenter, monkeypatch):
+def test_chunks_and_streamed_tokens_change_nothing(segmenter, decoder_tokens, monkeypatch):
     images, prompts = mixed()
     embedding = segmenter.encode(images)
-    whole = segmenter.decode(embedding, prompts, with_tokens=True)
+    whole, tokens_of = segmenter.decode(embedding, prompts), decoder_tokens(segmenter, embedding, prompts)
     monkeypatch.setattr(segmenter, "chunk", 2)
     for one, other in zip(segmenter.decode(embedding, prompts), whole, strict=True):
         close(one, other)
     streamed = [(index, rows) for index, rows, _ in segmenter.iter_tokens(embedding, prompts)]
     assert streamed == [(0, slice(0, 2)), (0, slice(2, 3)), (2, slice(0, 2)), (3, slice(0, 1))]
     for index, rows, tokens in segmenter.iter_tokens(embedding, prompts):
-        torch.testing.assert_close(tokens, whole[index].tokens[rows], rtol=1e-3, atol=5e-3)
+        torch.testing.assert_close(tokens, tokens_of[index][rows], rtol=1e-3, atol=5e-3)
 
 
 def test_the_embedding_cache_equals_no_cache(segmenter, tmp_path):
@@ -268,9 +265,9 @@ def test_it_is_frozen(segmenter):
     assert not any(parameter.requires_grad for parameter in segmenter.network.parameters())
     images, prompts = mixed()
     embedding = segmenter.encode(images)
-    answers = segmenter.decode(embedding, prompts, with_tokens=True)
+    answers = segmenter.decode(embedding, prompts)
     tokens = [part for _, _, part in segmenter.iter_tokens(embedding, prompts)]
-    kept = [embedding.features, *tokens, *(part for a in answers for part in (a.masks, a.quality, a.tokens))]
+    kept = [embedding.features, *tokens, *(part for a in answers for part in (a.masks, a.quality))]
     assert not any(value.requires_grad for value in kept)
     for key, value in segmenter.network.state_dict().items():
         assert torch.equal(value, weights[key]), key

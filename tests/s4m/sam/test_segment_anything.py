@@ -13,8 +13,7 @@ from s4m.sam.tiny import build_tiny_sam
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 90), (120, 30)])
-@pytest.mark.parametrize("multimask", [True, False])
-def test_it_equals_segment_anythings_predictor(small_sam, size, multimask):
+def test_it_equals_segment_anythings_predictor(small_sam, size):
     sam = small_sam()
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
@@ -23,12 +22,12 @@ def test_it_equals_segment_anythings_predictor(small_sam, size, multimask):
     boxes = torch.tensor([[2.0, 3, 20, 25], [0, 0, 10, 29], [5, 5, 29, 28]])
     segmenter = SamSegmenter("small", sam)
     prompts = Prompts(points, labels, boxes)
-    answer = segmenter.decode(segmenter.encode([image]), [prompts], multimask=multimask)[0]
+    answer = segmenter.decode(segmenter.encode([image]), [prompts])[0]
     predictor = SamPredictor(sam)
     predictor.set_image(image.permute(1, 2, 0).numpy())
     for row in range(3):
         masks, quality, _ = predictor.predict(
-            points[row].numpy(), labels[row].numpy(), boxes[row].numpy(), None, multimask, return_logits=True
+            points[row].numpy(), labels[row].numpy(), boxes[row].numpy(), None, True, return_logits=True
         )
         np.testing.assert_allclose(answer.masks[row].numpy(), masks, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(answer.quality[row].numpy(), quality, rtol=1e-3, atol=1e-4)
@@ -42,10 +41,10 @@ def test_tokens_are_what_the_transformer_returns(small_sam, monkeypatch):
     forward = transformer.forward
     monkeypatch.setattr(transformer, "forward", lambda *args: seen.append(forward(*args)) or seen[-1])
     prompts = Prompts(torch.tensor([[[10.0, 10]], [[50.0, 20]]]), torch.ones(2, 1))
-    answer = segmenter.decode(segmenter.encode([image]), [prompts], with_tokens=True)[0]
-    rows = answer.tokens.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(rows, seen[0][1])
-    assert not transformer._forward_hooks
+    embedding = segmenter.encode([image])
+    segmenter.decode(embedding, [prompts])
+    ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts])
+    torch.testing.assert_close(tokens.flatten(2).transpose(1, 2), seen[0][1])
 
 
 def use_small_models(small_sam, monkeypatch):
@@ -106,7 +105,8 @@ def test_vit_b_of_published_layout(tmp_path):
     assert segmenter.side == 1024
     features = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
     prompts = Prompts(torch.tensor([[[500.0, 300]]]), torch.ones(1, 1))
-    masks, quality, tokens = segmenter.answer(features, prompts, True)
+    masks, quality = segmenter.answer(features, prompts)
+    tokens = segmenter.image_tokens(features, prompts)
     assert masks.shape == (1, 3, 256, 256) and quality.shape == (1, 3) and tokens.shape == features.shape
     assert guess_model(torch.load(path, weights_only=True, mmap=True)) == "vit_b"
     with pytest.raises(ValueError, match="not a checkpoint of vit_h; it seems to be one of vit_b"):
