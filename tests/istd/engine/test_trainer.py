@@ -1,6 +1,6 @@
 """The trainer: exact resume after a kill, selection, the single final test, errors."""
 
-import importlib.util
+import argparse
 import json
 import logging
 import shutil
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from d2kit import launcher
+from istd.commands.train import TRAINING
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
 
@@ -99,23 +101,21 @@ def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train_net(monkeypatch):
-    """tools/train_net.py; it gives loggers handlers of their own, which go again."""
+def loggers(monkeypatch):
+    """The launcher gives loggers handlers of their own, which go again."""
     for name in ("s4m", "istd", "d2kit", "detectron2", "fvcore"):
         one = logging.getLogger(name)
         monkeypatch.setattr(one, "handlers", one.handlers[:])
         monkeypatch.setattr(one, "propagate", one.propagate)
-    spec = importlib.util.spec_from_file_location("train_net_istd", ROOT / "tools" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
-def test_evaluation_alone_leaves_the_final_test_be(train_net, istd_options, istd_arguments, scenes, tmp_path):
+def test_evaluation_alone_leaves_the_final_test_be(loggers, istd_options, istd_arguments, scenes, tmp_path):
     def main(*flags, **more):
         options = istd_options(OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=1, **more)
         command = [*flags, *istd_arguments("quick_pal"), *options]
-        return train_net.main(train_net.argument_parser().parse_args([str(item) for item in command]))
+        parser = argparse.ArgumentParser()
+        launcher.add_arguments(parser)
+        return launcher.run_process(TRAINING, parser.parse_args([str(item) for item in command]))
 
     main()
     final = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}

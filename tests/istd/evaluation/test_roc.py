@@ -1,16 +1,12 @@
 """ROC curves from the evaluator's file to a picture."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from istd.evaluation import ISTDEvaluator
 from istd.evaluation.roc import draw_roc, read_curve, save_roc
-
-SCRIPT = Path(__file__).parents[3] / "tools" / "plot_roc.py"
 
 
 @pytest.fixture
@@ -55,16 +51,3 @@ def test_what_has_no_curve_is_one_sentence(results, tmp_path):
         read_curve(tmp_path / "other.json")
     with pytest.raises(FileNotFoundError, match="absent.json"):
         read_curve(tmp_path / "absent.json")
-
-
-def test_the_tool(results, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("plot_roc_tool", SCRIPT)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.main([str(results), "--output", str(tmp_path / "roc.png")])
-    assert capsys.readouterr().out.split() == [str(tmp_path / "roc.png")]
-    assert Image.open(tmp_path / "roc.png").size == (900, 675)
-    with pytest.raises(SystemExit):
-        tool.main([str(results), str(results), "--output", str(tmp_path / "roc.png")])
-    with pytest.raises(SystemExit, match="plot_roc: .*absent"):
-        tool.main([str(tmp_path / "absent" / "test" / "istd.json"), "--output", str(tmp_path / "roc.png")])
