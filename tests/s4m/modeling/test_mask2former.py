@@ -235,7 +235,7 @@ def test_package_works_without_transformers(tmp_path):
     code = """
 import sys
 sys.modules["transformers"] = None
-from d2kit.config_files import compose_config
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 import s4m
 cfg = get_cfg()
