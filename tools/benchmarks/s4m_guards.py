@@ -20,9 +20,9 @@ from s4m.modeling.teacher_student import TeacherStudent
 
 # Name, files of the configuration, objects an image.
 SETTINGS = (
-    ("shapes_student", ("quick/shapes_student.yaml",), 4),
-    ("shapes_student", ("quick/shapes_student.yaml",), 12),
-    ("shapes_mask2former_student", ("quick/shapes_mask2former_student.yaml",), 4),
+    ("shapes_stage2", ("quick/shapes_stage2.yaml",), 4),
+    ("shapes_stage2", ("quick/shapes_stage2.yaml",), 12),
+    ("shapes_stage2 mask2former", ("quick/shapes_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"), 4),
 )
 GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")
 MOST_TIME = 1.15  # Of the time without guards.
