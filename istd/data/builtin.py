@@ -18,7 +18,7 @@ def write_scenes_once(folder: str | os.PathLike, count: int = COUNT, seed: int =
     """Write the scenes of `write_scenes` to `folder` unless they are there; several processes may call this at once."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with portalocker.Lock(folder.with_name(f".{folder.name}.lock")):
+    with portalocker.Lock(folder.with_name(f".{folder.name}.lock"), flags=portalocker.LOCK_EX):
         if not folder.is_dir():
             part = folder.with_name(f"{folder.name}.part{os.getpid()}")
             write_scenes(part, count, seed=seed)

@@ -97,7 +97,7 @@ def write_shapes_sets(folder: str | os.PathLike, percent: float, seed: int) -> N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {"classes": ("circle", "square", "triangle"), "tinted": 0.9}
-    with portalocker.Lock(folder / ".lock"):
+    with portalocker.Lock(folder / ".lock", flags=portalocker.LOCK_EX):
         train = write_shapes(folder / "train", 2000, seed=seed, **recipe)
         write_shapes(folder / "val", 100, seed=seed + 1000, **recipe)
         write_splits(train, [percent], folds=1, seed=seed, output=folder / "splits")
