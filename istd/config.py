@@ -11,6 +11,7 @@ def add_istd_config(cfg: CN) -> None:
     cfg.DATASETS.VALIDATION = ()  # evaluated while training, selects the best checkpoint, feeds the outer step
     cfg.SOLVER.ACCUMULATE = 1  # backward passes whose gradients are averaged before one optimizer step
 
+    cfg.register_deprecated_key("ISTD.LABELS.KEEP")  # so that the config.yaml of an older run can be read
     cfg.ISTD = CN()
     _add_input(cfg.ISTD)
     _add_model(cfg.ISTD)
@@ -77,7 +78,6 @@ def _add_labels(node: CN) -> None:
     node.LABELS.START = "contours"  # first mask around a point: its closed contour, or the point alone ("points")
     node.LABELS.POOL = "easy"  # images that train from epoch 0: easy (by EASY_SHARE), or all
     node.LABELS.EASY_SHARE = 0.8  # least share of an image's points with a contour
-    node.LABELS.KEEP = 64  # versions of the store that stay on disk
 
     node.EVOLUTION = CN()
     node.EVOLUTION.ENABLED = False

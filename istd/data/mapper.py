@@ -1,7 +1,7 @@
 """Data set dicts -> what the network takes: crops for training, whole images for testing."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -35,8 +35,7 @@ class ISTDMapper:
         seed: of those views.
         fill: grey value beyond the border.
         depth: see `read_infrared`.
-        pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMaskStore.reader()`; a dict's own
-            "pseudo_mask" goes first.
+        pseudo_masks: image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" goes first.
         use_masks: full supervision: the label is the true mask of mask_file.
         clusters: lookup image id -> cluster, for example `ClusterTable`.
     """
@@ -54,7 +53,7 @@ class ISTDMapper:
         seed: int = 0,
         fill: float = 0.0,
         depth: str = "range",
-        pseudo_masks: Callable[[str], np.ndarray] | None = None,
+        pseudo_masks: Mapping[str, np.ndarray] | None = None,
         use_masks: bool = False,
         clusters: Mapping[str, int] | None = None,
     ):
@@ -99,7 +98,7 @@ class ISTDMapper:
                 raise ValueError(f"{file_name} has no mask, and full supervision needs one.")
             label, origin = read_mask(dataset_dict["mask_file"]).astype(np.float32), "mask of"
         elif self.pseudo_masks is not None:
-            label, origin = np.asarray(self.pseudo_masks(image_id), np.float32), "pseudo-mask of"
+            label, origin = np.asarray(self.pseudo_masks[image_id], np.float32), "pseudo-mask of"
         else:
             raise ValueError(f"{file_name} has no label: the mapper was given neither pseudo-masks nor use_masks.")
         self._check(label.shape, dataset_dict, origin, file_name)

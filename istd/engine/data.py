@@ -87,11 +87,10 @@ class TrainingData:
 
     def _loader(self, stream: str, records: list[dict], items: int, workers: int) -> StreamLoader:
         pool = partial(range, len(records)) if records is self.validation else self.pool
-        reader = None if self.labels is None else self.labels.reader()
         mapper = ISTDMapper(
             self._cfg,
             is_train=True,
-            pseudo_masks=reader,
+            pseudo_masks=None if self.labels is None else self.labels.masks,
             use_masks=self.labels is None,
             clusters=self.clusters,
         )

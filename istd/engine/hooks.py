@@ -153,7 +153,7 @@ class OuterStep(HookBase):
 class LabelEvolution(HookBase):
     """Every few epochs the teacher's probabilities move the pool's masks and bring waiting images in.
 
-    Its state is the version of the store; a resumed run rewinds the store to its checkpoint's.
+    Its state is the masks and the pool, so that a checkpoint always goes with the labels it was trained on.
     """
 
     def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
@@ -170,47 +170,46 @@ class LabelEvolution(HookBase):
 
     def before_train(self) -> None:
         """Make the first masks, where `ISTDTrainer.resume_or_load` was not called."""
-        if not self._labels.started:
-            self._labels.start(fresh=True)
+        if not self._labels.masks:
+            self._labels.start()
 
     def after_step(self) -> None:
-        """Update the store where an epoch ended that is due, and let the loaders start again from it."""
+        """Update the masks where an epoch ended that is due, and let the loader start again with them."""
         epoch = self._clock.ended(self.trainer.iter)
         due = epoch > self._node.START * self._clock.epochs and epoch % self._node.PERIOD == 0
         if not (epoch and due and self._enabled):
             return
         share_statistics(self._model)
         self._model.eval()
-        report = self._labels.update(self._probability, epoch, self._clock.epochs)
+        figures = self._labels.update(self._probability, epoch, self._clock.epochs)
         self._model.train()
         self.trainer.restart_data(self.trainer.iter + 1)
         if comm.is_main_process():
-            self._log(report)
+            self._log(figures)
 
     def state_dict(self) -> dict[str, Any]:
-        """Version of the store."""
-        return self._labels.state_dict()
+        """The masks and the pool."""
+        return self._labels.masks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rewind the store."""
+        """Take back what `state_dict` gave."""
         self._labels.load_state_dict(state)
 
     def _probability(self, record: dict) -> np.ndarray:
         image = self._mapper({key: value for key, value in record.items() if key != "mask_file"})
         return self._model.probabilities(image, "teacher")["teacher"].cpu().numpy()
 
-    def _log(self, report: dict) -> None:
-        summary = report["summary"]
+    def _log(self, update: dict[str, float]) -> None:
         figures = {
             "labels/pool": len(self._labels.pool()),
-            "labels/area_change": summary["area_change"],
-            "labels/iou_last": summary["iou_mean"],
+            "labels/area_change": update["area_change"],
+            "labels/iou_last": update["iou_mean"],
             **self._labels.quality(),
         }
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
         text = ", ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())
-        entered = len(report["entered"])
-        logger.info("Pseudo-masks version %d: %d images entered, %s.", report["version"], entered, text)
+        version, entered = self._labels.masks.version, update["entered"]
+        logger.info("Pseudo-masks version %d: %d images entered, %s.", version, entered, text)
 
 
 class FinalTest(HookBase):

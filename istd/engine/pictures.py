@@ -1,19 +1,18 @@
-"""A picture of label evolution: pseudo-masks over the versions of a store, beside the image and the truth."""
+"""A picture of label evolution: the versions of some pseudo-masks, beside the image and the truth."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from istd.data.images import read_infrared, read_mask, stretch
-from istd.pseudo_masks.snapshot import Snapshot, read_pointer, read_snapshot
+from istd.pseudo_masks.state import PseudoMasks, saved_versions
 
 HEADER = 22  # pixels above the rows
 
 
-def spread(items: Sequence[int], count: int) -> list[int]:
+def spread(items: Sequence, count: int) -> list:
     """At most `count` of the items, evenly spread, with the first and the last."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in dict.fromkeys(places.tolist())]
@@ -41,7 +40,7 @@ def evolution_picture(
     """Draw a window around the first target of some images: the image, the truth, then the masks of some versions.
 
     Args:
-        folder: of a pseudo-mask store.
+        folder: OUTPUT_DIR/pseudo_masks of a training.
         records: dataset dicts of its images.
         rows, versions: how many images and versions at most.
         side: of the window, pixels of the image. zoom: pixels of the picture for each of them.
@@ -50,10 +49,8 @@ def evolution_picture(
         (H, W) uint8; grey values of masks are 255 times the soft mask. A version in which the image is not in the pool
         yet has a frame.
     """
-    folder = Path(folder)
-    _, _, kept = read_pointer(folder)
-    snapshots = [read_snapshot(folder, version, kept) for version in spread(sorted(kept), versions)]
-    names = ["image", "truth", *(f"epoch {snapshot.epoch}" for snapshot in snapshots)]
+    snapshots = [PseudoMasks.read(path) for path in spread(saved_versions(folder), versions)]
+    names = ["image", "truth", *(f"epoch {masks.epoch}" for masks in snapshots)]
     header = np.full((HEADER, len(names) * side * zoom), 255, np.uint8)
     for column, name in enumerate(names):
         place = (column * side * zoom + 6, HEADER - 7)
@@ -62,13 +59,13 @@ def evolution_picture(
     return np.concatenate([header, *lines])
 
 
-def _row(record: dict, snapshots: Sequence[Snapshot], side: int, zoom: int) -> np.ndarray:
+def _row(record: dict, snapshots: Sequence[PseudoMasks], side: int, zoom: int) -> np.ndarray:
     grey = read_infrared(record["file_name"])
     truth = read_mask(record["mask_file"]) * 255.0 if "mask_file" in record else np.zeros_like(grey)
     panels = [_window(stretch(grey), record["points"][0], side, zoom), _window(truth, record["points"][0], side, zoom)]
-    for snapshot in snapshots:
-        panel = _window(snapshot.masks[record["image_id"]] * 255, record["points"][0], side, zoom)
-        if record["image_id"] not in snapshot.pool:
+    for masks in snapshots:
+        panel = _window(masks[record["image_id"]] * 255, record["points"][0], side, zoom)
+        if record["image_id"] not in masks.pool:
             cv2.rectangle(panel, (3, 3), (side * zoom - 5, side * zoom - 5), 160, 2)
         panels.append(panel)
     return np.concatenate(panels, axis=1)

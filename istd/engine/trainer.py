@@ -22,7 +22,6 @@ from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
 from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
-from istd.engine.labels import remove
 from istd.engine.processes import share_statistics
 from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
 from istd.evaluation import ISTDEvaluator
@@ -128,13 +127,13 @@ class ISTDTrainer(ResumableTrainer):
         return not by_points
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint, the store rewound to its version; or start afresh from MODEL.WEIGHTS."""
+        """Resume from the last checkpoint; or start afresh from MODEL.WEIGHTS, in place of an earlier run's results."""
         continues = resume and self.checkpointer.has_checkpoint()
-        if not continues:
+        if not continues and comm.is_main_process():
             for name in (BEST, f"test/{RESULTS}"):
-                remove(Path(self.cfg.OUTPUT_DIR, name))
-        if self.data.labels is not None:
-            self.data.labels.start(fresh=not continues)
+                Path(self.cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
+        if not continues and self.data.labels is not None:
+            self.data.labels.start()
         super().resume_or_load(resume=resume)
         if not continues:
             self.network.update_average(0.0)

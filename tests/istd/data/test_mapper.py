@@ -1,5 +1,6 @@
 import copy
 import pickle
+from collections import defaultdict
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ def test_training_crops(tmp_path, cfg, size, points):
     given = record(tmp_path, *size, points=points)
     before = copy.deepcopy(given)
     soft = soft_mask(*size)
-    mapper = ISTDMapper(cfg, True, pseudo_masks=lambda image_id: soft)
+    mapper = ISTDMapper(cfg, True, pseudo_masks=defaultdict(lambda: soft))
     for seed in range(3):
         with seeded(seed):
             result = mapper(given)
@@ -140,7 +141,7 @@ def test_the_finite_set_of_views_follows_the_seed(tmp_path, cfg):
 
     def views(seed):
         cfg.SEED = seed
-        mapper, found = ISTDMapper(cfg, True, pseudo_masks=lambda image_id: soft_mask()), set()
+        mapper, found = ISTDMapper(cfg, True, pseudo_masks=defaultdict(soft_mask)), set()
         for draw in range(20):
             with seeded(draw):
                 found.add(mapper(given)["view"])

@@ -1,10 +1,13 @@
-"""The pseudo-masks of a run: start, evolution, mining, rewinding."""
+"""The pseudo-masks of a run: start, evolution, mining, several processes, checkpoints."""
+
+import json
 
 import numpy as np
 import pytest
+import torch
 
 from istd.engine.data import load_datasets
-from istd.engine.labels import PseudoLabels, first_mask, propose
+from istd.engine.labels import PseudoLabels, first_mask
 from istd.pseudo_masks.evolve import evolve_mask
 
 
@@ -35,10 +38,10 @@ def at_points(record):
 
 def test_start_from_points_holds_the_points_alone(make, records):
     labels = make("quick_lesps")
-    labels.start(fresh=True)
+    labels.start()
     assert labels.pool() == list(range(len(records)))
     for record in records:
-        mask = labels.store.mask(record["image_id"])
+        mask = labels.masks[record["image_id"]]
         assert mask.sum() == len(record["points"])
         assert all(mask[y, x] == 1 for x, y in record["points"])
 
@@ -51,66 +54,111 @@ def test_first_mask_of_an_image_without_points():
 
 def test_easy_images_train_first_and_validation_images_are_all_in(make, records):
     labels = make(train=records[:4], validation=records[4:])
-    labels.start(fresh=True)
-    assert {record["image_id"] for record in records[4:]} <= labels.store.pool
+    labels.start()
+    assert {record["image_id"] for record in records[4:]} <= labels.masks.pool
     assert 0 < len(labels.pool()) <= 4
 
 
 def test_no_easy_image_is_an_error_that_names_the_keys(make, monkeypatch):
     monkeypatch.setattr("istd.engine.labels.is_easy", lambda found, share: False)
     with pytest.raises(ValueError, match="ISTD.LABELS.EASY_SHARE"):
-        make().start(fresh=True)
+        make().start()
 
 
 def test_evolution_of_the_pool(make, records):
     labels = make(ISTD__EVOLUTION__START=0.2, ISTD__EVOLUTION__DECAY=0.7)
-    labels.start(fresh=True)
+    labels.start()
     record = records[labels.pool()[0]]
-    before = labels.store.mask(record["image_id"])
-    report = labels.update(at_points, epoch=3, epochs=10)
-    assert (report["version"], report["epoch"]) == (1, 3)
+    before = labels.masks[record["image_id"]]
+    labels.update(at_points, epoch=3, epochs=10)
+    assert (labels.masks.version, labels.masks.epoch) == (1, 3)
     wanted = evolve_mask(before, at_points(record), points=record["points"], decay=0.7)
-    assert np.array_equal(labels.store.mask(record["image_id"]), wanted)
+    assert np.array_equal(labels.masks[record["image_id"]], wanted)
 
 
 def test_mining_brings_images_in_only_until_its_end(make, records):
     labels = make(ISTD__EVOLUTION__START=0.2)
-    labels.start(fresh=True)
-    waiting = labels.store.waiting
+    labels.start()
+    waiting = set(labels.masks) - labels.masks.pool
     assert waiting, "the scenes need an image that is not easy"
     labels.update(at_points, epoch=9, epochs=10)
-    assert labels.store.waiting == waiting
+    assert set(labels.masks) - labels.masks.pool == waiting
     labels.update(flat, epoch=4, epochs=10)
-    assert labels.store.waiting == waiting  # every point is missed, and a half may be
+    assert set(labels.masks) - labels.masks.pool == waiting  # every point is missed, and a half may be
     report = labels.update(at_points, epoch=4, epochs=10)
-    assert report["entered"] == sorted(waiting) and len(labels.pool()) == len(records)
+    assert report["entered"] == len(waiting) and len(labels.pool()) == len(records)
 
 
-def test_a_waiting_image_is_left_alone_without_mining(make, records):
-    labels = make(ISTD__MINING__ENABLED=False)
-    record = records[0]
-    assert propose(labels._cfg, record, flat(record), False, at_points(record), None) is None
+def test_a_waiting_image_is_left_alone_without_mining(make):
+    labels = make(ISTD__MINING__ENABLED=False, ISTD__EVOLUTION__START=0.2)
+    labels.start()
+    before = set(labels.masks.pool)
+    labels.update(at_points, epoch=4, epochs=10)
+    assert labels.masks.pool == before != set(labels.masks)
 
 
-def test_state_rewinds_the_store(make):
+def test_a_checkpoint_goes_back_to_its_masks(make):
     labels = make(ISTD__EVOLUTION__START=0.2)
-    labels.start(fresh=True)
-    state, first = labels.state_dict(), labels.store.mask(labels.store.image_ids[0])
+    labels.start()
+    state, first = labels.masks.state_dict(), dict(labels.masks.items())
     labels.update(at_points, epoch=3, epochs=10)
+    assert any(not np.array_equal(labels.masks[name], mask) for name, mask in first.items())
     labels.load_state_dict(state)
-    assert labels.store.version == 0
-    assert np.array_equal(labels.store.mask(labels.store.image_ids[0]), first)
+    assert labels.masks.version == 0
+    assert all(np.array_equal(labels.masks[name], mask) for name, mask in first.items())
 
 
-def test_a_new_run_begins_anew_and_a_resumed_one_continues(make):
-    labels = make()
-    labels.start(fresh=True)
-    labels.update(at_points, epoch=3, epochs=10)
-    again = make()
-    again.start(fresh=False)
-    assert again.store.version == 1
-    again.start(fresh=True)
-    assert again.store.version == 0
+def test_a_checkpoint_of_other_images_or_of_another_format_is_refused(make, records):
+    labels = make(train=records[:4], ISTD__LABELS__POOL="all")
+    labels.start()
+    with pytest.raises(ValueError, match="has no pseudo-mask in the checkpoint"):
+        make().load_state_dict(labels.masks.state_dict())
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
+        labels.load_state_dict({"version": 3, "digest": "0123"})
+
+
+def test_an_id_twice_is_named(make, records):
+    with pytest.raises(ValueError, match=f"'{records[0]['image_id']}' occurs twice"):
+        make(validation=records[:1]).start()
+
+
+ONE_OF_TWO = """
+import json, sys, numpy, torch
+from detectron2.config import get_cfg
+from istd import add_istd_config
+from istd.engine.labels import PseudoLabels
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+cfg = get_cfg()
+add_istd_config(cfg)
+cfg.merge_from_file(f"{folder}/config.yaml")
+with open(f"{folder}/records.json") as file:
+    labels = PseudoLabels(cfg, json.load(file))
+labels.start()
+labels.update(lambda record: numpy.load(f"{folder}/{record['image_id']}.npy"), epoch=100, epochs=300)
+torch.save(labels.masks.state_dict(), f"{folder}/{rank}.pth")
+"""
+
+
+def test_two_processes_hold_the_same_masks_as_one(istd_cfg, records, run_python, tmp_path):
+    more = {"OUTPUT_DIR": str(tmp_path), "ISTD__EVOLUTION__START": 0.2}
+    (tmp_path / "config.yaml").write_text(istd_cfg("quick_pal", **more).dump())
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    for record in records:
+        np.save(tmp_path / f"{record['image_id']}.npy", at_points(record))
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    running = [run_python("-c", ONE_OF_TWO, tmp_path, rank, log=log, wait=False) for rank, log in enumerate(logs)]
+    whole = PseudoLabels(istd_cfg("quick_pal", **{**more, "OUTPUT_DIR": str(tmp_path / "whole")}), records)
+    whole.start()
+    waiting = set(whole.masks) - whole.masks.pool
+    whole.update(at_points, epoch=100, epochs=300)
+    assert waiting and whole.masks.pool == set(whole.masks)
+    for rank, (process, log) in enumerate(zip(running, logs, strict=True)):
+        assert process.wait(timeout=120) == 0, log.read_text(encoding="utf-8")[-3000:]
+        state = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        for key, value in whole.masks.state_dict().items():
+            assert torch.equal(state[key], value) if isinstance(value, torch.Tensor) else state[key] == value, key
 
 
 def test_an_image_without_points_is_named(make, records):
@@ -126,10 +174,10 @@ def test_wrong_choices_name_the_key(make):
         make(ISTD__EVOLUTION__FIXED="none")
 
 
-def test_quality_against_the_true_masks(make):
+def test_quality_against_the_true_masks(make, records):
     labels = make()
-    labels.start(fresh=True)
+    labels.start()
     assert 0 < labels.quality()["labels/iou_true"] <= 100
-    bare = [{k: v for k, v in record.items() if k != "mask_file"} for record in labels._train]
-    labels._train = bare
-    assert labels.quality() == {}
+    bare = make(train=[{k: v for k, v in record.items() if k != "mask_file"} for record in records])
+    bare.start()
+    assert bare.quality() == {}

@@ -26,7 +26,7 @@ def test_choice_takes_each_characteristic_in_turn_and_needs_points():
 def test_picture_shows_image_truth_and_versions(istd_cfg, scenes, tmp_path):
     records = load_datasets([scenes.train], "DATASETS.TRAIN")
     labels = PseudoLabels(istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path)), records)
-    labels.start(fresh=True)
+    labels.start()
     labels.update(lambda record: np.zeros((record["height"], record["width"]), np.float32), epoch=1, epochs=9)
     picture = evolution_picture(labels.folder, records, rows=2, side=32, zoom=2)
     assert picture.shape == (HEADER + 2 * 64, 4 * 64) and picture.dtype == np.uint8

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -11,45 +12,51 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2kit import launcher
+from d2kit import files, launcher
 from istd.commands.train import TRAINING
 from istd.engine.data import TrainingData
 from istd.engine.trainer import ISTDTrainer
+from istd.pseudo_masks.state import saved_versions
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def start(cfg, resume: bool = False) -> ISTDTrainer:
+    torch.manual_seed(0)
     trainer = ISTDTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer
 
 
-def train_with_tool(run_python, istd_options, files, output, log, wait=True):
+def train_with_tool(run_python, istd_options, config, output, log, wait=True):
     options = istd_options(OUTPUT_DIR=str(output), ISTD__SCHEDULE__EPOCHS=5, ISTD__SCHEDULE__AVERAGE=0.9)
-    config = [*files, "--resume"]
-    return run_python("tools/train_net.py", *config, *options, log=log, wait=wait)
+    return run_python("tools/train_net.py", *config, "--resume", *options, log=log, wait=wait)
+
+
+def assert_same_labels(one: dict, other: dict) -> None:
+    for key, value in one.items():
+        assert torch.equal(other[key], value) if isinstance(value, torch.Tensor) else other[key] == value, key
 
 
 def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, istd_arguments, tmp_path):
-    files = istd_arguments("quick_semantic_prior")
+    config = istd_arguments("quick_semantic_prior")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_with_tool(run_python, istd_options, files, whole, tmp_path / "whole.log")
-    process = train_with_tool(run_python, istd_options, files, killed, tmp_path / "killed.log", wait=False)
+    train_with_tool(run_python, istd_options, config, whole, tmp_path / "whole.log")
+    process = train_with_tool(run_python, istd_options, config, killed, tmp_path / "killed.log", wait=False)
     deadline = time.monotonic() + 240
-    # Version 3 of the masks is there before the checkpoint of its epoch: the kill lands between or soon after.
+    # The masks of version 3 are written before the checkpoint of their epoch: the kill lands between or soon after.
     while not (killed / "pseudo_masks" / "masks-000003.npz").is_file() and time.monotonic() < deadline:
         assert process.poll() is None, (tmp_path / "killed.log").read_text()[-2000:]
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model_final.pth").exists()
-    train_with_tool(run_python, istd_options, files, killed, tmp_path / "killed.log")
+    train_with_tool(run_python, istd_options, config, killed, tmp_path / "killed.log")
     one, two = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, killed))
     for key, value in one["model"].items():
         assert torch.equal(two["model"][key], value), key
     hooks, again = one["trainer"]["hooks"], two["trainer"]["hooks"]
-    assert hooks["LabelEvolution"] == again["LabelEvolution"]  # version and digest of masks and pool
+    assert_same_labels(hooks["LabelEvolution"], again["LabelEvolution"])
     assert torch.equal(hooks["OuterStep"]["alpha"], again["OuterStep"]["alpha"])
     for first, second in zip(
         hooks["OuterStep"]["optimizer"]["state"].values(),
@@ -59,6 +66,52 @@ def test_a_killed_run_resumes_to_the_same_result(run_python, istd_options, istd_
         assert torch.equal(first["exp_avg"], second["exp_avg"])
     results = [json.loads((folder / "test" / "results.json").read_text()) for folder in (whole, killed)]
     assert results[0] == results[1]
+
+
+class Killed(BaseException):
+    """Ends a training in the middle of what it does."""
+
+
+@pytest.fixture(scope="module")
+def whole_run(istd_cfg, tmp_path_factory) -> dict:
+    """The last checkpoint of a training that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    start(istd_cfg("quick_pal", OUTPUT_DIR=str(folder), ISTD__SCHEDULE__EPOCHS=3)).train()
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("file", ["masks-000001.npz", "masks-000002.npz", "model_0000003.pth", "last_checkpoint"])
+def test_killed_at_each_step_of_an_update(whole_run, istd_cfg, tmp_path, monkeypatch, file, after):
+    replace, written = os.replace, []
+
+    def replace_and_die(source, target):
+        if os.path.basename(target) == file and (file != "last_checkpoint" or written.count(file) == 1):
+            if after:
+                replace(source, target)
+            raise Killed
+        written.append(os.path.basename(target))
+        replace(source, target)
+
+    cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path), ISTD__SCHEDULE__EPOCHS=3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files.os, "replace", replace_and_die)
+        start(cfg).train()
+    start(cfg, resume=True).train()
+    resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    for key, value in whole_run["model"].items():
+        assert torch.equal(resumed["model"][key], value), key
+    assert_same_labels(*(run["trainer"]["hooks"]["LabelEvolution"] for run in (whole_run, resumed)))
+
+
+def test_workers_see_the_masks_of_the_last_update(istd_cfg, tmp_path):
+    def losses(name, workers):
+        more = {"DATALOADER__NUM_WORKERS": workers, "ISTD__SCHEDULE__EPOCHS": 3, "OUTPUT_DIR": str(tmp_path / name)}
+        start(istd_cfg("quick_pal", **more)).train()
+        return torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+
+    alone, helped = losses("alone", 0), losses("helped", 2)
+    assert all(torch.equal(helped["model"][key], value) for key, value in alone["model"].items())
 
 
 def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
@@ -163,7 +216,8 @@ def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
     cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path))
     start(cfg).train()
     trainer = start(cfg)
-    assert trainer.data.labels.store.version == 0
+    assert trainer.data.labels.masks.version == 0
+    assert [path.name for path in saved_versions(trainer.data.labels.folder)] == ["masks-000000.npz"]
     assert not (tmp_path / "model_best.pth").exists() and not (tmp_path / "test" / "results.json").exists()
 
 
