@@ -1,11 +1,13 @@
-"""What the tests of the tools share."""
+"""What the tests of the tools share; the rooms of tools/ are importable, as they are for a script that runs there."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.append(str(TOOLS))
 
 
 @pytest.fixture(scope="module")
