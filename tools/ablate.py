@@ -8,35 +8,29 @@ The same command again goes on where it was. ablation.md, .json and .png tell al
 folder is of one data set, one labeled share, one kind of device and one set of options.
 """
 
-from experiments import s4m, s4m_report
-from experiments.grid import grid_parser
-from experiments.record import claim_folder
-from experiments.table import write_report
+from functools import partial
+
+from experiments import s4m
+from experiments.grid import Grid, grid_parser, run_grid
+from experiments.s4m_report import ablation_plot, ablation_table
 
 
 def main() -> None:
     """Run what is missing and write the table, the figures and the plot."""
-    parser, names = grid_parser(__doc__), [row.name for row in s4m.Rows("shapes").ablation()]
+    parser = grid_parser(__doc__)
+    names = [name for name in s4m.trainings("shapes") if name != "stage2"]
     parser.add_argument("--rows", nargs="+", default=[], choices=names, metavar="ROW", help=f"of {', '.join(names)}")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for all trainings")
     args = s4m.parse_arguments(parser)
-    rows = s4m.Rows(args.prefix, args.student, args.backbone).ablation()
+    known = s4m.trainings(args.prefix, args.student, args.backbone)
+    data, rows = partial(s4m.data_options, args), [known[name] for name in names]
     options = ["MODEL.DEVICE", args.device, *args.opts]
-    grid = s4m.make_grid(args, rows, options, keep_checkpoints=False)
-    settings = {**s4m.data_settings(args), **grid.settings()}
-    title = f"{args.prefix}, {args.percent:g} % labels"
-
-    def report() -> None:
-        table = s4m_report.ablation_table(grid.rows())
-        write_report(args.output, "ablation", settings, f"# Ablation\n\n{table}", grid.rows())
-        s4m_report.ablation_plot(grid.rows(), args.output / "ablation.png", title)
-
-    with claim_folder(args.output, settings):
-        s4m.write_data(args)
-        try:
-            grid.run(report, args.rows, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
-        finally:
-            print((args.output / "ablation.md").read_text(encoding="utf-8"))
+    grid = Grid(args.output, rows, args.seeds, s4m.final_figures, data=data, options=options, keep_checkpoints=False)
+    settings, write_data = s4m.data_settings(args), partial(s4m.write_data, args)
+    try:
+        run_grid(grid, args, "ablation", settings, ablation_table, write_data, args.rows)
+    finally:
+        ablation_plot(grid.rows(), args.output / "ablation.png", f"{args.prefix}, {args.percent:g} % labels")
 
 
 if __name__ == "__main__":

@@ -9,38 +9,28 @@ Mask2Former on dsb2018 needs tiles: cut the images of --train and --test by tool
 Prints the commands of the trainings, then their AP; leaves summary.json, summary.md, pictures and TensorBoard logs.
 """
 
-import time
+from functools import partial
 
-from experiments import s4m, s4m_report
-from experiments.grid import grid_parser
-from experiments.record import claim_folder
-from experiments.table import write_report
+from experiments import s4m
+from experiments.grid import Grid, grid_parser, run_grid
+from experiments.s4m_report import comparison_picture, comparison_table
 
 IN_PICTURE = ("supervised", "mean_teacher", "stage2")
 
 
 def main() -> None:
-    """Run the trainings of all seeds and print the table."""
-    args, began = s4m.parse_arguments(grid_parser(__doc__)), time.monotonic()
-    rows = s4m.Rows(args.prefix, args.student, args.backbone)
-    grid = s4m.make_grid(args, rows.comparison(), args.opts)
-    settings = {**s4m.data_settings(args), **grid.settings()}
-
-    def report() -> None:
-        write_report(args.output, "summary", settings, s4m_report.comparison_table(grid.rows()), grid.rows())
-
-    with claim_folder(args.output, settings):
-        s4m.write_data(args)
-        try:
-            grid.run(report, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
-        finally:
-            print(s4m_report.comparison_table(grid.rows()))
-        for seed in args.seeds:
-            folder = args.output / f"seed{seed}"
-            folders = {row.title: folder / row.name for row in grid.rows() if row.name in IN_PICTURE}
-            s4m_report.comparison_picture(folders, *s4m.test_set(args, seed), folder / "comparison.png")
-            print(f"Picture: {folder / 'comparison.png'}")
-    print(f"{time.monotonic() - began:.0f} s in all. TensorBoard: tensorboard --logdir {args.output}")
+    """Run the trainings of all seeds, print the table and draw the pictures."""
+    args = s4m.parse_arguments(grid_parser(__doc__))
+    known = s4m.trainings(args.prefix, args.student, args.backbone)
+    data, rows = partial(s4m.data_options, args), [known[name] for name in s4m.COMPARISON]
+    grid = Grid(args.output, rows, args.seeds, s4m.final_figures, data=data, options=args.opts)
+    run_grid(grid, args, "summary", s4m.data_settings(args), comparison_table, partial(s4m.write_data, args))
+    for seed in args.seeds:
+        folder = args.output / f"seed{seed}"
+        shown = [row for row in grid.rows() if row.name in IN_PICTURE and str(seed) not in row.failures]
+        folders = {row.title: folder / row.name for row in shown}
+        comparison_picture(folders, *s4m.json_and_images(args, "test", seed), folder / "comparison.png")
+        print(f"Picture: {folder / 'comparison.png'}")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,19 @@ seeded weights stands in, because no weights are shipped: it shows that the whol
 model's semantics bring. Its tokens still tell bright crops from dark and smooth from busy, no more.
 """
 
-import time
+from functools import partial
 from pathlib import Path
 
 from d2kit.files import write_png
 from experiments import istd
-from experiments.grid import Grid, grid_parser
-from experiments.record import claim_folder
-from experiments.table import write_report
+from experiments.grid import Grid, grid_parser, run_grid
 from istd.data.datasets import load_sirst
 from istd.engine.pictures import evolution_picture
 
 
 def main() -> None:
     """Run everything and print the table."""
-    parser, began = grid_parser(__doc__, output="output/demo-istd"), time.monotonic()
+    parser = grid_parser(__doc__, output="output/demo-istd")
     parser.add_argument("--schemes", nargs="+", choices=istd.SCHEMES, default=["semantic_prior", "pal", "full"])
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1, help="of the scenes and the trainings")
@@ -35,24 +33,14 @@ def main() -> None:
     trainings = istd.plan(["alcnet"], args.schemes, overlays=["configs/quick/overlays/scenes.yaml"])
     sets, options = istd.data_options(data), [*vfm, *args.opts]
     grid = Grid(args.output, trainings, [args.seed], istd.final_figures, data=lambda *_: sets, options=options)
-    settings = {"scenes": args.scenes, **grid.settings()}
-
-    def report() -> None:
-        write_report(args.output, "summary", settings, istd.all_tables(grid.rows()), grid.rows())
-
-    with claim_folder(args.output, settings):
-        istd.synthetic_scenes(data, args.scenes, args.seed)
-        try:
-            grid.run(report, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
-        finally:
-            print((args.output / "summary.md").read_text(encoding="utf-8"))
-        for training in trainings:
-            masks = args.output / f"seed{args.seed}" / training.name / "pseudo_masks"
-            if masks.is_dir():
-                picture = masks.parent.with_name(f"evolution_{training.name}.png")
-                write_png(picture, evolution_picture(masks, load_sirst(data, "train.txt")))
-                print(f"Label evolution: {picture}")
-    print(f"{time.monotonic() - began:.0f} s in all. TensorBoard: tensorboard --logdir {args.output}")
+    write_data = partial(istd.synthetic_scenes, data, args.scenes, args.seed)
+    run_grid(grid, args, "summary", {"scenes": args.scenes}, istd.all_tables, write_data)
+    for training in trainings:
+        masks = args.output / f"seed{args.seed}" / training.name / "pseudo_masks"
+        if masks.is_dir():
+            picture = masks.parent.with_name(f"evolution_{training.name}.png")
+            write_png(picture, evolution_picture(masks, load_sirst(data, "train.txt")))
+            print(f"Label evolution: {picture}")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ the others go on. A sweep names the value that is best on the validation images;
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 
 from experiments import istd
-from experiments.grid import Grid, grid_parser
-from experiments.record import claim_folder
-from experiments.table import write_report
+from experiments.grid import Grid, grid_parser, run_grid
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,24 +36,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Run everything; the exit status is 1 where a training failed."""
-    args, began = parse(), time.monotonic()
+    args = parse()
     data = args.output / f"scenes{args.scenes}" if args.scenes else args.data
-    options = istd.data_options(data) if data else []
+    sets = istd.data_options(data) if data else []
     trainings = istd.plan(args.networks, args.schemes, args.sweep)
-    grid = Grid(args.output, trainings, args.seeds, istd.final_figures, data=lambda *_: options, options=args.opts)
-    settings = {"data": str(data.resolve()) if data else "of the configurations", **grid.settings()}
-
-    def report() -> None:
-        write_report(args.output, "table", settings, istd.all_tables(grid.rows()), grid.rows())
-
-    with claim_folder(args.output, settings):
-        if args.scenes:
-            istd.synthetic_scenes(data, args.scenes)
-        try:
-            grid.run(report, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
-        finally:
-            print((args.output / "table.md").read_text(encoding="utf-8"))
-            print(f"{time.monotonic() - began:.0f} s. Table: {args.output / 'table.md'}, {args.output / 'table.json'}")
+    grid = Grid(args.output, trainings, args.seeds, istd.final_figures, data=lambda *_: sets, options=args.opts)
+    settings = {"data": str(data.resolve()) if data else "of the configurations"}
+    write_data = partial(istd.synthetic_scenes, data, args.scenes) if args.scenes else lambda: None
+    run_grid(grid, args, "table", settings, istd.all_tables, write_data)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """A grid of trainings, each a process of tools/train_net.py, several at a time, in as many sittings as it takes."""
 
 import argparse
+import functools
 import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.children import Children
-from experiments.record import Result, configuration_digest
-from experiments.table import Row
+from experiments.record import Result, claim_folder, configuration_digest
+from experiments.table import Row, write_report
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 FINAL = "model_final.pth"
@@ -77,15 +78,13 @@ class Grid:
         self._failed: dict[Task, str] = {}
         self._began: dict[Task, float] = {}  # time.monotonic() of what runs
 
-    def settings(self) -> dict[str, str]:
-        """The options, and a digest of each training's configuration without its seed, its data and its places."""
-        digests = {
-            f"configuration of {training.name}": configuration_digest(
-                training.files, [*training.options, *self.options]
-            )
-            for training in self.trainings
-        }
-        return {"options": " ".join(self.options), **digests}
+    def digests(self) -> dict[str, str]:
+        """A digest of each training's configuration without its seed, its data and its places."""
+        digests = {}
+        for training in self.trainings:
+            options = [*training.options, *self.options]
+            digests[f"configuration of {training.name}"] = configuration_digest(training.files, options)
+        return digests
 
     def command(self, training: Training, seed: int) -> list[str]:
         """The arguments of the Python interpreter that make a training."""
@@ -135,10 +134,7 @@ class Grid:
         try:
             with Children() as children:
                 while (waiting or self._began) and time.monotonic() < end:
-                    waiting = self._without_blocked(waiting)
-                    ready = [task for task in waiting if self._can_begin(task, waiting)]
-                    for task in ready[: jobs - len(self._began)]:
-                        self._begin(task, waiting.pop(task), children, threads)
+                    self._begin_what_can(waiting, children, jobs, threads)
                     time.sleep(POLL)
                     statuses = children.ended()
                     for task, status in statuses.items():
@@ -166,15 +162,14 @@ class Grid:
         tasks = {(seed, training.name): training for seed in self.seeds for training in chosen}
         return {task: training for task, training in tasks.items() if "failed" in self._outcome(task)}
 
-    def _without_blocked(self, waiting: dict[Task, Training]) -> dict[Task, Training]:
-        for (seed, name), training in waiting.items():
-            if (seed, training.start) in self._failed:
-                self._failed[seed, name] = f"'{training.start}', which it starts from, is not there"
-        return {task: training for task, training in waiting.items() if task not in self._failed}
-
-    def _can_begin(self, task: Task, waiting: dict[Task, Training]) -> bool:
-        start = (task[0], waiting[task].start)
-        return start not in waiting and start not in self._began
+    def _begin_what_can(self, waiting: dict[Task, Training], children: Children, jobs: int, threads: int) -> None:
+        for task, training in list(waiting.items()):
+            start = (task[0], training.start)
+            if start in self._failed:
+                self._failed[task] = f"'{training.start}', which it starts from, is not there"
+                del waiting[task]
+            elif start not in waiting and start not in self._began and len(self._began) < jobs:
+                self._begin(task, waiting.pop(task), children, threads)
 
     def _begin(self, task: Task, training: Training, children: Children, threads: int) -> None:
         folder, command = self._folder(task), self.command(training, task[0])
@@ -212,3 +207,41 @@ def grid_parser(description: str, output: str | None = None) -> argparse.Argumen
     parser.add_argument("--minutes", type=float, help="stop after them; the same command again goes on")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every training, last")
     return parser
+
+
+def run_grid(
+    grid: Grid,
+    args: argparse.Namespace,
+    name: str,
+    settings: Mapping[str, Any],
+    tables: Callable[[Sequence[Row]], str],
+    write_data: Callable[[], None],
+    names: Collection[str] = (),
+) -> None:
+    """Run a grid in its folder, keep the report `NAME.md` and `NAME.json` up to date there, and print it in the end.
+
+    Args:
+        grid, names: as for `Grid.run`.
+        args: as `grid_parser` reads them.
+        name: of the report.
+        settings: what decides the figures besides the configurations.
+        tables: gives the tables of rows.
+        write_data: writes the data sets.
+
+    Raises:
+        SystemExit: as `claim_folder` and `Grid.run`.
+    """
+    began, settings = time.monotonic(), {**settings, "options": " ".join(grid.options)}
+    with claim_folder(grid.output, {**settings, **grid.digests()}):
+        write_data()
+        try:
+            report = functools.partial(_report, grid, name, settings, tables)
+            grid.run(report, names, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
+        finally:
+            print((grid.output / f"{name}.md").read_text(encoding="utf-8"))
+            print(f"{time.monotonic() - began:.0f} s. TensorBoard: tensorboard --logdir {grid.output}", flush=True)
+
+
+def _report(grid: Grid, name: str, settings: Mapping[str, Any], tables: Callable[[Sequence[Row]], str]) -> None:
+    rows = grid.rows()
+    write_report(grid.output, name, settings, tables(rows), rows)

@@ -47,7 +47,7 @@ def claim_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     path = output / "settings.json"
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(portalocker.Lock(output / ".lock", flags=portalocker.LOCK_EX | portalocker.LOCK_NB))
+            stack.enter_context(portalocker.Lock(output / ".lock", fail_when_locked=True))
         except portalocker.LockException:
             raise SystemExit(f"Another process works in '{output}'.") from None
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -55,24 +55,19 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines))
 
 
-def write_report(output: Path, name: str, settings: Mapping[str, Any], tables: str, rows: Sequence[Row]) -> str:
+def write_report(output: Path, name: str, settings: Mapping[str, Any], tables: str, rows: Sequence[Row]) -> None:
     """Write `NAME.md` (settings, tables, and by name what has no figures) and `NAME.json` (settings and rows).
 
     A row of the json has, besides its own attributes, "mean" and "std" over seeds of every figure that is a number;
     the deviation of one value is null.
-
-    Returns:
-        the Markdown page.
     """
     lines = [*(f"- {key}: {value}" for key, value in settings.items()), "", tables]
     failures = [f"- {row.title}, seed {seed}: {reason}" for row in rows for seed, reason in row.failures.items()]
     if failures:
         lines += ["", "Without figures:", "", *failures]
-    page = "\n".join(lines) + "\n"
     with atomic_write(output / f"{name}.md", "w") as file:
-        file.write(page)
+        file.write("\n".join(lines) + "\n")
     write_json(output / f"{name}.json", {"settings": settings, "rows": [_summary(row) for row in rows]})
-    return page
 
 
 def _summary(row: Row) -> dict[str, Any]:

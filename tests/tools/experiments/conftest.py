@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+
 from experiments import grid
 
 # Four iterations, each kept in a checkpoint, then all files that a finished training leaves. A file `die` or `wait` in
@@ -18,7 +19,8 @@ parser.add_argument("opts", nargs=argparse.REMAINDER)
 opts = parser.parse_args().opts
 options = dict(zip(opts[::2], opts[1::2], strict=True))
 folder = pathlib.Path(options["OUTPUT_DIR"])
-(folder / "test").mkdir(parents=True, exist_ok=True)
+for part in ("test", "student/inference"):
+    (folder / part).mkdir(parents=True, exist_ok=True)
 start = options.get("S4M.TEACHER.WEIGHTS") or options.get("MODEL.WEIGHTS")
 assert not start or pathlib.Path(start).is_file(), start
 state = folder / "model_0001.pth"
@@ -35,8 +37,9 @@ for iteration in range(done, 4):
 (folder / "model_final.pth").write_text("final")
 line = {"iteration": 4, "student/segm/AP": len(folder.name), "student/bbox/AP": float(options["SEED"])}
 (folder / "metrics.json").write_text(json.dumps(line))
+(folder / "student" / "inference" / "coco_instances_results.json").write_text("[]")
 (folder / "config.yaml").write_text(json.dumps({"ISTD": {"SCHEDULE": {"EPOCHS": 2}}}))
-(folder / "model_best.json").write_text(json.dumps({"metric": float(options.get("ISTD.SCAM.SCALE", 1)), "iteration": 0}))
+(folder / "model_best.json").write_text(json.dumps({"metric": float(options.get("ISTD.SCAM.SCALE", 1))}))
 result = {"sirst:data:test.txt/istd/IoU": float(options["SEED"])}
 (folder / "test" / "results.json").write_text(json.dumps({"results": result}))
 """

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from experiments import children as module
 from experiments.children import Children
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from experiments import grid as module
 from experiments.grid import Grid, Training
 from experiments.s4m import final_figures
@@ -46,7 +47,7 @@ def run(grid, *names, **more):
         assert reports[-1] == failures(grid)
 
 
-def test_command_and_settings(tmp_path):
+def test_command_and_digests(tmp_path):
     overlay = Training("a", "a", (*FILES, "configs/quick/overlays/vit.yaml"), ("TEST.AUG.ENABLED", "True"), "b")
     options = ["SOLVER.MAX_ITER", "3"]
     grid = Grid(tmp_path, [overlay], [4], final_figures, data=lambda row, seed: [row.name, str(seed)], options=options)
@@ -55,9 +56,8 @@ def test_command_and_settings(tmp_path):
         "OUTPUT_DIR", f"{tmp_path}/seed4/a", "SEED", "4", "a", "4", "MODEL.WEIGHTS",
         f"{tmp_path}/seed4/b/model_final.pth", "TEST.AUG.ENABLED", "True", "SOLVER.MAX_ITER", "3",
     ]  # fmt: skip
-    settings, other = (Grid(tmp_path, rows, [1], final_figures).settings() for rows in ([overlay], TRAININGS))
-    assert grid.settings()["options"] == "SOLVER.MAX_ITER 3" and grid.settings() != settings
-    assert set(other) == {"options", *(f"configuration of {row.name}" for row in TRAININGS)}
+    without, other = (Grid(tmp_path, rows, [1], final_figures).digests() for rows in ([overlay], TRAININGS))
+    assert grid.digests() != without and set(other) == {f"configuration of {row.name}" for row in TRAININGS}
     assert other["configuration of first"] != other["configuration of second"] == other["configuration of third"]
     assert module.TRAIN_NET.is_file()
 

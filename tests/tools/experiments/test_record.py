@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from experiments import record
 from experiments.record import Result, claim_folder, configuration_digest, describe_file
 
