@@ -21,6 +21,7 @@ from experiments.grid import Grid, grid_parser, run_grid
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = grid_parser(__doc__)
+    parser.set_defaults(jobs=1)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, help="SIRST-style folder (default: what the configurations name)")
     source.add_argument("--scenes", type=int, help="synthetic scenes, written to OUTPUT/scenes<COUNT>")

@@ -168,7 +168,7 @@ class Grid:
             if start in self._failed:
                 self._failed[task] = f"'{training.start}', which it starts from, is not there"
                 del waiting[task]
-            elif start not in waiting and start not in self._began and len(self._began) < jobs:
+            elif start not in waiting and start not in self._began and len(self._began) < max(1, jobs):
                 self._begin(task, waiting.pop(task), children, threads)
 
     def _begin(self, task: Task, training: Training, children: Children, threads: int) -> None:
