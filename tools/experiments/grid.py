@@ -1,0 +1,247 @@
+"""A grid of trainings, each a process of tools/train_net.py, several at a time, in as many sittings as it takes."""
+
+import argparse
+import functools
+import math
+import os
+import shlex
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.children import Children
+from experiments.record import Result, claim_folder, configuration_digest
+from experiments.table import Row, write_report
+
+TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
+FINAL = "model_final.pth"
+POLL = 0.05  # seconds between two looks at the processes
+Task = tuple[int, str]  # seed and name of a training
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of a grid, whatever its seed, and the row of it in tables.
+
+    Attributes:
+        name: its folder below the seed's.
+        title: what tables call it.
+        files: configuration file and overlays, merged in this order.
+        options: KEY VALUE pairs of its own.
+        start: name of the training from whose final weights it starts, "" for none.
+        start_key: configuration key that gets the path of these weights.
+        against: name of the training that tables compare it with, "" for none.
+    """
+
+    name: str
+    title: str
+    files: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    start: str = ""
+    start_key: str = "MODEL.WEIGHTS"
+    against: str = ""
+
+
+class Grid:
+    """Runs trainings over seeds and remembers in their folders, `output/seed<seed>/<name>`, what is done.
+
+    A finished training is not run again, an interrupted one goes on from its last checkpoint, and a failure stops only
+    those that start from the training that failed. Each process writes to the file `<folder>.out`.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        trainings: Sequence[Training],
+        seeds: Sequence[int],
+        read_figures: Callable[[Path], dict[str, float]],
+        *,
+        data: Callable[[Training, int], Sequence[str]] = lambda training, seed: (),
+        options: Sequence[str] = (),
+        keep_checkpoints: bool = True,
+    ) -> None:
+        """
+        Args:
+            output: folder of the grid.
+            trainings: in the order in which they start where nothing else decides.
+            seeds: of the trainings.
+            read_figures: gives the figures in the folder of a training, or raises OSError, ValueError or KeyError.
+            data: function (training, seed) that gives the KEY VALUE pairs of its data sets.
+            options: KEY VALUE pairs for every training, which come last.
+            keep_checkpoints: whether a finished training keeps its checkpoints; if not, the last one stays where other
+                trainings start from it.
+        """
+        self.output, self.trainings, self.seeds, self.options = output, list(trainings), list(seeds), list(options)
+        self._read_figures, self._data, self._keep_checkpoints = read_figures, data, keep_checkpoints
+        self._failed: dict[Task, str] = {}
+        self._began: dict[Task, float] = {}  # time.monotonic() of what runs
+
+    def digests(self) -> dict[str, str]:
+        """A digest of each training's configuration without its seed, its data and its places."""
+        digests = {}
+        for training in self.trainings:
+            options = [*training.options, *self.options]
+            digests[f"configuration of {training.name}"] = configuration_digest(training.files, options)
+        return digests
+
+    def command(self, training: Training, seed: int) -> list[str]:
+        """The arguments of the Python interpreter that make a training."""
+        folder = self.output / f"seed{seed}"
+        command = [str(TRAIN_NET), "--resume", "--config-file", training.files[0]]
+        for overlay in training.files[1:]:
+            command += ["--overlay", overlay]
+        command += ["OUTPUT_DIR", str(folder / training.name), "SEED", str(seed), *self._data(training, seed)]
+        if training.start:
+            command += [training.start_key, str(folder / training.start / FINAL)]
+        return [*command, *training.options, *self.options]
+
+    def rows(self) -> list[Row]:
+        """Of every training what there is of the seeds, those of earlier sittings included."""
+        earlier = {int(path.name[4:]) for path in self.output.glob("seed*") if path.name[4:].isdigit()}
+        seeds = sorted(earlier.union(self.seeds))
+        rows = []
+        for training in self.trainings:
+            outcomes = {str(seed): self._outcome((seed, training.name)) for seed in seeds}
+            rows.append(Row(training.name, training.title, outcomes, training.against))
+        return rows
+
+    def run(
+        self,
+        report: Callable[[], None],
+        names: Collection[str] = (),
+        *,
+        jobs: int = 1,
+        threads: int = 1,
+        minutes: float | None = None,
+    ) -> None:
+        """Run what is not finished.
+
+        Args:
+            report: called after each training, and in the end, whatever ends the sitting.
+            names: trainings to run, with those that they start from; empty: all.
+            jobs: trainings at a time.
+            threads: of each training.
+            minutes: after them what runs is stopped and nothing else starts; None: until all are done.
+
+        Raises:
+            SystemExit: a signal ended the sitting, or trainings failed, which are named.
+        """
+        end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        waiting = self._unfinished(names)
+        self._failed.clear()
+        try:
+            with Children() as children:
+                while (waiting or self._began) and time.monotonic() < end:
+                    self._begin_what_can(waiting, children, jobs, threads)
+                    time.sleep(POLL)
+                    statuses = children.ended()
+                    for task, status in statuses.items():
+                        self._end(task, status)
+                    if statuses:
+                        report()
+        finally:
+            for task, began in self._began.items():
+                Result(self._folder(task)).add(time.monotonic() - began)
+            self._began.clear()
+            report()
+        if self._failed:
+            failed = ", ".join(f"{name} of seed {seed}" for seed, name in self._failed)
+            raise SystemExit(f"{len(self._failed)} trainings failed: {failed}.")
+
+    def _folder(self, task: Task) -> Path:
+        return self.output / f"seed{task[0]}" / task[1]
+
+    def _outcome(self, task: Task) -> dict[str, Any]:
+        return {"failed": self._failed[task]} if task in self._failed else Result(self._folder(task)).outcome()
+
+    def _unfinished(self, names: Collection[str]) -> dict[Task, Training]:
+        wanted = {*names, *(training.start for training in self.trainings if training.name in names)}
+        chosen = [training for training in self.trainings if not names or training.name in wanted]
+        tasks = {(seed, training.name): training for seed in self.seeds for training in chosen}
+        return {task: training for task, training in tasks.items() if "failed" in self._outcome(task)}
+
+    def _begin_what_can(self, waiting: dict[Task, Training], children: Children, jobs: int, threads: int) -> None:
+        for task, training in list(waiting.items()):
+            start = (task[0], training.start)
+            if start in self._failed:
+                self._failed[task] = f"'{training.start}', which it starts from, is not there"
+                del waiting[task]
+            elif start not in waiting and start not in self._began and len(self._began) < max(1, jobs):
+                self._begin(task, waiting.pop(task), children, threads)
+
+    def _begin(self, task: Task, training: Training, children: Children, threads: int) -> None:
+        folder, command = self._folder(task), self.command(training, task[0])
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
+        self._began[task] = time.monotonic()
+        children.start(task, command, folder.with_name(f"{folder.name}.out"), threads)
+
+    def _end(self, task: Task, status: int) -> None:
+        folder, seconds = self._folder(task), time.monotonic() - self._began.pop(task)
+        try:
+            if status:
+                raise ValueError(f"the end of '{folder}.out' says why")
+            figures = self._read_figures(folder)
+        except (OSError, ValueError, KeyError) as error:
+            Result(folder).add(seconds)
+            self._failed[task] = str(error)
+            print(f"[{folder.name}] failed: {error}", flush=True)
+            return
+        Result(folder).add(seconds, figures)
+        print(f"[{folder.name}] {seconds:.0f} s", flush=True)
+        if not self._keep_checkpoints:
+            is_start = any(training.start == task[1] for training in self.trainings)
+            for path in folder.glob("*.pth"):
+                if not (is_start and path.name == FINAL):
+                    path.unlink()
+
+
+def grid_parser(description: str, output: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the options that every tool with a grid has; `output` is the default of --output."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=lambda path: Path(path).resolve(), required=not output, default=output)
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--minutes", type=float, help="stop after them; the same command again goes on")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every training, last")
+    return parser
+
+
+def run_grid(
+    grid: Grid,
+    args: argparse.Namespace,
+    name: str,
+    settings: Mapping[str, Any],
+    tables: Callable[[Sequence[Row]], str],
+    write_data: Callable[[], None],
+    names: Collection[str] = (),
+) -> None:
+    """Run a grid in its folder, keep the report `NAME.md` and `NAME.json` up to date there, and print it in the end.
+
+    Args:
+        grid, names: as for `Grid.run`.
+        args: as `grid_parser` reads them.
+        name: of the report.
+        settings: what decides the figures besides the configurations.
+        tables: gives the tables of rows.
+        write_data: writes the data sets.
+
+    Raises:
+        SystemExit: as `claim_folder` and `Grid.run`.
+    """
+    began, settings = time.monotonic(), {**settings, "options": " ".join(grid.options)}
+    with claim_folder(grid.output, {**settings, **grid.digests()}):
+        write_data()
+        try:
+            report = functools.partial(_report, grid, name, settings, tables)
+            grid.run(report, names, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
+        finally:
+            print((grid.output / f"{name}.md").read_text(encoding="utf-8"))
+            print(f"{time.monotonic() - began:.0f} s. TensorBoard: tensorboard --logdir {grid.output}", flush=True)
+
+
+def _report(grid: Grid, name: str, settings: Mapping[str, Any], tables: Callable[[Sequence[Row]], str]) -> None:
+    rows = grid.rows()
+    write_report(grid.output, name, settings, tables(rows), rows)

@@ -1,0 +1,81 @@
+"""What several sittings of one grid share: a folder that one process works in, its settings, and what is done."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import portalocker
+
+from d2kit.config_files import compose_config
+from d2kit.files import atomic_write
+from istd import add_istd_config
+from s4m import add_s4m_config
+
+
+def configuration_digest(files: Sequence[str], options: Sequence[str]) -> str:
+    """12 hex digits that change with any value of a composed configuration, inherited ones and defaults included."""
+    cfg = compose_config(files, options, (add_s4m_config, add_istd_config))
+    return hashlib.sha256(cfg.dump().encode()).hexdigest()[:12]
+
+
+def describe_file(path: Path) -> str:
+    """The path of a file of annotations and 12 hex digits of its content."""
+    return f"{path} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a json file at once."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+@contextlib.contextmanager
+def claim_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Work in a folder, made when missing, that no other process works in and that holds one set of settings.
+
+    Args:
+        output: the folder; its `settings.json` keeps the settings of all sittings.
+        settings: everything that decides figures. A key that an earlier sitting has as well needs the same value.
+
+    Raises:
+        SystemExit: one sentence, if another process works in the folder or it holds trainings of other settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "settings.json"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(portalocker.Lock(output / ".lock", fail_when_locked=True))
+        except portalocker.LockException:
+            raise SystemExit(f"Another process works in '{output}'.") from None
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        other = [key for key, value in settings.items() if earlier.get(key, value) != value]
+        if other:
+            raise SystemExit(f"'{output}' holds trainings with another {', '.join(other)}: '{path}' says which.")
+        write_json(path, {**earlier, **settings})
+        yield
+
+
+class Result:
+    """`result.json` in a training's folder: the seconds of all its sittings and, once it is finished, its figures."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "result.json"
+
+    def read(self) -> dict[str, Any]:
+        """{"seconds": ...} and, of a finished training, {"figures": {...}}; empty if it never ran."""
+        return json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+
+    def add(self, seconds: float, figures: Mapping[str, Any] | None = None) -> None:
+        """Count the seconds of a sitting; figures say that the training is finished."""
+        content = {"seconds": self.read().get("seconds", 0.0) + seconds}
+        write_json(self._path, content if figures is None else {**content, "figures": figures})
+
+    def outcome(self) -> dict[str, Any]:
+        """The figures with "seconds" among them, or {"failed": reason} of a training that is not finished."""
+        content = self.read()
+        if "figures" in content:
+            return {**content["figures"], "seconds": content["seconds"]}
+        return {"failed": "not finished" if content else "not run"}

@@ -1,0 +1,80 @@
+"""Tables of a grid's figures, mean ± standard deviation over seeds, in Markdown and json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from d2kit.files import atomic_write
+from experiments.record import write_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a training over seeds.
+
+    Attributes:
+        name: the training's name in the grid.
+        title: what tables call it.
+        seeds: by seed the figures of the training, or {"failed": reason}.
+        against: name of the row that it is compared with, "" for none.
+    """
+
+    name: str
+    title: str
+    seeds: Mapping[str, Mapping[str, Any]]
+    against: str = ""
+
+    def values(self, key: str) -> list[float]:
+        """A figure of each seed that has it."""
+        return [figures[key] for figures in self.seeds.values() if key in figures]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """By seed the reason why there are no figures."""
+        return {seed: figures["failed"] for seed, figures in self.seeds.items() if "failed" in figures}
+
+    @property
+    def heading(self) -> str:
+        """The title, and how many seeds have figures where not all have."""
+        missing, seeds = len(self.failures), len(self.seeds)
+        return self.title + (f" ({seeds - missing} of {seeds} seeds)" if missing else "")
+
+
+def spread(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
+    """Mean and sample standard deviation as text; the mean alone of one value, a dash of none."""
+    if not values:
+        return "-"
+    text = f"{mean(values):{sign}.{digits}f}"
+    return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines))
+
+
+def write_report(output: Path, name: str, settings: Mapping[str, Any], tables: str, rows: Sequence[Row]) -> None:
+    """Write `NAME.md` (settings, tables, and by name what has no figures) and `NAME.json` (settings and rows).
+
+    A row of the json has, besides its own attributes, "mean" and "std" over seeds of every figure that is a number;
+    the deviation of one value is null.
+    """
+    lines = [*(f"- {key}: {value}" for key, value in settings.items()), "", tables]
+    failures = [f"- {row.title}, seed {seed}: {reason}" for row in rows for seed, reason in row.failures.items()]
+    if failures:
+        lines += ["", "Without figures:", "", *failures]
+    with atomic_write(output / f"{name}.md", "w") as file:
+        file.write("\n".join(lines) + "\n")
+    write_json(output / f"{name}.json", {"settings": settings, "rows": [_summary(row) for row in rows]})
+
+
+def _summary(row: Row) -> dict[str, Any]:
+    keys = dict.fromkeys(key for figures in row.seeds.values() for key in figures if key != "failed")
+    values = {key: row.values(key) for key in keys}
+    return {
+        **asdict(row),
+        "mean": {key: mean(numbers) for key, numbers in values.items()},
+        "std": {key: stdev(numbers) if len(numbers) > 1 else None for key, numbers in values.items()},
+    }
