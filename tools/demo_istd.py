@@ -16,8 +16,8 @@ from pathlib import Path
 from d2kit.files import write_png
 from experiments import istd
 from experiments.grid import Grid, grid_parser, run_grid
+from experiments.label_evolution import evolution_picture
 from istd.data.datasets import load_sirst
-from istd.engine.pictures import evolution_picture
 
 
 def main() -> None:

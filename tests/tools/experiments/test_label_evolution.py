@@ -3,10 +3,13 @@
 import cv2
 import numpy as np
 
+from d2kit.config_files import compose_config
 from d2kit.files import write_png
+from experiments.label_evolution import HEADER, choose_records, evolution_picture, spread
+from istd import add_istd_config
+from istd.data.synthetic import write_scenes
 from istd.engine.data import load_datasets
 from istd.engine.labels import PseudoLabels
-from istd.engine.pictures import HEADER, choose_records, evolution_picture, spread
 
 
 def test_spread_keeps_both_ends():
@@ -23,9 +26,12 @@ def test_choice_takes_each_characteristic_in_turn_and_needs_points():
     assert [record["image_id"] for record in choose_records(records, 3)] == ["a", "c", "b"]
 
 
-def test_picture_shows_image_truth_and_versions(istd_cfg, scenes, tmp_path):
-    records = load_datasets([scenes.train], "DATASETS.TRAIN")
-    labels = PseudoLabels(istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path)), records)
+def test_picture_shows_image_truth_and_versions(tmp_path):
+    write_scenes(tmp_path / "scenes", 10, seed=3, size=(48, 64), splits=(0.6, 0.2), empty_share=0.0)
+    records = load_datasets([f"sirst:{tmp_path / 'scenes'}:train.txt"], "DATASETS.TRAIN")
+    files = ["istd/networks/alcnet.yaml", "istd/schemes/pal.yaml", "quick/overlays/scenes.yaml"]
+    cfg = compose_config(files, ["OUTPUT_DIR", str(tmp_path), "ISTD.LABELS.EASY_SHARE", 0.3], [add_istd_config])
+    labels = PseudoLabels(cfg, records)
     labels.start()
     labels.update(lambda record: np.zeros((record["height"], record["width"]), np.float32), epoch=1, epochs=9)
     picture = evolution_picture(labels.folder, records, rows=2, side=32, zoom=2)
