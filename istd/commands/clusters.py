@@ -6,7 +6,7 @@
 import argparse
 from functools import partial
 
-from istd.clusters import make_clusters
+from istd.data.clusters import make_clusters
 from istd.data.images import DEPTHS, read_infrared
 from istd.engine.data import load_datasets
 

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from d2kit.commands import run_command
-from istd.clusters import ClusterTable, make_clusters
 from istd.commands import clusters
+from istd.data.clusters import ClusterTable, make_clusters
 from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared
 

@@ -3,18 +3,20 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import mutual_info_classif
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from d2kit.files import atomic_write
-from istd.image_statistics import image_statistics
+from istd.data.image_statistics import image_statistics
 
 FORMAT = 1
 PUBLISHED_CLUSTERS = 256
@@ -26,8 +28,8 @@ EXPLAINED = 0.9
 COMPONENTS = (2, 20)
 
 
-class ClusterTable(Mapping):
-    """Image id -> cluster, 0 to num_clusters - 1.
+class ClusterTable(dict):
+    """A dictionary from image id to cluster, 0 to num_clusters - 1.
 
     Args:
         clusters: the mapping.
@@ -36,31 +38,20 @@ class ClusterTable(Mapping):
     """
 
     def __init__(self, clusters: Mapping[str, int], source: str | os.PathLike = "", features: Sequence[str] = ()):
-        self._clusters = dict(clusters)
+        super().__init__(clusters)
         self.source = str(source)
         self.features = list(features)
 
     @property
     def num_clusters(self) -> int:
-        """How many clusters there are."""
-        return max(self._clusters.values(), default=-1) + 1
+        """The number of clusters."""
+        return max(self.values(), default=-1) + 1
 
-    def __getitem__(self, image_id: str) -> int:
-        if image_id not in self._clusters:
-            raise KeyError(
-                f"image '{image_id}' is not in the cluster file {self.source}: make it again from the images that are "
-                "trained on (tools/make_clusters.py)."
-            )
-        return self._clusters[image_id]
-
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self._clusters
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clusters)
-
-    def __len__(self) -> int:
-        return len(self._clusters)
+    def __missing__(self, image_id: str) -> int:
+        raise KeyError(
+            f"image '{image_id}' is not in the cluster file {self.source}: make it again from the images that are "
+            "trained on (istd clusters)."
+        )
 
     def require(self, image_ids: Iterable[str]) -> None:
         """KeyError with one sentence for the first of `image_ids` that has no cluster."""
@@ -69,20 +60,15 @@ class ClusterTable(Mapping):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table as json, atomically."""
-        content = {
-            "format": FORMAT,
-            "num_clusters": self.num_clusters,
-            "features": self.features,
-            "clusters": self._clusters,
-        }
+        counts = {"format": FORMAT, "num_clusters": self.num_clusters}
         with atomic_write(path, "w") as file:
-            json.dump(content, file, indent=1)
+            json.dump({**counts, "features": self.features, "clusters": self}, file, indent=1)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ClusterTable":
         """Read what `save` wrote; FileNotFoundError or ValueError with one sentence that names the file."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"the cluster file {path} does not exist: make it with tools/make_clusters.py.")
+            raise FileNotFoundError(f"the cluster file {path} does not exist: make it with istd clusters.")
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
@@ -132,28 +118,19 @@ def describe_images(
 class ClusterModel:
     """A fitted clustering of image statistics.
 
-    columns: of the features that are used, most informative first; mean, std: of each, (C,);
-    pca_mean (C,) and components (D, C): of the standardised features; centres: (K, D).
+    Attributes:
+        columns: the features that are used, most informative first.
+        project: the standardization and the PCA of these features, from (N, C) to (N, D).
+        centers: (K, D), numbered in the order of their first image.
     """
 
     columns: list[int]
-    mean: np.ndarray
-    std: np.ndarray
-    pca_mean: np.ndarray
-    components: np.ndarray
-    centres: np.ndarray
-
-    @property
-    def num_clusters(self) -> int:
-        """How many clusters there are."""
-        return len(self.centres)
+    project: Callable[[np.ndarray], np.ndarray]
+    centers: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """(N, F) -> (N,) int64, the nearest centre of each image."""
-        values = (features[:, self.columns] - self.mean) / self.std
-        projected = (values - self.pca_mean) @ self.components.T
-        distances = ((projected[:, None] - self.centres) ** 2).sum(axis=2)
-        return distances.argmin(axis=1).astype(np.int64)
+        """The nearest center of each image: (N, F) -> (N,) int64."""
+        return cdist(self.project(features[:, self.columns]), self.centers, "sqeuclidean").argmin(axis=1)
 
 
 def fit_clusters(features: np.ndarray, *, num_clusters: int = 0, seed: int = 0) -> ClusterModel:
@@ -175,8 +152,7 @@ def fit_clusters(features: np.ndarray, *, num_clusters: int = 0, seed: int = 0) 
     k = min(num_clusters or default_num_clusters(count), count)
     kept = informative_columns(features)
     if k <= 1 or not kept:
-        nothing = np.zeros(0)
-        return ClusterModel([], nothing, nothing, nothing, np.zeros((0, 0)), np.zeros((1, 0)))
+        return ClusterModel([], lambda values: np.zeros((len(values), 1)), np.zeros((1, 1)))
     first = _fit(features, kept, k, seed)
     order = _rank(features[:, kept], first.predict(features), seed)[:KEPT_FEATURES]
     return _fit(features, [kept[i] for i in order], k, seed)
@@ -217,18 +193,21 @@ def make_clusters(
 
 
 def _fit(features: np.ndarray, columns: list[int], k: int, seed: int) -> ClusterModel:
-    chosen = features[:, columns]
-    mean, std = chosen.mean(axis=0), chosen.std(axis=0)
-    values = (chosen - mean) / std
+    scaler = StandardScaler().fit(features[:, columns])
+    values = scaler.transform(features[:, columns])
     pca = PCA(n_components=min(COMPONENTS[1], *values.shape), svd_solver="full").fit(values)
     enough = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), EXPLAINED)) + 1
-    components = pca.components_[: max(enough, COMPONENTS[0])]
-    with warnings.catch_warnings(), threadpool_limits(1):  # one thread: the same sums on every machine
-        warnings.simplefilter("ignore")  # fewer distinct images than clusters: the centres no image is nearest to go
-        kmeans = KMeans(k, random_state=seed, n_init=10).fit((values - pca.mean_) @ components.T)
-    model = ClusterModel(columns, mean, std, pca.mean_, components, kmeans.cluster_centers_)
+    dimensions = max(enough, COMPONENTS[0])
+
+    def project(chosen: np.ndarray) -> np.ndarray:
+        return pca.transform(scaler.transform(chosen))[:, :dimensions]
+
+    with warnings.catch_warnings(), threadpool_limits(1):  # One thread gives the same sums on every machine.
+        warnings.simplefilter("ignore")  # With fewer distinct images than clusters, unused centers are dropped below.
+        kmeans = KMeans(k, random_state=seed, n_init=10).fit(project(features[:, columns]))
+    model = ClusterModel(columns, project, kmeans.cluster_centers_)
     used, first = np.unique(model.predict(features), return_index=True)
-    return replace(model, centres=model.centres[used[np.argsort(first)]])
+    return replace(model, centers=model.centers[used[np.argsort(first)]])
 
 
 def _rank(features: np.ndarray, clusters: np.ndarray, seed: int) -> list[int]:
