@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys, last of all")
 
 
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `add_arguments`; the run only evaluates."""
+    add_arguments(parser)
+    parser.set_defaults(eval_only=True)
+
+
 def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     """The configuration as files and options say it."""
     return compose_config([args.config_file, *args.overlay], args.opts, [training.add_keys])
