@@ -299,9 +299,9 @@ def test_sentences_of_the_faq_stand_in_the_code():
 
 
 def sentences() -> list[str]:
-    """All strings of the packages, one a line; what stands in braces of an f-string is `…`."""
+    """All strings of the product code, one a line; what stands in braces of an f-string is `…`."""
     result = []
-    for package in ("s4m", "istd", "d2kit"):
+    for package in ("s4m", "istd", "d2kit", "tools"):
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
