@@ -1,6 +1,6 @@
 """Stage 2 of S4M as one of Detectron2's LazyConfigs, trained on synthetic shapes by Detectron2's plain loop.
 
-    python docs/examples/lazy_config.py train.max_iter=300 dataloader.batch=4
+    python docs/examples/lazy_config.py train.max_iter=20 dataloader.batch=4
 
 The upper half is the configuration, which `LazyConfig.load` of this file reads as well; the lower half trains it.
 """

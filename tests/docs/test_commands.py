@@ -152,9 +152,13 @@ class Workspace:
 
 
 def small_options(kind: str, words: list[str]) -> list[str]:
-    """KEY VALUE pairs that make a training small, for keys that the words do not give; nothing for other commands."""
+    """KEY VALUE pairs that make a training small, for keys that the words do not give; nothing for other commands.
+
+    The length is always ours: of a key that is given twice the latter counts.
+    """
     trains = kind == "lazy_config" or words[0] in ("train", "eval") or words[0].startswith("--config-file")
-    missing = {key: value for key, value in SMALL[kind].items() if not any(word.split("=")[0] == key for word in words)}
+    given = {word.split("=")[0] for word in words} - {"SOLVER.MAX_ITER", "train.max_iter"}
+    missing = {key: value for key, value in SMALL[kind].items() if key not in given}
     if not trains:
         return []
     if kind == "lazy_config":
