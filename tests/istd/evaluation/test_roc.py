@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from istd.evaluation import ISTDEvaluator
+from istd.evaluation.evaluator import ISTDEvaluator
 from istd.evaluation.roc import draw_roc, read_curve, save_roc
 
 SCRIPT = Path(__file__).parents[3] / "tools" / "plot_roc.py"
