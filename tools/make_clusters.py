@@ -8,7 +8,7 @@ import sys
 
 from detectron2.data import DatasetCatalog
 
-from istd.clusters import make_clusters
+from istd.data.clusters import make_clusters
 from istd.data.datasets import resolve_datasets
 from istd.data.images import DEPTHS, read_infrared
 

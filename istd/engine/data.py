@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
-from istd.clusters import ClusterTable, make_clusters
+from istd.data.clusters import ClusterTable, make_clusters
 from istd.data.datasets import resolve_datasets
 from istd.data.images import read_infrared
 from istd.data.mapper import ISTDMapper

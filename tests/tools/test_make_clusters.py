@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from istd.clusters import ClusterTable, make_clusters
+from istd.data.clusters import ClusterTable, make_clusters
 from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared
 

@@ -9,8 +9,8 @@ import torch
 from detectron2.config import get_cfg
 
 from d2kit.rng import seeded
-from istd.clusters import ClusterTable
 from istd.config import add_istd_config
+from istd.data.clusters import ClusterTable
 from istd.data.mapper import ISTDMapper
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from istd.clusters import (
+from istd.data.clusters import (
     ClusterTable,
     default_num_clusters,
     describe_images,

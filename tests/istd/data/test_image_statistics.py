@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from istd.image_statistics import LONGEST_SIDE, image_statistics
+from istd.data.image_statistics import LONGEST_SIDE, image_statistics
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.normal(0, 20, (64, 96))

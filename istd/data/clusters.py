@@ -14,7 +14,7 @@ from sklearn.feature_selection import mutual_info_classif
 from threadpoolctl import threadpool_limits
 
 from d2kit.files import atomic_write
-from istd.image_statistics import image_statistics
+from istd.data.image_statistics import image_statistics
 
 FORMAT = 1
 PUBLISHED_CLUSTERS = 256
