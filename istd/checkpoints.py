@@ -1,7 +1,7 @@
 """Files that hold one network with all that is needed to run it, and the published LESPS files they come from."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -9,39 +9,11 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from d2kit.files import atomic_write, load_weights
-from istd.modeling.backbones import Network, build_network, pad_to_multiple
+from istd.modeling.backbones import Network, build_network
 from istd.modeling.point_supervised import network_from_config, network_options
+from istd.recipe import Recipe, prepare
 
 LESPS_AT = "github.com/XinyiYing/LESPS (log/SIRST3)"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is built and fed.
-
-    Attributes:
-        network: name in the network registry.
-        options: what `build_network` takes beside the name.
-        mean, std: normalisation of grey values 0..255.
-        pad_multiple: the normalised image is padded with zeros at the bottom and right to multiples of this.
-        pad_always: padded by at least one pixel a side, to (side // multiple + 1) * multiple.
-        depth: how 16-bit files become grey values, see `read_infrared`.
-        threshold: probability above which a pixel is a target's.
-    """
-
-    network: str
-    options: dict = field(default_factory=dict)
-    mean: float = 95.010
-    std: float = 41.511
-    pad_multiple: int = 32
-    pad_always: bool = False
-    depth: str = "range"
-    threshold: float = 0.5
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's input, each of them the grey image."""
-        return self.options.get("in_channels", 3)
 
 
 def identify_lesps(state: dict[str, Tensor], path: str | os.PathLike) -> Recipe:
@@ -132,21 +104,6 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         threshold=node.TEST.THRESHOLD,
     )
     return network.eval(), recipe
-
-
-def prepare(recipe: Recipe, grey: np.ndarray, multiple: int = 1) -> Tensor:
-    """Normalise and pad one image.
-
-    Args:
-        grey: (H, W) grey values 0..255, any size.
-        multiple: the network itself works on sides that are multiples of this.
-
-    Returns:
-        (1, channels, H', W') float32 on the CPU; the image is its upper left part.
-    """
-    x = (torch.from_numpy(np.ascontiguousarray(grey, np.float32)) - recipe.mean) / recipe.std
-    x = x.expand(1, recipe.channels, -1, -1)
-    return pad_to_multiple(pad_to_multiple(x, recipe.pad_multiple, always=recipe.pad_always), multiple)
 
 
 @torch.no_grad()

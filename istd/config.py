@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+import istd.modeling.point_supervised  # noqa: F401  (the keys come with the registered architecture)
+
 
 def add_istd_config(cfg: CN) -> None:
     """Add the keys of ISTD to a Detectron2 configuration, in place; published values where they fit.

@@ -1,58 +1,23 @@
 """Trained networks as ONNX or TorchScript files of any input size, which say themselves how they are fed."""
 
-import copy
 import io
-import json
 import os
 import warnings
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2kit.files import atomic_write
 from d2kit.require import require_extra
-from istd.checkpoints import Recipe, save_network
+from istd.checkpoints import save_network
+from istd.deploy.runners import INPUT, METADATA, OUTPUT, Deployed, write_metadata
 from istd.modeling.backbones import Network
+from istd.recipe import Recipe
 
 FORMATS = {".onnx": "ONNX", ".pt": "TorchScript", ".pth": "PyTorch weights"}
-METADATA = "istd"  # key of an ONNX file's metadata, name of a TorchScript file's extra file
-INPUT, OUTPUT = "image", "probability"
 OPSET = 17
 _DYNAMIC = {0: "batch", 2: "height", 3: "width"}
-
-
-class Deployed(nn.Module):
-    """What an exported file computes: (B, channels, H, W) normalised -> (B, 1, H, W) target probability.
-
-    H and W are multiples of `multiple`: padding is up to who runs the file, see `istd.checkpoints.prepare`.
-    """
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.network = copy.deepcopy(network).cpu().eval().merge().to(memory_format=torch.contiguous_format)
-        self.multiple = network.multiple
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network.head(self.network.stages(image))[0].sigmoid()
-
-
-def write_metadata(recipe: Recipe, multiple: int) -> str:
-    """Recipe and `multiple` as json text; `channels` stands beside the options for those who have only the file."""
-    return json.dumps(asdict(recipe) | {"channels": recipe.channels, "multiple": multiple})
-
-
-def read_metadata(text: str | None, path: str | os.PathLike) -> tuple[Recipe, int]:
-    """The inverse of `write_metadata`; ValueError names `path` when the text is none of it."""
-    try:
-        found = json.loads(text or "")
-        return Recipe(**{field.name: found[field.name] for field in fields(Recipe)}), int(found["multiple"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{path}' does not say how its network is fed (no metadata '{METADATA}'): export it with "
-            "tools/export_student.py."
-        ) from error
 
 
 def export_student(network: Network, recipe: Recipe, path: str | os.PathLike) -> None:

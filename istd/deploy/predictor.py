@@ -1,16 +1,18 @@
 """A predictor of infrared small targets, as Detectron2's DefaultPredictor is one of instances."""
 
 import os
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
 
-from istd.checkpoints import load_student
 from istd.deploy.detections import Detection, find_detections
 from istd.deploy.runners import Runner, open_model, run_network
 from istd.deploy.tiling import predict_tiled
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 TILE, OVERLAP = 512, 64  # pixels
 
@@ -19,7 +21,7 @@ class ISTDPredictor:
     """Probability map and detections of one image at a time, of any size.
 
     `ISTDPredictor(cfg)` takes the student of MODEL.WEIGHTS (a checkpoint of training; no foundation model is needed),
-    `ISTDPredictor.from_file(path)` an exported file.
+    `ISTDPredictor.from_file(path)` an exported file, for which Detectron2 is not needed either.
 
     Attributes:
         runner: the network.
@@ -27,23 +29,25 @@ class ISTDPredictor:
         tile, overlap: see `predict_tiled`.
     """
 
-    @configurable
-    def __init__(self, *, runner: Runner, threshold: float | None = None, tile: int = TILE, overlap: int = OVERLAP):
+    def __init__(
+        self,
+        cfg: "CfgNode | None" = None,
+        *,
+        runner: Runner | None = None,
+        threshold: float | None = None,
+        tile: int = TILE,
+        overlap: int = OVERLAP,
+    ):
         """
         Args:
-            runner: of `istd.deploy.runners`.
+            cfg: MODEL.WEIGHTS, MODEL.DEVICE (without a GPU it is the CPU) and the keys of `load_student` are read.
+            runner: of `istd.deploy.runners`, in place of a configuration.
             threshold: None takes the one that the network comes with.
             tile, overlap: pixels; tile 0 predicts images in one piece.
         """
-        self.runner = runner
-        self.threshold = runner.recipe.threshold if threshold is None else threshold
+        self.runner = runner or _runner_of_config(cfg)
+        self.threshold = self.runner.recipe.threshold if threshold is None else threshold
         self.tile, self.overlap = tile, overlap
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, **options) -> dict:
-        """Read MODEL.WEIGHTS, MODEL.DEVICE (without a GPU the CPU) and the keys of `load_student`."""
-        device = "cpu" if not torch.cuda.is_available() else cfg.MODEL.DEVICE
-        return {"runner": run_network(*load_student(cfg, cfg.MODEL.WEIGHTS), device), **options}
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **options) -> "ISTDPredictor":
@@ -67,3 +71,10 @@ class ISTDPredictor:
         """{"probability": (H, W) float32, "detections": list of `Detection`} of an image, see `probability`."""
         probability = self.probability(image)
         return {"probability": probability, "detections": find_detections(probability, self.threshold)}
+
+
+def _runner_of_config(cfg: "CfgNode") -> Runner:
+    from istd.checkpoints import load_student
+
+    device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+    return run_network(*load_student(cfg, cfg.MODEL.WEIGHTS), device)

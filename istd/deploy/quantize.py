@@ -9,9 +9,8 @@ import numpy as np
 
 from d2kit.files import atomic_write
 from d2kit.require import require_extra
-from istd.checkpoints import prepare
-from istd.deploy.export import INPUT, METADATA, write_metadata
-from istd.deploy.runners import open_model
+from istd.deploy.runners import INPUT, METADATA, open_model, write_metadata
+from istd.recipe import prepare
 
 QUANTISED = ("Conv",)  # rounding the sums of residual blocks as well cost 3 IoU, convolutions alone 0.3
 

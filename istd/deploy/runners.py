@@ -1,19 +1,60 @@
 """One way to run a network, whatever file it comes from: PyTorch weights, TorchScript or ONNX."""
 
+import copy
+import json
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from d2kit.require import require_extra
-from istd.checkpoints import Recipe, load_network, prepare
-from istd.deploy.export import INPUT, METADATA, Deployed, read_metadata
-from istd.modeling.backbones import Network
+from istd.recipe import Recipe, prepare
+
+if TYPE_CHECKING:
+    from istd.modeling.backbones import Network
+
+
+METADATA = "istd"  # key of an ONNX file's metadata, name of a TorchScript file's extra file
+INPUT = "image"
+OUTPUT = "probability"
+
+
+class Deployed(nn.Module):
+    """What an exported file computes: (B, channels, H, W) normalised -> (B, 1, H, W) target probability.
+
+    H and W are multiples of `multiple`: padding is up to who runs the file, see `istd.recipe.prepare`.
+    """
+
+    def __init__(self, network: "Network"):
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu().eval().merge().to(memory_format=torch.contiguous_format)
+        self.multiple = network.multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.head(self.network.stages(image))[0].sigmoid()
+
+
+def write_metadata(recipe: Recipe, multiple: int) -> str:
+    """Recipe and `multiple` as json text; `channels` stands beside the options for those who have only the file."""
+    return json.dumps(asdict(recipe) | {"channels": recipe.channels, "multiple": multiple})
+
+
+def read_metadata(text: str | None, path: str | os.PathLike) -> tuple[Recipe, int]:
+    """The inverse of `write_metadata`; ValueError names `path` when the text is none of it."""
+    try:
+        found = json.loads(text or "")
+        return Recipe(**{field.name: found[field.name] for field in fields(Recipe)}), int(found["multiple"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' does not say how its network is fed (no metadata '{METADATA}'): export it with "
+            "tools/export_student.py."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -38,7 +79,7 @@ class Runner:
         return probability[0, 0, :height, :width].numpy()
 
 
-def run_network(network: Network, recipe: Recipe, device: str | torch.device = "cpu") -> Runner:
+def run_network(network: "Network", recipe: Recipe, device: str | torch.device = "cpu") -> Runner:
     """A runner of a network in PyTorch."""
     return _run_module(Deployed(network), recipe, network.multiple, device)
 
@@ -61,6 +102,8 @@ def open_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> R
         return _open_onnx(path, device)
     if suffix == ".pt":
         return _open_torchscript(path, device)
+    from istd.checkpoints import load_network  # weights alone need the networks of the training stack
+
     return run_network(*load_network(path, "the network"), device)
 
 

@@ -24,7 +24,7 @@ from istd.engine.data import TrainingData, build_test_loader, load_datasets
 from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.processes import share_statistics
 from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
-from istd.evaluation import ISTDEvaluator
+from istd.evaluation.evaluator import ISTDEvaluator
 
 logger = logging.getLogger(__name__)
 

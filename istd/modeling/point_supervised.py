@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from d2kit.ema import update_ema
 from d2kit.finite import require_finite_losses
 from istd.losses import SUPERVISION, inner_losses, sample_weights, supervise
-from istd.modeling.backbones import Network, build_network, frozen_statistics, pad_to_multiple
+from istd.modeling.backbones import Network, build_network, frozen_statistics
 from istd.modeling.batch import Batch, batch_key, of_all_processes
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.modeling.scam import SCAM
 from istd.modeling.vfm import build_vfm
+from istd.recipe import pad_to_multiple
 
 ANSWERS = ("student", "teacher", "both")
 

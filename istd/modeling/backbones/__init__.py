@@ -6,13 +6,7 @@ from istd.modeling.backbones.dnanet import DNANet
 from istd.modeling.backbones.gglnet import GGLNet
 from istd.modeling.backbones.mlclnet import MLCLNet
 from istd.modeling.backbones.mshnet import MSHNet
-from istd.modeling.backbones.network import (
-    NETWORK_REGISTRY,
-    Network,
-    build_network,
-    frozen_statistics,
-    pad_to_multiple,
-)
+from istd.modeling.backbones.network import NETWORK_REGISTRY, Network, build_network, frozen_statistics
 from istd.modeling.backbones.repisdnet import RepISDNet
 from istd.modeling.backbones.sctransnet import SCTransNet
 
@@ -30,5 +24,4 @@ __all__ = [
     "SCTransNet",
     "build_network",
     "frozen_statistics",
-    "pad_to_multiple",
 ]

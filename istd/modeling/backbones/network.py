@@ -3,27 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from istd.recipe import pad_to_multiple
+
 NETWORK_REGISTRY = Registry("ISTD_NETWORK")
 NETWORK_REGISTRY.__doc__ = "ISTD networks: subclasses of `Network`, called with in_channels and their own options."
-
-
-def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor:
-    """Pad (B, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`.
-
-    Args:
-        always: pad at least one pixel a side, to (side // multiple + 1) * multiple, as the LESPS evaluation does.
-    """
-    height, width = x.shape[-2:]
-    if always:
-        bottom, right = multiple - height % multiple, multiple - width % multiple
-    else:
-        bottom, right = -height % multiple, -width % multiple
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
 @contextlib.contextmanager

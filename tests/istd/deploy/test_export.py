@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from istd.checkpoints import Recipe, load_network, load_student, predict
-from istd.deploy import export_student, open_model
-from istd.deploy.export import read_metadata
-from istd.deploy.runners import run_network
+from istd.deploy import open_model
+from istd.deploy.export import export_student
+from istd.deploy.runners import read_metadata, run_network
 from istd.engine.trainer import ISTDTrainer
 from istd.modeling import NETWORK_REGISTRY, build_network
 

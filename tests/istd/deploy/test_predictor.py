@@ -5,7 +5,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from istd.deploy import ISTDPredictor, export_student
+from istd.deploy import ISTDPredictor
+from istd.deploy.export import export_student
 from istd.modeling import build_network
 
 

@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 from istd.checkpoints import Recipe
-from istd.deploy import export_student, open_model
+from istd.deploy import open_model
+from istd.deploy.export import export_student
 from istd.deploy.quantize import first_and_last, quantise
 from istd.modeling import NETWORK_REGISTRY
 

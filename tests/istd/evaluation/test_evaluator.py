@@ -11,7 +11,8 @@ from detectron2.evaluation import print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from istd.evaluation import IRMetrics, ISTDEvaluator, PointMetrics
+from istd.evaluation import IRMetrics, PointMetrics
+from istd.evaluation.evaluator import ISTDEvaluator
 
 
 def sample(index: int, *, mask=True, characteristic=None) -> tuple[dict, dict]:

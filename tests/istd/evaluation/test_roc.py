@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from istd.evaluation import ISTDEvaluator
+from istd.evaluation.evaluator import ISTDEvaluator
 from istd.evaluation.roc import draw_roc, read_curve, save_roc
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from istd.modeling import NETWORK_REGISTRY, build_network, frozen_statistics
-from istd.modeling.backbones import Network, pad_to_multiple
+from istd.modeling.backbones import Network
 from istd.modeling.backbones.acm import AsymmetricFusion
 from istd.modeling.backbones.alclnet import GatedFusion
 from istd.modeling.backbones.blocks import BasicBlock, DownResidual, PlainResidual
+from istd.recipe import pad_to_multiple
 
 # name, options -> parameters, tensors of the state dict
 TABLE = [
