@@ -103,7 +103,7 @@ def inner_plainly(model: PointSupervisedISTD, crops: list[dict]) -> Tensor:
         batch.targets,
         model.inner_weights(batch),
         model.scam.gate_penalty(),
-        **model.options,
+        **model.loss_weights,
     )
     return _gradient(model, losses)
 
@@ -118,7 +118,7 @@ def outer_plainly(model: PointSupervisedISTD, train: list[dict], validation: lis
         with torch.no_grad():
             teacher = teacher_alone(model, batch)
         return batch_loss(
-            Forward(student_alone(model, batch), teacher[0], batch.targets, batch.clusters, batch.everyone), alpha
+            Forward(student_alone(model, batch), teacher[0], batch.targets, batch.clusters, batch.all_clusters), alpha
         )
 
     outer = torch.autograd.grad(loss(validation), [*theta, alpha])
@@ -137,7 +137,7 @@ def outer_shared(model: PointSupervisedISTD, train: list[dict], validation: list
     for crops in (validation, train):
         batch = model.collect(crops)
         student, teacher = model.both_maps(batch, learner="student")
-        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone), alpha))
+        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters), alpha))
     found = outer_gradients(*losses, list(model.network.parameters()), alpha, _ETA)
     return torch.cat([gradient.reshape(-1) for gradient in (*found.theta, found.alpha)])
 

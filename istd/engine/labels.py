@@ -20,6 +20,7 @@ from istd.pseudo_masks.store import MaskReader, PseudoMaskStore
 logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
+MINING_END = 0.8  # share of the training after which no image enters the pool
 _CHOICES = {"START": ("contours", "points"), "POOL": ("easy", "all")}
 
 
@@ -51,7 +52,7 @@ def propose(
     """One image's step of label evolution (in the pool) or of mining (outside it).
 
     Args:
-        cfg: ISTD.EVOLUTION and ISTD.MINING are read.
+        cfg: ISTD.EVOLUTION is read.
         record: dataset dict with image_id and points.
         mask: (H, W) current soft mask.
         inside: whether the image is in the pool.
@@ -68,16 +69,11 @@ def propose(
             probability,
             points=points if node.FIXED == "points" else None,
             decay=node.DECAY,
-            neighbourhood=node.NEIGHBOURHOOD,
-            core=node.CORE,
-            base=node.BASE,
-            gain=node.GAIN,
-            area_scale=node.AREA_SCALE,
         )
         return Proposal(record["image_id"], evolved, False)
     if ratio is None:
         return None
-    accepted, mined = select(probability, points, ratio=ratio, max_false_ratio=cfg.ISTD.MINING.FALSE)
+    accepted, mined = select(probability, points, ratio=ratio)
     return Proposal(record["image_id"], mined, True) if accepted else None
 
 
@@ -194,10 +190,10 @@ class PseudoLabels:
                 yield proposal
 
     def _ratio(self, epoch: int, epochs: float) -> float | None:
-        node = self._cfg.ISTD.MINING
-        if not node.ENABLED or epoch > node.END * epochs:
+        end = MINING_END * epochs
+        if not self._cfg.ISTD.MINING.ENABLED or epoch > end:
             return None
-        return ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, node.END * epochs, node.LOW, node.HIGH)
+        return ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, end)
 
     def _create(self) -> PseudoMaskStore:
         node = self._cfg.ISTD.LABELS

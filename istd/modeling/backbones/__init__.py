@@ -1,4 +1,4 @@
-"""ISTD networks, one file each, registered by name."""
+"""ISTD networks, which are registered by name and have one file each."""
 
 from istd.modeling.backbones.acm import ACM, ALCNet
 from istd.modeling.backbones.alclnet import ALCLNet
@@ -8,6 +8,7 @@ from istd.modeling.backbones.mlclnet import MLCLNet
 from istd.modeling.backbones.mshnet import MSHNet
 from istd.modeling.backbones.network import (
     NETWORK_REGISTRY,
+    PAD_MULTIPLE,
     Network,
     build_network,
     frozen_statistics,
@@ -26,6 +27,7 @@ __all__ = [
     "MSHNet",
     "NETWORK_REGISTRY",
     "Network",
+    "PAD_MULTIPLE",
     "RepISDNet",
     "SCTransNet",
     "build_network",

@@ -115,7 +115,6 @@ def test_building_leaves_the_random_state_alone_and_repeats(tiny):
     assert torch.equal(torch.random.get_rng_state(), state)
     tiny(images(1, 3, 16, 48))
     assert again.fingerprint == tiny.fingerprint
-    assert build_vfm(TINY, "random", layers=7, antialias=True).fingerprint != tiny.fingerprint
     assert build_vfm("test_vit2", "random", layers=1).fingerprint != tiny.fingerprint
 
 
@@ -199,8 +198,6 @@ def test_local_dinov2_has_its_position_embedding_resized_without_antialiasing(di
     model.load_state_dict(weights, strict=True)
     wanted = hidden_states(model, dinov2.prepare(x))
     assert all(torch.allclose(a, b, atol=2e-4) for a, b in zip(states, wanted, strict=True))
-    other = build_vfm("vit_small_patch14_dinov2", dinov2_file, antialias=True, layers=1)(x)
-    assert (other[0] - states[-1]).abs().max() > 0.1
 
 
 def test_local_dinov2_sees_a_square(dinov2):
