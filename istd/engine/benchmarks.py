@@ -137,7 +137,8 @@ def outer_shared(model: PointSupervisedISTD, train: list[dict], validation: list
     for crops in (validation, train):
         batch = model.collect(crops)
         student, teacher = model.both_maps(batch, learner="student")
-        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters), alpha))
+        forward = Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters)
+        losses.append(batch_loss(forward, alpha))
     found = outer_gradients(*losses, list(model.network.parameters()), alpha, _ETA)
     return torch.cat([gradient.reshape(-1) for gradient in (*found.theta, found.alpha)])
 

@@ -110,8 +110,9 @@ class OuterStep(HookBase):
             eta: inner learning rate.
         """
         alpha = self._model.alpha.detach().requires_grad_()
-        outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", loss=self._model.loss)
-        inner = batch_loss(self._forward(train), alpha, loss=self._model.loss)
+        loss = self._model.loss
+        outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", loss=loss)
+        inner = batch_loss(self._forward(train), alpha, loss=loss)
         losses = {"outer loss": outer, "inner loss": inner}
         require_finite_losses(losses, lambda: [str(image["file_name"]) for image in [*validation, *train]])
         found = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)

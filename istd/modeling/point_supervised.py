@@ -26,8 +26,8 @@ class PointSupervisedISTD(nn.Module):
     """A lightweight network that learns from pseudo-masks, with a teacher of the same weights (arXiv 2605.14346).
 
     In training the model takes dicts of `ISTDMapper` and returns the inner losses. In eval mode it returns each image's
-    target probability at the image's own size. The foundation model is not a submodule, so that no checkpoint, optimizer
-    or DDP bucket holds it. Without SCAM teacher and student are one, as in the schemes full, LESPS and PAL.
+    target probability at the image's own size. The foundation model is not a submodule, so that checkpoints, optimizers
+    and DDP buckets do not hold it. Without SCAM teacher and student are one, as in the schemes full, LESPS and PAL.
 
     Attributes:
         network: encoder and head; these weights alone are the deployed detector.
@@ -261,11 +261,12 @@ def network_options(cfg: CfgNode) -> dict:
     """Return the options that ISTD.NETWORK and ISTD.INPUT.CHANNELS set for `build_network`, without output_bias."""
     node = cfg.ISTD.NETWORK
     options = {
+        "in_channels": cfg.ISTD.INPUT.CHANNELS,
         "norm": node.NORM or None,
         "momentum": node.MOMENTUM if node.MOMENTUM >= 0 else None,
         "blocks": node.BLOCKS or None,
     }
-    return {"in_channels": cfg.ISTD.INPUT.CHANNELS} | {name: value for name, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def network_from_config(cfg: CfgNode) -> Network:

@@ -21,7 +21,7 @@ class FrozenVFM:
     """A frozen ViT in eval mode that gives its last K hidden states as token maps.
 
     The class is deliberately not an `nn.Module`: a network that holds it as an attribute does not get its weights,
-    parameters or train mode, DDP ignores it, and deep copies of the network share it. It follows images to their device.
+    parameters or train mode, DDP ignores it, and deep copies of the network share it. It moves to the images' device.
 
     Attributes:
         name: model name.
@@ -180,8 +180,8 @@ def build_vfm(
     Args:
         name: a timm ViT ("vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3") or segment-anything's image
             encoder ("sam_vit_b", "sam_vit_l", "sam_vit_h").
-        checkpoint: local file of the weights, loaded strictly; it has timm's layout, is a DINOv2 or DINOv3 file of Meta,
-            or is a whole segment-anything file. "random" means untrained weights from a fixed seed, for tests and trials.
+        checkpoint: local file of the weights, loaded strictly: timm's layout, a DINOv2 or DINOv3 file of Meta, or a
+            whole segment-anything file. "random" means untrained weights from a fixed seed, for tests and trials.
         pretrained: without a checkpoint, timm downloads its own weights (timm models only).
         layers: number K of hidden states; 13 are all hidden states of a 12-block ViT with the embedding output.
         key: configuration key of the checkpoint, for messages.

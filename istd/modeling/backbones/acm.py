@@ -31,7 +31,7 @@ def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class AsymmetricFusion(nn.Module):
-    """A(c) with reduction 4: the pooled deep map weights the shallow map's channels, the shallow map the deep map's cells.
+    """A(c): the pooled deep map weights the shallow map's channels, and the shallow map the deep one's cells.
 
     A training batch of one image raises with norm "BN", because the pooled branch then has one value in each channel.
     """
@@ -136,7 +136,7 @@ class ACM(_ACMFamily):
 class ALCNet(_ACMFamily):
     """ALCNet: 520,037 parameters with 3 channels and norm GN, 519,889 with 1 channel and BN.
 
-    The published network has `uplayer1` and `uplayer2`, but the forward pass does not use them. They are frozen, so that
+    The published network has `uplayer1` and `uplayer2`, but the forward pass does not use them. They are frozen so that
     an optimizer or DistributedDataParallel does not wait for their gradients. The arguments are those of `ACM`.
     """
 

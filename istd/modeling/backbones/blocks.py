@@ -39,7 +39,7 @@ class PlainResidual(nn.Module):
 
 
 class DownResidual(nn.Module):
-    """D(a, b): a pooled path of two convolutions plus a strided path; (B, a, H, W) -> (B, b, H/2, W/2) for even H, W."""
+    """D(a, b): a pooled path of two convolutions plus a strided one; (B, a, H, W) -> (B, b, H/2, W/2), H and W even."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -56,7 +56,7 @@ class DownResidual(nn.Module):
 
 
 class ResidualStages(nn.Module):
-    """Encoder of the ALCL family: a stem and `blocks` residual blocks, then a down-sampling stage for each further width.
+    """Encoder of the ALCL family: a stem, `blocks` residual blocks, and a down-sampling stage for each further width.
 
     Args:
         in_channels: channels of the image.
@@ -77,7 +77,7 @@ class ResidualStages(nn.Module):
                 self.add_module(f"resnet{stage}_{block}", layer)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute each stage's output, finest first, from (B, in_channels, H, W); sides are multiples of 2**(stages-1)."""
+        """Compute all outputs, finest first; the sides of (B, in_channels, H, W) are multiples of 2**(stages - 1)."""
         features = []
         x = self.layer1(x)
         for stage in range(1, self.depth + 1):

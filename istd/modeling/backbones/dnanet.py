@@ -17,7 +17,7 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 class DNANet(Network):
     """DNANet (two blocks per node, 16 to 256 filters): 4,696,888 parameters with 3 channels, 4,696,568 with 1.
 
-    Node X(i, j) stands at depth i and column j. The first column holds the stage features. The head has the other nodes,
+    Node X(i, j) stands at depth i and column j. The first column holds the stage features. The head has other nodes,
     the fusion of the last nodes of all depths, and one classifier each for X(0, 1), X(0, 2), X(0, 3) and the fusion. In
     training the head returns all four maps, the fusion's first, and in eval mode the fusion's map only.
 

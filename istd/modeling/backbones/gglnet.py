@@ -14,8 +14,8 @@ from istd.modeling.backbones.network import NETWORK_REGISTRY
 def gradient_image(x: Tensor) -> Tensor:
     """Compute the length of each channel's image gradient: (B, C, H, W) -> (B, C, H, W).
 
-    Central differences with zero padding give the gradient. Nothing is backpropagated to the image, because the root has
-    an infinite slope where the image is flat.
+    Central differences with zero padding give the gradient. It does not propagate back to the image, because the root
+    has an infinite slope where the image is flat.
     """
     padded = F.pad(x, (1, 1, 1, 1))
     horizontal = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
@@ -61,7 +61,7 @@ class GradientStages(nn.Module):
             self.supplements.append(GradientSupplement(in_channels, width))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute each stage's output, finest first, from (B, in_channels, H, W); sides are multiples of 2**(stages-1)."""
+        """Compute all outputs, finest first; the sides of (B, in_channels, H, W) are multiples of 2**(stages - 1)."""
         gradient = gradient_image(x)
         x = self.layer1(x)
         features = []
@@ -74,7 +74,7 @@ class GradientStages(nn.Module):
 
 
 class MutualFusion(nn.Module):
-    """Sbam(a, b) of GGLNet: the enlarged deep map weights the shallow map's channels, the shallow map the deep map's cells."""
+    """Sbam(a, b): the enlarged deep map weights the shallow one's channels, and the shallow map the deep one's cells."""
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()

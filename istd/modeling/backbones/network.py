@@ -112,7 +112,7 @@ class Network(nn.Module):
 
         Args:
             features: stage features from `encoder`, modulated or not.
-            size: (H, W) of the image before padding, to which the maps are cropped. Without it the maps cover the padded
+            size: (H, W) of the image before padding, to which maps are cropped. Without it the maps cover the padded
                 image, whose size follows from the features and strides.
 
         Returns:
