@@ -63,7 +63,7 @@ def score_image(
     """Score one image with one labeling pass for the prediction and one for the target.
 
     A target is found if the centroid of an unused predicted 8-connected region lies less than `distance` pixels from
-    its own. Targets choose in label order (first pixel, row by row), and each takes the first such region in label order.
+    its own. Targets choose in label order (first pixel, row by row); each takes the first such region in label order.
 
     Args:
         probability: (H, W) in [0, 1], at the image's own size.

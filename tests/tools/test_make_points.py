@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from istd.data.points import PointsOf
+from istd.data.points import PointSource
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_centroids(tool, masks, output, capsys):
     path = masks.parent / output
     assert tool.main([str(masks), "--output", str(path)]) == 0
     assert "3 points of 3 images" in capsys.readouterr().out
-    points = PointsOf(path)
+    points = PointSource(path)
     assert points("a", 40, 50) == [[10, 12]] and points("b", 40, 50) == []
     assert points("c", 40, 50) == [[5, 5], [30, 20]]
 

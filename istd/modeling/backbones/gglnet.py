@@ -74,7 +74,7 @@ class GradientStages(nn.Module):
 
 
 class MutualFusion(nn.Module):
-    """Sbam(a, b): the enlarged deep map weights the shallow one's channels, and the shallow map the deep one's cells."""
+    """Sbam(a, b): the enlarged deep map weights the shallow one's channels, the shallow map the deep one's cells."""
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()
