@@ -106,8 +106,7 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         the network in eval mode and its recipe.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file does not hold the network's weights.
+        FileNotFoundError, ValueError: the file is absent, or does not hold the network's weights.
     """
     node = cfg.ISTD
     network = network_from_config(cfg)

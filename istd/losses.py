@@ -55,9 +55,6 @@ def balanced_bce(logits: Tensor, targets: Tensor, area: float = 32.0) -> Tensor:
     The loss suits labels that begin as points. A pixel is predicted if the probability that it is the labeled one
     exceeds 1 / (1 + weight). If `area` is about that of a target, the network therefore predicts the whole target
     rather than one pixel, and label evolution can follow it. The loss becomes BCE as labels grow to that area.
-
-    Example with area = 32: a label of one pixel has the weight 32, and a pixel is predicted from a probability of 1/33
-    on; a label of 8 pixels has the weight 4 and the bound 1/5; from 32 pixels on the weight is 1 and the bound 1/2.
     """
     weight = (area / targets.float().flatten(1).sum(1).clamp(min=1e-6)).clamp(min=1, max=area).view(-1, 1, 1, 1)
     loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), pos_weight=weight, reduction="none")

@@ -18,7 +18,7 @@ from d2kit.files import atomic_write
 from istd.evaluation.ir_metrics import IRMetrics
 from istd.evaluation.point_metrics import PointMetrics
 
-OUTPUTS = {"istd": "probability", "istd_teacher": "teacher_probability"}
+OUTPUTS = {"istd": "probability", "istd_teacher": "teacher_probability"}  # task: key in the model's outputs
 
 
 class ISTDEvaluator(DatasetEvaluator):
@@ -38,7 +38,6 @@ class ISTDEvaluator(DatasetEvaluator):
         output_dir: folder of the json files; "" writes none.
         threshold, distance, empty, roc_bins: see `IRMetrics`.
         use_masks: False scores by points even if there are masks, as for model selection without masks.
-        outputs: {name of a task: key in the model's outputs}.
     """
 
     def __init__(
@@ -50,13 +49,11 @@ class ISTDEvaluator(DatasetEvaluator):
         empty: str = "zero",
         roc_bins: int = 256,
         use_masks: bool = True,
-        outputs: Mapping[str, str] = OUTPUTS,
     ):
         self.output_dir = output_dir
         self.mask_options = {"threshold": threshold, "distance": distance, "empty": empty, "roc_bins": roc_bins}
         self.point_options = {"threshold": threshold, "distance": distance}
         self.use_masks = use_masks
-        self.outputs = dict(outputs)
         self.reset()
 
     def reset(self) -> None:
@@ -73,7 +70,7 @@ class ISTDEvaluator(DatasetEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = str(image.get("file_name", image.get("image_id", "image")))
-            for task, key in self.outputs.items():
+            for task, key in OUTPUTS.items():
                 if key in output:
                     try:
                         self._add(task, image, _array(output[key]), name)
@@ -123,11 +120,11 @@ class ISTDEvaluator(DatasetEvaluator):
         return results
 
     def _tasks(self, names: Mapping[str, list[str]]) -> list[str]:
-        order = [task for output in self.outputs for task in (output, f"{output}_points")]
+        order = [task for output in OUTPUTS for task in (output, f"{output}_points")]
         return [task for task in order if task in names]
 
     def _warn_if_masks_are_missing(self, names: Mapping[str, list[str]]) -> None:
-        for task in self.outputs:
+        for task in OUTPUTS:
             masks = names.get(task, [])
             points = names.get(f"{task}_points", [])
             if masks and points:

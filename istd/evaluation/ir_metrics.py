@@ -16,10 +16,8 @@ class ImageScore:
     """Counts that one image adds to the metrics.
 
     Attributes:
-        intersection: pixels that prediction and target share.
-        union: pixels of prediction or target.
-        targets: target regions.
-        found: target regions that a predicted region matches.
+        intersection, union: pixels in both prediction and target, and pixels in either.
+        targets, found: target regions, and those that a predicted region matches.
         regions: predicted regions.
         false_pixels: pixels of predicted regions that match no target.
         pixels: all pixels, H * W.

@@ -33,8 +33,7 @@ def read_curve(path: str | os.PathLike, split: str = "all") -> Curve:
         split: "all", or a target characteristic.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is no result of the evaluator, or has no curve of the split.
+        FileNotFoundError, ValueError: the file is absent, or holds no curve of the split; the message names it.
     """
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))["metrics"]

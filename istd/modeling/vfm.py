@@ -15,6 +15,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SAM_PREFIX = "sam_"
 RANDOM = "random"
+KEY = "ISTD.VFM.CHECKPOINT"
 
 
 class FrozenVFM:
@@ -167,14 +168,7 @@ class SegmentAnythingVFM(FrozenVFM):
         return [state.permute(0, 3, 1, 2).contiguous() for state in states[-self.layers :]]
 
 
-def build_vfm(
-    name: str,
-    checkpoint: str = "",
-    *,
-    pretrained: bool = False,
-    layers: int = 13,
-    key: str = "ISTD.VFM.CHECKPOINT",
-) -> FrozenVFM:
+def build_vfm(name: str, checkpoint: str = "", *, pretrained: bool = False, layers: int = 13) -> FrozenVFM:
     """Build a frozen foundation model.
 
     Args:
@@ -184,21 +178,20 @@ def build_vfm(
             whole segment-anything file. "random" means untrained weights from a fixed seed, for tests and trials.
         pretrained: without a checkpoint, timm downloads its own weights (timm models only).
         layers: number K of hidden states; 13 are all hidden states of a 12-block ViT with the embedding output.
-        key: configuration key of the checkpoint, for messages.
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
         ValueError: the model is unknown, is not a ViT, has fewer hidden states, or the file belongs to another model.
     """
     if not checkpoint and not pretrained:
-        raise ValueError(f"{key} is empty: name the local file of {name}'s weights, or let timm download them.")
+        raise ValueError(f"{KEY} is empty: name the local file of {name}'s weights, or let timm download them.")
     sam = name.startswith(SAM_PREFIX)
     if sam and not checkpoint:
-        raise ValueError(f"{name} cannot be downloaded: {key} has to name its segment-anything file.")
+        raise ValueError(f"{name} cannot be downloaded: {KEY} has to name its segment-anything file.")
     with seeded(0):
         model = _build_sam_encoder(name) if sam else build_timm_vit(name, pretrained and not checkpoint)
     if checkpoint and checkpoint != RANDOM:
-        load_strictly(model, load_weights(checkpoint, key), name, checkpoint, "image_encoder." if sam else "")
+        load_strictly(model, load_weights(checkpoint, KEY), name, checkpoint, "image_encoder." if sam else "")
     return SegmentAnythingVFM(name, model, layers=layers) if sam else TimmVFM(name, model, layers=layers)
 
 

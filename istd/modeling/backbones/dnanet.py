@@ -20,11 +20,6 @@ class DNANet(Network):
     Node X(i, j) stands at depth i and column j. The first column holds the stage features. The head has other nodes,
     the fusion of the last nodes of all depths, and one classifier each for X(0, 1), X(0, 2), X(0, 3) and the fusion. In
     training the head returns all four maps, the fusion's first, and in eval mode the fusion's map only.
-
-    Example of the nodes' order, in which each node follows those that it reads:
-        X(0, 1) reads X(0, 0) and the enlarged X(1, 0)
-        X(1, 1) reads X(1, 0), the enlarged X(2, 0) and the reduced X(0, 1)
-        X(0, 2) reads X(0, 0), X(0, 1) and the enlarged X(1, 1)
     """
 
     stage_channels = (16, 32, 64, 128, 256)

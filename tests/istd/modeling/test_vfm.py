@@ -137,8 +137,8 @@ def test_file_of_the_same_model_loads_strictly_and_of_another_does_not(tiny, tmp
 def test_errors_name_key_and_model(tmp_path):
     with pytest.raises(ValueError, match="ISTD.VFM.CHECKPOINT is empty: .*test_vit"):
         build_vfm(TINY)
-    with pytest.raises(FileNotFoundError, match="MY.KEY names the checkpoint 'absent.pth'"):
-        build_vfm(TINY, "absent.pth", key="MY.KEY")
+    with pytest.raises(FileNotFoundError, match="ISTD.VFM.CHECKPOINT names the checkpoint 'absent.pth'"):
+        build_vfm(TINY, "absent.pth")
     with pytest.raises(ValueError, match="no model 'vit_nothing'"):
         build_vfm("vit_nothing", "random")
     with pytest.raises(ValueError, match="resnet18 is no ViT"):
