@@ -1,4 +1,4 @@
-"""Files that hold one network with all that is needed to run it, and the published LESPS files they come from."""
+"""Files that hold one network and the recipe to run it, and conversion of published LESPS files."""
 
 import os
 from dataclasses import asdict
@@ -13,23 +13,21 @@ from istd.modeling.backbones import Network, build_network
 from istd.modeling.point_supervised import network_from_config, network_options
 from istd.recipe import Recipe, prepare
 
-LESPS_AT = "github.com/XinyiYing/LESPS (log/SIRST3)"
+LESPS_SOURCE = "github.com/XinyiYing/LESPS (log/SIRST3)"
 
 
 def identify_lesps(state: dict[str, Tensor], path: str | os.PathLike) -> Recipe:
-    """Recipe of a LESPS state dict without the prefix "model."; its padding rule is the one it was published with.
+    """Make the recipe of a LESPS state dict without the prefix "model."; the padding rule is the published one.
 
     Raises:
-        ValueError: it is neither ACM nor ALCNet; `path` is named.
+        ValueError: the state dict is neither ACM's nor ALCNet's; the message names `path`.
     """
     if "fuse23.post.0.weight" in state:
         name = "ALCNet"
     elif "fuse2.post.0.weight" in state:
         name = "ACM"
     else:
-        raise ValueError(
-            f"'{path}' holds neither ACM nor ALCNet, the networks that LESPS publishes and that are known."
-        )
+        raise ValueError(f"'{path}' holds neither ACM nor ALCNet, which are the supported networks of LESPS.")
     in_channels = state["stem.1.weight"].shape[1]
     norm = "BN" if any(key.startswith("fuse") and key.endswith("running_mean") for key in state) else "GN"
     return Recipe(name, {"in_channels": in_channels, "norm": norm}, pad_always=True)
@@ -39,20 +37,21 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
     """Load a file of `save_network` or a published LESPS file, strictly, in eval mode.
 
     Args:
-        path: the file.
-        key: option or configuration key that named it, for messages.
+        path: file of the network.
+        key: option or configuration key that names the file, for messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no network, or its tensors are not the network's.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no network, or its tensors do not belong to the network.
     """
-    loaded = load_weights(path, key, LESPS_AT)
-    if not isinstance(loaded, dict) or not ({"model", "istd"} <= loaded.keys() or "state_dict" in loaded):
+    content = load_weights(path, key, LESPS_SOURCE)
+    if not isinstance(content, dict) or not ({"model", "istd"} <= content.keys() or "state_dict" in content):
         raise ValueError(f"'{path}' holds no ISTD network: 'model' and 'istd', or LESPS' 'state_dict', are missing.")
-    if "istd" in loaded:
-        state, recipe = loaded["model"], Recipe(**loaded["istd"])
+    if "istd" in content:
+        state = content["model"]
+        recipe = Recipe(**content["istd"])
     else:
-        state = {name.removeprefix("model."): tensor for name, tensor in loaded["state_dict"].items()}
+        state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         recipe = identify_lesps(state, path)
     network = build_network(recipe.network, **recipe.options)
     try:
@@ -63,30 +62,31 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
 
 
 def save_network(path: str | os.PathLike, network: Network, recipe: Recipe) -> None:
-    """Write weights ("model") and recipe ("istd") at once or not at all; it reads back with `weights_only=True`."""
+    """Write weights ("model") and recipe ("istd") atomically, in a file that `weights_only=True` can read."""
     with atomic_write(path) as file:
         torch.save({"model": network.state_dict(), "istd": asdict(recipe)}, file)
 
 
 def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe]:
-    """The network that a configuration trains, with the weights that answer in eval mode; no foundation model is read.
+    """Load a configuration's network with the weights that answer in eval mode; no foundation model is read.
 
     Args:
-        cfg: complete.
+        cfg: complete configuration.
         path: checkpoint of its training, or a file of `save_network`.
 
     Returns:
-        the network in eval mode and how it is fed.
+        the network in eval mode and its recipe.
 
     Raises:
-        FileNotFoundError, ValueError: one sentence that names the file.
+        FileNotFoundError, ValueError: the file is absent, or does not hold the network's weights.
     """
-    node, options = cfg.ISTD, network_options(cfg)
+    node = cfg.ISTD
     network = network_from_config(cfg)
     state = load_weights(path, "MODEL.WEIGHTS").get("model", {})
-    prefixes = [prefix for prefix in ("average.network.", "network.") if any(key.startswith(prefix) for key in state)]
-    if prefixes:
-        state = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
+    for prefix in ("average.network.", "network."):
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            break
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -95,11 +95,9 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         ) from error
     recipe = Recipe(
         node.NETWORK.NAME,
-        options,
+        network_options(cfg),
         mean=node.INPUT.MEAN,
         std=node.INPUT.STD,
-        pad_multiple=node.TEST.PAD_MULTIPLE,
-        pad_always=node.TEST.PAD_ALWAYS,
         depth=node.INPUT.DEPTH,
         threshold=node.TEST.THRESHOLD,
     )
@@ -108,10 +106,12 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
 
 @torch.no_grad()
 def predict(network: Network, recipe: Recipe, grey: np.ndarray) -> np.ndarray:
-    """Probability of a target at each pixel.
+    """Predict the probability of a target at each pixel.
 
     Args:
-        grey: (H, W) grey values 0..255, any size.
+        network: network in eval mode.
+        recipe: recipe of the network.
+        grey: (H, W) gray values 0..255, any size.
 
     Returns:
         (H, W) float32 in [0, 1].

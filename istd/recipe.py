@@ -1,4 +1,4 @@
-"""How a network is fed: what a trained network's file says about itself, and an image made ready for it."""
+"""The construction and the input of a network, as its file keeps them, and the preparation of an image for it."""
 
 from dataclasses import dataclass, field
 
@@ -7,33 +7,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PAD_MULTIPLE = 32  # Whole images are padded to multiples of this.
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is built and fed.
+    """The construction and the input of a network.
 
     Attributes:
         network: name in the network registry.
-        options: what `build_network` takes beside the name.
-        mean, std: normalisation of grey values 0..255.
-        pad_multiple: the normalised image is padded with zeros at the bottom and right to multiples of this.
-        pad_always: padded by at least one pixel a side, to (side // multiple + 1) * multiple.
-        depth: how 16-bit files become grey values, see `read_infrared`.
-        threshold: probability above which a pixel is a target's.
+        options: further arguments of `build_network`.
+        mean, std: normalization of gray values 0..255.
+        pad_multiple: the normalized image is padded with zeros at the bottom and right to multiples of this.
+        pad_always: each side is padded by at least one pixel, to (side // multiple + 1) * multiple.
+        depth: scaling of 16-bit files, see `read_infrared`.
+        threshold: a pixel belongs to a target if its probability is above this threshold.
     """
 
     network: str
     options: dict = field(default_factory=dict)
     mean: float = 95.010
     std: float = 41.511
-    pad_multiple: int = 32
+    pad_multiple: int = PAD_MULTIPLE
     pad_always: bool = False
     depth: str = "range"
     threshold: float = 0.5
 
     @property
     def channels(self) -> int:
-        """Channels of the network's input, each of them the grey image."""
+        """Number of input channels, each of which is the gray image."""
         return self.options.get("in_channels", 3)
 
 
@@ -41,7 +43,7 @@ def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor
     """Pad (B, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`.
 
     Args:
-        always: pad at least one pixel a side, to (side // multiple + 1) * multiple, as the LESPS evaluation does.
+        always: pad each side by at least one pixel, to (side // multiple + 1) * multiple, as LESPS does in evaluation.
     """
     height, width = x.shape[-2:]
     if always:
@@ -52,14 +54,15 @@ def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor
 
 
 def prepare(recipe: Recipe, grey: np.ndarray, multiple: int = 1) -> Tensor:
-    """Normalise and pad one image.
+    """Normalize and pad one image.
 
     Args:
-        grey: (H, W) grey values 0..255, any size.
-        multiple: the network itself works on sides that are multiples of this.
+        recipe: recipe of the network.
+        grey: (H, W) gray values 0..255, any size.
+        multiple: multiple of the network's own sides.
 
     Returns:
-        (1, channels, H', W') float32 on the CPU; the image is its upper left part.
+        (1, channels, H', W') float32 on the CPU, with the image in the upper left part.
     """
     x = (torch.from_numpy(np.ascontiguousarray(grey, np.float32)) - recipe.mean) / recipe.std
     x = x.expand(1, recipe.channels, -1, -1)

@@ -1,4 +1,4 @@
-"""Names of synthetic infrared scenes under DETECTRON2_DATASETS, which are written when they are first loaded."""
+"""Registered data sets of synthetic infrared scenes, which are written when they are first loaded."""
 
 import os
 from functools import partial
@@ -15,7 +15,7 @@ SEED = 1
 
 
 def write_scenes_once(folder: str | os.PathLike, count: int = COUNT, seed: int = SEED) -> None:
-    """Write the scenes of `write_scenes` to `folder` unless they are there; several processes may call this at once."""
+    """Write the scenes of `write_scenes` to `folder` unless it exists; several processes may call this at once."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with portalocker.Lock(folder.with_name(f".{folder.name}.lock"), flags=portalocker.LOCK_EX):
@@ -26,10 +26,10 @@ def write_scenes_once(folder: str | os.PathLike, count: int = COUNT, seed: int =
 
 
 def register_scenes(root: str | None = None) -> None:
-    """Register `scenes_train`, `scenes_val` and `scenes_test`. Names that are taken stay.
+    """Register `scenes_train`, `scenes_val` and `scenes_test`, unless these names are registered already.
 
     Args:
-        root: folder that gets `scenes/`; by default DETECTRON2_DATASETS, or `datasets`, as in Detectron2.
+        root: folder that gets `scenes/`; the default is DETECTRON2_DATASETS, or `datasets`, as in Detectron2.
     """
     folder = Path(os.path.expanduser(root or os.getenv("DETECTRON2_DATASETS", "datasets")), "scenes")
     for split in ("train", "val", "test"):

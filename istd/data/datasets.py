@@ -1,4 +1,4 @@
-"""SIRST-style data sets as Detectron2 data sets: folders of images and masks, one point per target, split files."""
+"""Detectron2 data sets from SIRST-style folders of images, masks, points (one per target) and split files."""
 
 import csv
 import logging
@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from istd.data.images import SizeMismatch, find_image, image_name, image_size
-from istd.data.points import PointsOf
+from istd.data.points import PointSource
 
 logger = logging.getLogger(__name__)
 
@@ -29,22 +29,23 @@ def load_sirst(
     characteristics: str = "",
     on_mismatch: str = "error",
 ) -> list[dict]:
-    """Read a split of a SIRST-style folder; every file is checked by its header, nothing is written.
+    """Read a split of a SIRST-style folder; the header of every file is checked, and nothing is written.
 
     Args:
-        root: folder of the data set; the paths below are relative to it, or absolute.
-        split: text file with one image name a line, with or without extension ("train" means "train.txt").
-        points: source of points as in `PointsOf`; "" for none (inference, full supervision).
-        images: folder of images (any of EXTENSIONS).
-        masks: folder of masks, named like the images; "" for none. An image without a mask has no "mask_file".
+        root: folder of the data set; the paths below are absolute or relative to it.
+        split: text file with one image name per line, with or without extension ("train" means "train.txt").
+        points: source of points, see `PointSource`; "" means no points (inference, full supervision).
+        images: folder of images with any of EXTENSIONS.
+        masks: folder of masks, named like the images; "" means no masks. An image without a mask has no "mask_file".
         characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
-        on_mismatch: "error", or "skip" to leave out, with a warning, images whose mask or points are of another size.
+        on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
 
     Returns:
-        Dicts: file_name, image_id (name without extension), height, width; where there is such: mask_file, points
-            (list of [x, y], 0-based pixel indices), characteristic.
+        dicts with file_name, image_id (name without extension), height and width, and, if the data set has them, with
+            mask_file, points (list of [x, y], 0-based pixel indices) and characteristic.
 
-    Raises: FileNotFoundError, ValueError: one sentence that names the file.
+    Raises:
+        FileNotFoundError, ValueError: a file is absent or unfit; the message names it.
     """
     root = Path(root)
     if on_mismatch not in ("error", "skip"):
@@ -53,8 +54,9 @@ def load_sirst(
     for folder in filter(None, (images, masks)):
         if not (root / folder).is_dir():
             raise FileNotFoundError(f"{root / folder} is not a folder: the data set of {split_file} needs it.")
-    source, dicts = PointsOf(root / points) if points else None, []
-    kinds = _read_characteristics(root, characteristics)
+    source = PointSource(root / points) if points else None
+    characteristic_of = _read_characteristics(root, characteristics)
+    dicts = []
     for name in _read_split(split_file):
         record = _image_record(root / images, name, split_file)
         try:
@@ -63,10 +65,10 @@ def load_sirst(
         except SizeMismatch as error:
             if on_mismatch == "error":
                 raise
-            logger.warning("%s The image is left out.", error)
+            logger.warning("%s The image is skipped.", error)
             continue
-        if record["image_id"] in kinds:
-            record["characteristic"] = kinds[record["image_id"]]
+        if record["image_id"] in characteristic_of:
+            record["characteristic"] = characteristic_of[record["image_id"]]
         dicts.append(record)
     return dicts
 
@@ -76,8 +78,8 @@ def register_sirst(
 ) -> None:
     """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
 
-    The files are read when the data set is first asked for. Its metadata: evaluator_type "istd", thing_classes
-    ("target",), root. `prepare` is called before, for data sets that are written on first use.
+    The files are read when the data set is first loaded, after a call of `prepare`, which may write them. The metadata
+    are evaluator_type "istd", thing_classes ("target",) and root.
     """
 
     def load() -> list[dict]:
@@ -89,7 +91,7 @@ def register_sirst(
 
 
 def _register_by_path(name: str, root: str, split: str, text: str | None) -> None:
-    options = dict(part.partition("=")[::2] for part in (text or "").split(",") if part)
+    options = dict(item.partition("=")[::2] for item in (text or "").split(",") if item)
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise ValueError(f"data set '{name}' has no option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}")
@@ -100,18 +102,18 @@ FORMS = (Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", "sirst:([^:]+):([^:]+)(?::(
 
 
 def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
-    """Register the names that name a data set by its path; see `d2kit.datasets.resolve`.
+    """Register the data sets that are named by their path; see `d2kit.datasets.resolve`.
 
     Args:
         names: registered names, "sirst:ROOT:SPLIT", or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of
             `load_sirst`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". A relative root
-            that does not exist from here is looked up under the environment variable DETECTRON2_DATASETS.
+            that does not exist is looked up under the environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)
 
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
-    """Register what DATASETS.TRAIN, VALIDATION and TEST name by path; cfg stays as it is. Errors name the key."""
+    """Register the data sets that DATASETS.TRAIN, VALIDATION and TEST name by path. Errors name the key."""
     resolve_config(cfg, ("TRAIN", "VALIDATION", "TEST"), FORMS)
 
 
@@ -155,7 +157,7 @@ def _add_mask(record: dict, folder: Path | None) -> None:
     record["mask_file"] = str(path)
 
 
-def _add_points(record: dict, source: PointsOf | None, split_file: Path) -> None:
+def _add_points(record: dict, source: PointSource | None, split_file: Path) -> None:
     if source is None:
         return
     try:

@@ -1,6 +1,6 @@
-"""One point per target: read from PNG folders, COCO json, VOC xml or CSV, or made from masks.
+"""Points of targets, one per target, that are read from PNG, COCO json, VOC xml or CSV files, or made from masks.
 
-Frame: [x, y], 0-based pixel indices of the image. What a source gives in fractions becomes the pixel that holds it.
+Points are [x, y], 0-based pixel indices of the image. Fractional coordinates become the pixel that holds them.
 """
 
 import csv
@@ -24,22 +24,22 @@ PointList = list[list[int]]
 KINDS = ("centroid", "coarse")
 
 
-class PointsOf:
-    """Lookup image name (without extension) -> points of one source.
+class PointSource:
+    """Lookup of an image's points by its name without extension.
 
     Args:
-        source: a folder of PNGs with one white pixel a target (any EXTENSIONS), a folder of VOC xml files (box
-            centres), a COCO json (key point, else centroid of the segmentation, else box centre; crowds left out) or
-            a CSV with the columns image, x, y (an image without targets: one line with x and y empty).
+        source: a folder of images with one white pixel per target (any EXTENSIONS), a folder of VOC xml files (box
+            centers), a COCO json (key point, else centroid of the segmentation, else box center; crowds are ignored)
+            or a CSV with the columns image, x, y (an image without targets has one line with empty x and y).
 
     Raises:
-        FileNotFoundError, ValueError: the source is absent or unreadable; the sentence names it.
+        FileNotFoundError, ValueError: the source is absent or unreadable; the message names it.
     """
 
     def __init__(self, source: str | os.PathLike):
         self.source = Path(source)
         if self.source.is_dir():
-            self._find: Callable[[str], tuple[Path, PointList] | None] = self._in_folder
+            self._find: Callable[[str], tuple[Path, PointList] | None] = self._find_in_folder
         elif self.source.is_file():
             readers = {".json": _read_coco, ".csv": _read_csv}
             if self.source.suffix.lower() not in readers:
@@ -50,22 +50,23 @@ class PointsOf:
             raise FileNotFoundError(f"the points '{self.source}' do not exist.")
 
     def __call__(self, name: str, height: int, width: int) -> PointList:
-        """Points of image `name` of this size, in the source's order, each pixel once.
+        """Return the points of image `name` in the source's order, without duplicates.
 
         Two points on one pixel are merged, with one warning that names the file.
 
         Raises:
             KeyError: the source does not know the image.
-            ValueError: a point outside the image (SizeMismatch: a point image of another size).
+            SizeMismatch: the point image has another size than (height, width).
+            ValueError: a point is outside the image.
         """
-        found = self._find(name)
-        if found is None:
+        entry = self._find(name)
+        if entry is None:
             raise KeyError(f"image '{name}' has no points in {self.source}.")
-        file, points = found
-        other = image_size(file) if file.suffix.lower() in EXTENSIONS else (height, width)
-        if other != (height, width):
+        file, points = entry
+        file_size = image_size(file) if file.suffix.lower() in EXTENSIONS else (height, width)
+        if file_size != (height, width):
             raise SizeMismatch(
-                f"points {file} are {other[1]}x{other[0]} pixels but its image '{name}' is {width}x{height}."
+                f"points {file} are {file_size[1]}x{file_size[0]} pixels but its image '{name}' is {width}x{height}."
             )
         for x, y in points:
             if not (0 <= x < width and 0 <= y < height):
@@ -75,7 +76,7 @@ class PointsOf:
             logger.warning("%s: image '%s' has two points on one pixel; they are merged.", file, name)
         return unique
 
-    def _in_folder(self, name: str) -> tuple[Path, PointList] | None:
+    def _find_in_folder(self, name: str) -> tuple[Path, PointList] | None:
         xml = self.source / f"{name}.xml"
         if xml.is_file():
             return xml, _read_voc(xml)
@@ -89,11 +90,11 @@ class PointsOf:
 def points_from_mask(
     mask: np.ndarray, kind: str = "centroid", generator: np.random.Generator | None = None
 ) -> PointList:
-    """One point per 8-connected target of a mask (H, W), in raster order of the targets' first pixels.
+    """Make one point for each 8-connected target of an (H, W) mask, in raster order of the targets' first pixels.
 
-    centroid: the floor of the centroid in pixel indices, moved to the nearest target pixel when it is off the target.
-    coarse: a pixel drawn from a Gaussian around the centroid, sigma a quarter of half the box's side (per axis), drawn
-    again until it is on that same target; needs `generator`.
+    A "centroid" point is the floor of the centroid in pixel indices, or the nearest target pixel if that is not on the
+    target. A "coarse" point is drawn with `generator` from a Gaussian around the centroid, whose sigma is an eighth of
+    the bounding box's side in each axis, until it is on the target.
     """
     if kind not in KINDS:
         raise ValueError(f"the kind of points must be one of {KINDS}, not '{kind}'.")
@@ -103,30 +104,30 @@ def points_from_mask(
     for index in range(1, len(stats)):
         left, top, width, height = (int(value) for value in stats[index, :4])
         target = labels[top : top + height, left : left + width] == index
-        centre = centroids[index] - (left, top)
-        x, y = _on_target(target, centre) if kind == "centroid" else _near_centre(target, centre, generator)
+        center = centroids[index] - (left, top)
+        x, y = _on_target(target, center) if kind == "centroid" else _near_center(target, center, generator)
         points.append([x + left, y + top])
     return points
 
 
-def _on_target(target: np.ndarray, centre: np.ndarray) -> tuple[int, int]:
-    x, y = int(centre[0]), int(centre[1])
+def _on_target(target: np.ndarray, center: np.ndarray) -> tuple[int, int]:
+    x, y = int(center[0]), int(center[1])
     if not target[y, x]:
         rows, columns = np.nonzero(target)
-        nearest = int(np.argmin((columns - centre[0]) ** 2 + (rows - centre[1]) ** 2))
+        nearest = int(np.argmin((columns - center[0]) ** 2 + (rows - center[1]) ** 2))
         x, y = int(columns[nearest]), int(rows[nearest])
     return x, y
 
 
-def _near_centre(target: np.ndarray, centre: np.ndarray, generator: np.random.Generator | None) -> tuple[int, int]:
+def _near_center(target: np.ndarray, center: np.ndarray, generator: np.random.Generator | None) -> tuple[int, int]:
     if generator is None:
         raise ValueError("coarse points are drawn at random: a generator is needed.")
     height, width = target.shape
     for _ in range(1000):
-        x, y = (math.floor(value) for value in generator.normal(centre, (width / 8, height / 8)))
+        x, y = (math.floor(value) for value in generator.normal(center, (width / 8, height / 8)))
         if 0 <= x < width and 0 <= y < height and target[y, x]:
             return x, y
-    rows, columns = np.nonzero(target)  # a ring so thin around its centre that no draw met it
+    rows, columns = np.nonzero(target)  # The target is a thin ring that no draw hit.
     index = int(generator.integers(len(rows)))
     return int(columns[index]), int(rows[index])
 
@@ -144,7 +145,7 @@ def _read_csv(path: Path) -> dict[str, PointList]:
                     points.append([_pixel_index(row["x"]), _pixel_index(row["y"])])
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: x '{row['x']}', y '{row['y']}' is no point."
+                    f"{path}, line {reader.line_num}: x '{row['x']}', y '{row['y']}' is not a point."
                 ) from error
     return table
 
@@ -164,7 +165,7 @@ def _read_coco(path: Path) -> dict[str, PointList]:
 
 
 def _coco_points(annotation: dict, image: dict) -> Iterable[list[int]]:
-    """The annotation's point: COCO coordinates are continuous, pixel i covers i..i+1."""
+    """Return the annotation's point; COCO coordinates are continuous, and pixel i covers i..i+1."""
     keypoints = annotation.get("keypoints") or []
     visible = [keypoints[i : i + 2] for i in range(0, len(keypoints), 3) if keypoints[i + 2] > 0]
     if visible:
@@ -176,12 +177,12 @@ def _coco_points(annotation: dict, image: dict) -> Iterable[list[int]]:
             rows, columns = np.nonzero(mask)
             return [list(_on_target(mask > 0, np.array([columns.mean(), rows.mean()])))]
     x, y, width, height = annotation["bbox"]
-    # The far edge of a box belongs to the next pixel: a box of no size at the border is still a pixel of the image.
+    # The far edge of a box belongs to the next pixel, so a box of size 0 at the border is a pixel of the image.
     return [[math.floor(x + width / 2), math.floor(y + height / 2)]]
 
 
 def _read_voc(path: Path) -> PointList:
-    """Box centres; VOC counts pixels from 1 and includes the far edge."""
+    """Return box centers; VOC counts pixels from 1 and includes the far edge."""
     try:
         points = []
         for box in ElementTree.parse(path).getroot().iter("bndbox"):

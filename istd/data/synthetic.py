@@ -1,4 +1,4 @@
-"""Synthetic infrared scenes as a SIRST-style folder, for the demo, the tests and the benchmark."""
+"""Synthetic infrared scenes, written as a SIRST-style folder."""
 
 import csv
 import os
@@ -16,11 +16,13 @@ from istd.data.scenery import CHARACTERISTICS, CLUTTERS, add_targets, background
 EMPTY = "empty"  # characteristic of an image without targets
 
 
-def make_scene(seed: int, index: int, *, size: Sequence[int], characteristic: str, clutter: str):
-    """One scene.
+def make_scene(
+    seed: int, index: int, *, size: Sequence[int], characteristic: str, clutter: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one scene.
 
     Args:
-        seed, index: of the scene; the same pair gives the same scene.
+        seed, index: numbers of the scene; the same pair gives the same scene.
         size: (height, width).
         characteristic: one of CHARACTERISTICS, or "empty".
         clutter: one of CLUTTERS.
@@ -49,36 +51,38 @@ def write_scenes(
 ) -> dict[str, int]:
     """Write `count` scenes to the new folder `root`, in the layout of `load_sirst`.
 
-    images/, masks/ (0 and 255), masks_centroid/, masks_coarse/, characteristics.csv (image, characteristic, clutter),
-    train.txt, val.txt, test.txt.
+    The folder gets images/, masks/ (0 and 255), masks_centroid/, masks_coarse/, characteristics.csv (image,
+    characteristic, clutter), train.txt, val.txt and test.txt.
 
     Args:
-        seed: of everything.
-        size: least and greatest side in pixels, drawn for height and width apart, in steps of 16.
-        splits: shares of train and val; the rest is test. Every characteristic is spread over all of them.
+        root: folder of the data set.
+        count: number of images.
+        seed: seed of all random numbers.
+        size: smallest and largest side in pixels; height and width are drawn separately, in steps of 16.
+        splits: shares of train and val; the rest is test. Each split has every characteristic.
         empty_share: share of images without targets.
 
     Returns:
-        Number of images per split.
+        number of images in each split.
 
     Raises:
-        FileExistsError: `root` holds a data set already.
+        FileExistsError: `root` already holds a data set.
     """
     root = Path(root)
     if (root / "images").exists():
-        raise FileExistsError(f"{root} holds a data set already: choose another folder.")
+        raise FileExistsError(f"{root} already holds a data set: choose another folder.")
     for folder in ("images", "masks", "masks_centroid", "masks_coarse"):
         (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(derive_seed(seed, "scenes"))
     rows = []
     for index in range(count):
-        kind = EMPTY if rng.random() < empty_share else CHARACTERISTICS[index % len(CHARACTERISTICS)]
+        characteristic = EMPTY if rng.random() < empty_share else CHARACTERISTICS[index % len(CHARACTERISTICS)]
         clutter = CLUTTERS[int(rng.integers(len(CLUTTERS)))]
         sides = rng.integers(-(-size[0] // 16), size[1] // 16 + 1, 2) * 16
-        image, mask = make_scene(seed, index, size=tuple(sides.tolist()), characteristic=kind, clutter=clutter)
+        image, mask = make_scene(seed, index, size=sides.tolist(), characteristic=characteristic, clutter=clutter)
         name = f"scene_{index:05d}"
         _write_images(root, name, image, mask, np.random.default_rng(derive_seed(seed, "coarse", index)))
-        rows.append((name, kind, clutter))
+        rows.append((name, characteristic, clutter))
     with atomic_write(root / CHARACTERISTICS_FILE, "w") as file:
         csv.writer(file).writerows([("image", "characteristic", "clutter"), *rows])
     return _write_splits(root, [row[0] for row in rows], splits, rng)
@@ -93,7 +97,7 @@ def _write_images(root: Path, name: str, image: np.ndarray, mask: np.ndarray, rn
 
 
 def draw_points(points: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:
-    """(H, W) uint8, 255 at each [x, y]."""
+    """Draw points as an (H, W) uint8 image that is 255 at each [x, y]."""
     picture = np.zeros((height, width), np.uint8)
     for x, y in points:
         picture[y, x] = 255
@@ -101,12 +105,12 @@ def draw_points(points: Sequence[Sequence[int]], height: int, width: int) -> np.
 
 
 def _write_splits(root: Path, names: list[str], splits: tuple[float, float], rng: np.random.Generator) -> dict:
-    # Scenes of one characteristic are len(CHARACTERISTICS) apart: blocks of so many keep the splits alike.
+    # Consecutive scenes have different characteristics, so blocks of all characteristics make the splits alike.
     block = len(CHARACTERISTICS)
     order = [name for start in rng.permutation(range(0, len(names), block)) for name in names[start : start + block]]
     ends = [round(splits[0] * len(names)), round((splits[0] + splits[1]) * len(names)), len(names)]
-    parts = {"train": order[: ends[0]], "val": order[ends[0] : ends[1]], "test": order[ends[1] :]}
-    for split, members in parts.items():
+    names_of = {"train": order[: ends[0]], "val": order[ends[0] : ends[1]], "test": order[ends[1] :]}
+    for split, split_names in names_of.items():
         with atomic_write(root / f"{split}.txt", "w") as file:
-            file.writelines(f"{name}\n" for name in sorted(members))
-    return {split: len(members) for split, members in parts.items()}
+            file.writelines(f"{name}\n" for name in sorted(split_names))
+    return {split: len(split_names) for split, split_names in names_of.items()}

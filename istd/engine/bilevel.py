@@ -49,19 +49,17 @@ class Forward:
     """What one forward pass of a batch gives the outer level.
 
     student_maps: logits with gradient, finest first. teacher_logits: (B, 1, H, W). targets: (B, 1, H, W).
-    clusters: (B,) int64. everyone: those of the whole batch, where it is shared over processes.
+    clusters: (B,) int64. all_clusters: those of the whole batch, where it is shared over processes.
     """
 
     student_maps: Sequence[Tensor]
     teacher_logits: Tensor
     targets: Tensor
     clusters: Tensor
-    everyone: Tensor | None = None
+    all_clusters: Tensor | None = None
 
 
-def batch_loss(
-    forward: Forward, alpha: Tensor, *, weighted: bool = True, loss: SampleLoss = bce, temperature: float = 4.0
-) -> Tensor:
+def batch_loss(forward: Forward, alpha: Tensor, *, weighted: bool = True, loss: SampleLoss = bce) -> Tensor:
     """mean of w * [MSE(sigmoid(student / 4), sigmoid(teacher / 4)) + loss(student, pseudo-mask)], a scalar.
 
     Args:
@@ -71,10 +69,8 @@ def batch_loss(
         loss: supervision per sample; published: BCE.
     """
     ones = alpha.new_ones(len(forward.clusters))
-    weights = sample_weights(alpha, forward.clusters, forward.everyone) if weighted else ones
-    return outer_loss(
-        forward.student_maps, forward.teacher_logits, forward.targets, weights, loss=loss, temperature=temperature
-    )
+    weights = sample_weights(alpha, forward.clusters, forward.all_clusters) if weighted else ones
+    return outer_loss(forward.student_maps, forward.teacher_logits, forward.targets, weights, loss=loss)
 
 
 def outer_gradients(

@@ -106,7 +106,7 @@ class TrainingData:
         seed = max(self._cfg.SEED, 0)
         files = [str(Path(record["file_name"]).resolve()) for record in records]
         # Named by what decides its content, so that a run never takes over another one's clusters.
-        made = f"clusters-{derive_seed(node.NUMBER, seed, depth, len(self.train), *ids, *files):08x}.json"
+        made = f"clusters-{derive_seed(0, seed, depth, len(self.train), *ids, *files):08x}.json"
         path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, made))
         if not node.FILE:
             if comm.is_main_process() and not path.is_file():
@@ -114,7 +114,6 @@ class TrainingData:
                     self.train,
                     partial(read_infrared, depth=depth),
                     assigned=self.validation,
-                    num_clusters=node.NUMBER,
                     seed=seed,
                 )
                 table.save(path)

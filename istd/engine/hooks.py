@@ -20,6 +20,8 @@ from istd.modeling.scam import SCAM
 
 logger = logging.getLogger(__name__)
 
+ALPHA_LR = 0.01  # learning rate of the clusters' alpha in the outer step
+
 
 class WeightAverage(HookBase):
     """Moves the model's averages after every step; the decay rises to its value over the first steps."""
@@ -31,7 +33,7 @@ class WeightAverage(HookBase):
             decay: in (0, 1): share of the average that stays.
         """
         if not 0 < decay < 1:
-            raise ValueError(f"ISTD.SCHEDULE.AVERAGE must lie in [0, 1), not {decay}.")
+            raise ValueError(f"ISTD.SCHEDULE.EMA_DECAY must lie in [0, 1), not {decay}.")
         self._model, self._decay = model, decay
 
     def after_step(self) -> None:
@@ -80,10 +82,10 @@ class OuterStep(HookBase):
         self._theta = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
         model.alpha = torch.zeros(data.clusters.num_clusters, device=model.device)
         groups = [
-            {"params": self._theta, "weight_decay": node.WEIGHT_DECAY},
-            {"params": [model.alpha], "lr": node.ALPHA_LR, "weight_decay": 0.0},
+            {"params": self._theta, "weight_decay": 0.0},
+            {"params": [model.alpha], "lr": ALPHA_LR, "weight_decay": 0.0},
         ]
-        self._optimizer = torch.optim.AdamW(groups, lr=node.LR or 1e-3)
+        self._optimizer = torch.optim.AdamW(groups, lr=1e-3)
         self._done = 0
 
     def after_step(self) -> None:
@@ -92,7 +94,7 @@ class OuterStep(HookBase):
         if not epoch or epoch % self._node.PERIOD:
             return
         eta = self.trainer.optimizer.param_groups[0]["lr"]
-        self._optimizer.param_groups[0]["lr"] = self._node.LR or eta
+        self._optimizer.param_groups[0]["lr"] = eta
         for loader in self._loaders:
             loader.set_start(self._done)
         batches = [iter(loader) for loader in self._loaders]
@@ -108,9 +110,9 @@ class OuterStep(HookBase):
             eta: inner learning rate.
         """
         alpha = self._model.alpha.detach().requires_grad_()
-        options = {"loss": self._model.loss, "temperature": self._model.options["temperature"]}
-        outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", **options)
-        inner = batch_loss(self._forward(train), alpha, **options)
+        loss = self._model.loss
+        outer = batch_loss(self._forward(validation), alpha, weighted=self._node.LOSS == "published", loss=loss)
+        inner = batch_loss(self._forward(train), alpha, loss=loss)
         losses = {"outer loss": outer, "inner loss": inner}
         require_finite_losses(losses, lambda: [str(image["file_name"]) for image in [*validation, *train]])
         found = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)
@@ -132,7 +134,7 @@ class OuterStep(HookBase):
     def _forward(self, images: list[dict]) -> Forward:
         batch = self._model.collect(images)
         student, teacher = self._model.both_maps(batch, learner="student")
-        return Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone)
+        return Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters)
 
     def state_dict(self) -> dict[str, Any]:
         """alpha, the second optimizer and the steps done."""

@@ -17,6 +17,7 @@ from istd.pseudo_masks.state import PseudoMasks
 logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
+MINING_END = 0.8  # share of the training after which no image enters the pool
 _CHOICES = {"START": ("contours", "points"), "POOL": ("easy", "all")}
 
 
@@ -39,7 +40,7 @@ def propose(
     """One image's step of label evolution (in the pool) or of mining (outside it).
 
     Args:
-        cfg: ISTD.EVOLUTION and ISTD.MINING are read.
+        cfg: ISTD.EVOLUTION is read.
         record: dataset dict with image_id and points.
         mask: (H, W) current soft mask.
         inside: whether the image is in the pool.
@@ -56,13 +57,8 @@ def propose(
             probability,
             points=points if node.FIXED == "points" else None,
             decay=node.DECAY,
-            neighbourhood=node.NEIGHBOURHOOD,
-            core=node.CORE,
-            base=node.BASE,
-            gain=node.GAIN,
-            area_scale=node.AREA_SCALE,
         )
-    accepted, mined = select(probability, points, ratio=ratio, max_false_ratio=cfg.ISTD.MINING.FALSE)
+    accepted, mined = select(probability, points, ratio=ratio)
     return mined if accepted else None
 
 
@@ -170,10 +166,10 @@ class PseudoLabels:
 
     def _ratio(self, epoch: int, epochs: float) -> float | None:
         """Share of missed points that mining allows; None: no mining."""
-        node = self._cfg.ISTD.MINING
-        if not node.ENABLED or epoch > node.END * epochs:
+        end = MINING_END * epochs
+        if not self._cfg.ISTD.MINING.ENABLED or epoch > end:
             return None
-        return ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, node.END * epochs, node.LOW, node.HIGH)
+        return ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, end)
 
     def _first_masks(self) -> PseudoMasks:
         node, masks, easy = self._cfg.ISTD.LABELS, PseudoMasks(), 0

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 BEST = "model_best.pth"
+KEPT_CHECKPOINTS = 3  # newest checkpoints that stay, beside the best and the last
 
 
 class ISTDTrainer(ResumableTrainer):
@@ -69,9 +70,9 @@ class ISTDTrainer(ResumableTrainer):
         evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
         common = [hook for hook in super().build_hooks() if hook is not None]
         first = [hook for hook in common if not isinstance(hook, evaluation)]
-        period, kept = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.ISTD.SCHEDULE.KEEP or None
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
         checkpoint = [
-            d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=kept)
+            d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=KEPT_CHECKPOINTS)
             for hook in common
             if isinstance(hook, d2_hooks.PeriodicCheckpointer)
         ]
@@ -83,8 +84,8 @@ class ISTDTrainer(ResumableTrainer):
         hooks = [GateLog(model.scam)] if model.has_teacher else []
         if cfg.ISTD.OUTER.ENABLED:
             hooks.append(OuterStep(cfg, model, data, clock))
-        if cfg.ISTD.SCHEDULE.AVERAGE > 0:
-            hooks.append(WeightAverage(model, cfg.ISTD.SCHEDULE.AVERAGE))
+        if cfg.ISTD.SCHEDULE.EMA_DECAY > 0:
+            hooks.append(WeightAverage(model, cfg.ISTD.SCHEDULE.EMA_DECAY))
         if data.labels is not None:
             hooks.append(LabelEvolution(cfg, model, data, clock))
         return hooks
@@ -197,7 +198,6 @@ class ISTDTrainer(ResumableTrainer):
             os.path.join(cfg.OUTPUT_DIR, folder),
             threshold=node.THRESHOLD,
             distance=node.DISTANCE,
-            empty=node.EMPTY,
             use_masks=use_masks,
         )
 

@@ -1,10 +1,11 @@
-"""Detectron2 evaluator of ISTD networks: student and teacher, by masks or by points, by target characteristic."""
+"""A Detectron2 evaluator that scores student and teacher by masks or points, and by target characteristic."""
 
 import json
 import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +18,26 @@ from d2kit.files import atomic_write
 from istd.evaluation.ir_metrics import IRMetrics
 from istd.evaluation.point_metrics import PointMetrics
 
-OUTPUTS = {"istd": "probability", "istd_teacher": "teacher_probability"}
+OUTPUTS = {"istd": "probability", "istd_teacher": "teacher_probability"}  # task: key in the model's outputs
 
 
 class ISTDEvaluator(DatasetEvaluator):
     """Scores probability maps at the images' own size.
 
-    Inputs are dicts with `file_name` and either `mask` (H, W), which gives `IRMetrics`, or only `points` (N, 2) x, y,
-    which gives `PointMetrics`; an optional `characteristic` (a word such as "salient", or several in a list) splits
-    the metrics. Outputs are dicts with `probability` (H, W) in [0, 1] of the student and, where the model gives one,
+    Inputs are dicts with `file_name` and either `mask` (H, W), which is scored by `IRMetrics`, or only `points` (N, 2)
+    x, y, which are scored by `PointMetrics`. An optional `characteristic` (a word such as "salient", or a list) splits
+    the metrics. Outputs are dicts with `probability` (H, W) in [0, 1] of the student and optionally
     `teacher_probability`.
 
-    Results: {"istd": {"IoU", "nIoU", "Pd", "Fa", "AUC", "IoU-salient", ...}, "istd_teacher": ...}, and for images
+    Results are {"istd": {"IoU", "nIoU", "Pd", "Fa", "AUC", "IoU-salient", ...}, "istd_teacher": ...}, and for images
     without masks {"istd_points": {"F1", "Pd", "Fa", "false_regions", ...}, "istd_teacher_points": ...}. `images` is the
-    number of images behind each; a set that masks score only in part is named in a warning, once. All values are
-    scalars; ROC curves and each image's counts go to `output_dir`/<task>.json.
+    number of scored images. A warning names a data set in which only a part of the images has masks. All values are
+    scalars; ROC curves and each image's counts are written to `output_dir`/<task>.json.
 
     Args:
-        output_dir: folder of the json files; empty: none are written.
+        output_dir: folder of the json files; "" writes none.
         threshold, distance, empty, roc_bins: see `IRMetrics`.
-        use_masks: False scores by points even where there are masks, as a model is selected without them.
-        outputs: task name -> key of the outputs.
+        use_masks: False scores by points even if there are masks, as for model selection without masks.
     """
 
     def __init__(
@@ -49,17 +49,15 @@ class ISTDEvaluator(DatasetEvaluator):
         empty: str = "zero",
         roc_bins: int = 256,
         use_masks: bool = True,
-        outputs: Mapping[str, str] = OUTPUTS,
     ):
         self.output_dir = output_dir
         self.mask_options = {"threshold": threshold, "distance": distance, "empty": empty, "roc_bins": roc_bins}
         self.point_options = {"threshold": threshold, "distance": distance}
         self.use_masks = use_masks
-        self.outputs = dict(outputs)
         self.reset()
 
     def reset(self) -> None:
-        # Metrics by (task, characteristic), "" being the whole set; file names in the order of the task's scores.
+        # The key of the metrics is (task, characteristic), where "" is the whole set. Names are in the scores' order.
         self._metrics: dict[tuple[str, str], IRMetrics | PointMetrics] = {}
         self._names: dict[str, list[str]] = {}
 
@@ -67,12 +65,12 @@ class ISTDEvaluator(DatasetEvaluator):
         """Add a batch.
 
         Raises:
-            ValueError: names the image when it has neither mask nor points, when sizes differ or a map is not a
-                probability.
+            ValueError: an image has neither mask nor points, sizes differ, or a map is not a probability; the message
+                names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = str(image.get("file_name", image.get("image_id", "image")))
-            for task, key in self.outputs.items():
+            for task, key in OUTPUTS.items():
                 if key in output:
                     try:
                         self._add(task, image, _array(output[key]), name)
@@ -81,33 +79,35 @@ class ISTDEvaluator(DatasetEvaluator):
 
     def _add(self, task: str, image: dict, probability: np.ndarray, name: str) -> None:
         if self.use_masks and image.get("mask") is not None:
-            kind, options, truth = IRMetrics, self.mask_options, _array(image["mask"])
+            new_metrics, truth = partial(IRMetrics, **self.mask_options), image["mask"]
         elif image.get("points") is not None:
-            task, kind, options, truth = f"{task}_points", PointMetrics, self.point_options, _array(image["points"])
+            task = f"{task}_points"
+            new_metrics, truth = partial(PointMetrics, **self.point_options), image["points"]
         else:
-            raise ValueError("it can not be scored, having neither a mask nor points.")
-        words = image.get("characteristic") or []
-        scored = kind(**options)
-        scored.update(probability, truth)
-        for split in ("", *([words] if isinstance(words, str) else words)):
-            self._metrics.setdefault((task, split), kind(**options)).merge([scored])
+            raise ValueError("it cannot be scored, because it has neither a mask nor points.")
+        characteristics = image.get("characteristic") or []
+        image_metrics = new_metrics()
+        image_metrics.update(probability, _array(truth))
+        for split in ("", *([characteristics] if isinstance(characteristics, str) else characteristics)):
+            self._metrics.setdefault((task, split), new_metrics()).merge([image_metrics])
         self._names.setdefault(task, []).append(name)
 
     def evaluate(self) -> OrderedDict:
-        """Metrics over all processes, on the main one; an empty dict elsewhere and where nothing was processed."""
+        """Return the metrics over all processes on the main one; other processes return an empty dict."""
         gathered = comm.gather((self._metrics, self._names))
         if not comm.is_main_process():
             return OrderedDict()
-        metrics, names = {}, {}
+        metrics = {}
+        names = {}
         for part_metrics, part_names in gathered:
             for key, value in part_metrics.items():
                 metrics[key] = metrics[key].merge([value]) if key in metrics else value
-            for task, part in part_names.items():
-                names[task] = names.get(task, []) + part
-        self._warn_of_parts(names)
+            for task, task_names in part_names.items():
+                names[task] = names.get(task, []) + task_names
+        self._warn_if_masks_are_missing(names)
         results = OrderedDict()
         for task in self._tasks(names):
-            splits = sorted(split for known, split in metrics if known == task)
+            splits = sorted(split for metrics_task, split in metrics if metrics_task == task)
             computed = {split: metrics[task, split].compute() for split in splits}
             results[task] = {
                 key if not split else f"{key}-{split}": value
@@ -120,12 +120,13 @@ class ISTDEvaluator(DatasetEvaluator):
         return results
 
     def _tasks(self, names: Mapping[str, list[str]]) -> list[str]:
-        order = [task for known in self.outputs for task in (known, f"{known}_points")]
+        order = [task for output in OUTPUTS for task in (output, f"{output}_points")]
         return [task for task in order if task in names]
 
-    def _warn_of_parts(self, names: Mapping[str, list[str]]) -> None:
-        for task in self.outputs:
-            masks, points = names.get(task, []), names.get(f"{task}_points", [])
+    def _warn_if_masks_are_missing(self, names: Mapping[str, list[str]]) -> None:
+        for task in OUTPUTS:
+            masks = names.get(task, [])
+            points = names.get(f"{task}_points", [])
             if masks and points:
                 log_first_n(
                     logging.WARNING,
@@ -147,9 +148,9 @@ def _array(value: object) -> np.ndarray:
 
 
 def _plain(value: object) -> object:
-    """The document with null for what json has no number for."""
+    """Replace numbers that json does not know (nan, inf) by null."""
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""IoU, nIoU, Pd, Fa, ROC and AUC of infrared small target detection, as the literature measures them."""
+"""IoU, nIoU, Pd, Fa, ROC and AUC of infrared small target detection, as defined in the literature."""
 
 import math
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ EMPTY = ("zero", "one", "skip")
 
 @dataclass(frozen=True)
 class ImageScore:
-    """What one image adds to the metrics; all are counts.
+    """Counts that one image adds to the metrics.
 
     Attributes:
-        intersection, union: pixels of prediction and target.
+        intersection, union: pixels in both prediction and target, and pixels in either.
         targets, found: target regions, and those that a predicted region matches.
         regions: predicted regions.
         false_pixels: pixels of predicted regions that match no target.
-        pixels: H * W.
+        pixels: all pixels, H * W.
     """
 
     intersection: int
@@ -33,12 +33,12 @@ class ImageScore:
 
     @property
     def iou(self) -> float:
-        """In [0, 1]; nan where neither prediction nor target has a pixel."""
+        """IoU in [0, 1], or nan if neither prediction nor target has a pixel."""
         return self.intersection / self.union if self.union else math.nan
 
 
 def check_probability(probability: np.ndarray) -> np.ndarray:
-    """The (H, W) array in float; ValueError unless it is one and lies in [0, 1] (logits and NaN do not)."""
+    """Return a probability map (H, W) in float; ValueError if it has another shape or lies outside [0, 1]."""
     probability = np.asarray(probability)
     if probability.ndim != 2:
         raise ValueError(f"a probability map is an (H, W) array, not one of shape {probability.shape}.")
@@ -50,7 +50,7 @@ def check_probability(probability: np.ndarray) -> np.ndarray:
 
 
 def as_mask(target: np.ndarray) -> np.ndarray:
-    """(H, W) target as bool: non-zero of bool and integers (0/1, 0/255), above 0.5 of floats."""
+    """Return an (H, W) target as bool: integers (0/1, 0/255) and bools that are not 0, floats above 0.5."""
     target = np.asarray(target)
     return target > 0.5 if np.issubdtype(target.dtype, np.floating) else target != 0
 
@@ -58,19 +58,22 @@ def as_mask(target: np.ndarray) -> np.ndarray:
 def score_image(
     probability: np.ndarray, target: np.ndarray, *, threshold: float = 0.5, distance: float = 3.0
 ) -> ImageScore:
-    """Score one image with one labelling pass for the prediction and one for the target.
+    """Score one image with one labeling pass for the prediction and one for the target.
 
-    A target is found when an unused predicted 8-connected region's centroid lies less than `distance` pixels from its
-    own; targets choose in label order (first pixel, row by row), each the first such region in label order.
+    A target is found if the centroid of an unused predicted 8-connected region lies less than `distance` pixels from
+    its own. Targets choose in label order (first pixel, row by row); each takes the first such region in label order.
 
     Args:
-        probability: (H, W) in [0, 1], at the image's own size; above `threshold` (exclusive) is predicted.
-        target: (H, W), see `as_mask`.
+        probability: (H, W) in [0, 1], at the image's own size.
+        target: (H, W) target, see `as_mask`.
+        threshold: pixels above this probability (exclusive) are predicted.
+        distance: limit of the distance between centroids in pixels, exclusive.
 
     Raises:
         ValueError: the sizes differ, or `probability` is not a map in [0, 1].
     """
-    probability, target = check_probability(probability), as_mask(target)
+    probability = check_probability(probability)
+    target = as_mask(target)
     if probability.shape != target.shape:
         raise ValueError(f"the prediction has size {probability.shape}, the target mask {target.shape} (H, W).")
     predicted = find_regions(probability > threshold)
@@ -92,42 +95,45 @@ def score_image(
 class IRMetrics:
     """Metrics of a set of images, with the published conventions as defaults.
 
-    - IoU: intersection over union of all pixels of the set, in %.
-    - nIoU: mean of the images' own IoU, in %.
-    - Pd: found targets of all targets, in %, see `score_image`; nan where the set has no target.
-    - Fa: pixels of predicted regions that match no target, of all pixels, in 1e-6.
-    - ROC, AUC: of pixels, over thresholds 0, 1/T .. (T-1)/T (p > threshold is positive) with the ends (0, 0) and
-      (1, 1); AUC in [0, 1] by the trapezoid rule; nan where the set has no target pixel or nothing else.
+    - IoU is the intersection over union of all pixels of the set, in %.
+    - nIoU is the mean of the images' own IoU, in %.
+    - Pd is the share of targets that are found, in % (see `score_image`), or nan if the set has no target.
+    - Fa is the share of pixels in predicted regions that match no target, in 1e-6.
+    - ROC and AUC are of pixels, over the thresholds 0, 1/T .. (T-1)/T (p > threshold is positive) with the ends (0, 0)
+      and (1, 1). AUC in [0, 1] follows the trapezoid rule and is nan if all pixels or no pixels are targets.
 
-    An image with neither prediction nor target has no IoU. `empty` says how it counts in nIoU: "zero" (published: 0,
-    so that a correctly empty image lowers the mean), "one" (100 %) or "skip" (left out). The same goes for the IoU of a
-    set that has neither anywhere (nan for "skip"). Pd and Fa need no convention: such an image adds only its pixels.
-    A set without images has nan throughout.
+    An image with neither prediction nor target has no IoU. `empty` defines its value in nIoU: "zero" (published: 0, so
+    that a correctly empty image lowers the mean), "one" (100 %) or "skip" (omitted). The same holds for the IoU of a
+    set without any prediction and target (nan for "skip"). Pd and Fa need no convention, because such an image adds
+    only its pixels. All metrics of a set without images are nan.
 
     Args:
         threshold: probability above which a pixel is predicted.
-        distance: pixels, exclusive, between matching centroids.
+        distance: limit of the distance between matching centroids in pixels, exclusive.
         empty: "zero", "one" or "skip".
-        roc_bins: T, thresholds of the ROC; 0 leaves ROC and AUC out. A power of two makes p > threshold exact.
+        roc_bins: number T of thresholds of the ROC; 0 omits ROC and AUC. A power of two makes p > threshold exact.
 
     Raises:
-        ValueError: `empty` is none of the three.
+        ValueError: `empty` is none of the three words.
     """
 
     def __init__(self, threshold: float = 0.5, distance: float = 3.0, empty: str = "zero", roc_bins: int = 256):
         if empty not in EMPTY:
-            raise ValueError(f"empty='{empty}' is not known: choose one of {', '.join(EMPTY)}.")
-        self.threshold, self.distance, self.empty, self.roc_bins = threshold, distance, empty, roc_bins
+            raise ValueError(f"empty='{empty}' is unknown: choose one of {', '.join(EMPTY)}.")
+        self.threshold = threshold
+        self.distance = distance
+        self.empty = empty
+        self.roc_bins = roc_bins
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self.scores: list[ImageScore] = []
-        # Pixels of targets and of background by the number of thresholds they exceed.
+        # The rows count pixels of targets and of background by the number of thresholds that they exceed.
         self.histogram = np.zeros((2, self.roc_bins + 1), np.int64)
 
     def update(self, probability: np.ndarray, target: np.ndarray) -> ImageScore:
-        """Add one image, see `score_image`, and return what it adds.
+        """Add one image and return its counts, see `score_image`.
 
         Args:
             probability: (H, W) float in [0, 1] at the image's own size.
@@ -145,19 +151,19 @@ class IRMetrics:
     def _exceeded(self, probability: np.ndarray, target: np.ndarray) -> np.ndarray:
         bins = self.roc_bins + 1
         exceeded = np.ceil(probability.ravel() * self.roc_bins).astype(np.int32)
-        every = np.bincount(exceeded, minlength=bins)
+        total = np.bincount(exceeded, minlength=bins)
         positive = np.bincount(exceeded[np.flatnonzero(target)], minlength=bins)
-        return np.stack([positive, every - positive])
+        return np.stack([positive, total - positive])
 
     def merge(self, others: Iterable["IRMetrics"]) -> "IRMetrics":
-        """Add the images of other processes' metrics; the result does not depend on how images were divided."""
+        """Add the images of other metrics; the result does not depend on the division of images among them."""
         for other in others:
             self.scores.extend(other.scores)
             self.histogram += other.histogram
         return self
 
     def compute(self) -> dict[str, float | dict[str, list[float]]]:
-        """IoU, nIoU and Pd in %, Fa in 1e-6; with `roc_bins` AUC and ROC = {"threshold", "fpr", "tpr"} lists too."""
+        """Return IoU, nIoU and Pd in %, Fa in 1e-6, and AUC and ROC = {"threshold", "fpr", "tpr"} lists."""
         intersection, union, targets, found, false_pixels, pixels = (
             sum(getattr(score, name) for score in self.scores)
             for name in ("intersection", "union", "targets", "found", "false_pixels", "pixels")
@@ -165,9 +171,9 @@ class IRMetrics:
         empty = {"zero": 0.0, "one": 1.0, "skip": math.nan}[self.empty]
         ious = [empty if math.isnan(score.iou) else score.iou for score in self.scores]
         ious = [iou for iou in ious if not math.isnan(iou)]
-        without = 100 * empty if self.scores else math.nan
+        empty_iou = 100 * empty if self.scores else math.nan
         result = {
-            "IoU": 100 * intersection / union if union else without,
+            "IoU": 100 * intersection / union if union else empty_iou,
             "nIoU": ratio(100 * math.fsum(ious), len(ious)),
             "Pd": ratio(100 * found, targets),
             "Fa": ratio(1e6 * false_pixels, pixels),
@@ -177,7 +183,7 @@ class IRMetrics:
     def _roc(self) -> dict[str, float | dict[str, list[float]]]:
         above = np.cumsum(self.histogram[:, ::-1], axis=1)[:, ::-1]
         totals = above[:, :1]
-        # Column j + 1 counts pixels above threshold j / T; the first column, all pixels, is the end (1, 1).
+        # Column j + 1 counts pixels above threshold j / T. The first column counts all pixels, for the end (1, 1).
         counts = np.concatenate([above, np.zeros((2, 1), np.int64)], axis=1)
         with np.errstate(invalid="ignore"):
             tpr, fpr = counts / totals
@@ -187,5 +193,5 @@ class IRMetrics:
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole, nan where whole is 0."""
+    """Return part / whole, or nan if whole is 0."""
     return part / whole if whole else math.nan

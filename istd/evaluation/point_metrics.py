@@ -1,4 +1,4 @@
-"""What can be measured where a split has points but no masks, for the selection of a model."""
+"""Metrics of images that have points but no masks; they serve to select a model."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from istd.evaluation.regions import Regions, find_regions, match_centroids
 
 @dataclass(frozen=True)
 class PointScore:
-    """Counts of one image: its points, those found, predicted regions, pixels of unmatched regions, all pixels."""
+    """Counts of one image: points, found points, predicted regions, pixels of unmatched regions, and all pixels."""
 
     points: int
     found: int
@@ -21,15 +21,15 @@ class PointScore:
 
 
 def match_points(points: np.ndarray, regions: Regions, distance: float) -> np.ndarray:
-    """Region of each point: the unused one that holds it, else the first unused one whose centroid is near.
+    """Match each point to the unused region that holds it, or else to the first unused region with a near centroid.
 
     Args:
         points: (N, 2) x, y in pixels inside the image.
         regions: predicted regions.
-        distance: pixels, exclusive, from point to centroid.
+        distance: limit of the distance from point to centroid in pixels, exclusive.
 
     Returns:
-        (N,) int64 region, -1 where the point is missed; no region serves two points.
+        (N,) int64 region of each point, -1 for a missed point; no region is matched twice.
     """
     cells = np.asarray(points, np.float64).reshape(-1, 2)[:, ::-1]
     holders = regions.at(np.floor(cells))
@@ -37,32 +37,33 @@ def match_points(points: np.ndarray, regions: Regions, distance: float) -> np.nd
     matches = np.full(len(cells), -1)
     matches[first] = holders[first]
     free = np.setdiff1d(np.arange(len(regions)), matches)
-    left = np.flatnonzero(matches < 0)
-    near = match_centroids(cells[left], regions.centroids[free], distance)
-    matches[left] = np.where(near >= 0, free[near] if len(free) else -1, -1)
+    unmatched = np.flatnonzero(matches < 0)
+    near = match_centroids(cells[unmatched], regions.centroids[free], distance)
+    matches[unmatched] = np.where(near >= 0, free[near] if len(free) else -1, -1)
     return matches
 
 
 class PointMetrics:
     """Metrics of a set of images against points alone.
 
-    A point is found when an unused predicted region holds it, or has its centroid less than `distance` pixels away.
+    A point is found if an unused predicted region holds it or has its centroid less than `distance` pixels away.
 
-    - Pd: found points of all points, in %.
-    - Fa: pixels of predicted regions that match no point, of all pixels, in 1e-6.
-    - false_regions: such regions an image.
-    - F1: 2 found / (points + predicted regions), in %: the one figure to select a model by.
+    - Pd is the share of points that are found, in %.
+    - Fa is the share of pixels in predicted regions that match no point, in 1e-6.
+    - false_regions is the mean number of such regions in an image.
+    - F1 is 2 found / (points + predicted regions), in %; it is the figure that selects a model.
 
-    None of them sees the shape of a mask: of two models that find the same targets both score alike. nan where there
-    is nothing to divide by.
+    No metric depends on the shape of masks, so two models that find the same targets have equal scores. A metric whose
+    denominator is 0 is nan.
 
     Args:
         threshold: probability above which a pixel is predicted.
-        distance: pixels, exclusive.
+        distance: limit of the distance from point to centroid in pixels, exclusive.
     """
 
     def __init__(self, threshold: float = 0.5, distance: float = 3.0):
-        self.threshold, self.distance = threshold, distance
+        self.threshold = threshold
+        self.distance = distance
         self.reset()
 
     def reset(self) -> None:
@@ -70,7 +71,7 @@ class PointMetrics:
         self.scores: list[PointScore] = []
 
     def update(self, probability: np.ndarray, points: np.ndarray) -> PointScore:
-        """Add one image and return what it adds.
+        """Add one image and return its counts.
 
         Args:
             probability: (H, W) in [0, 1], at the image's own size.
@@ -95,13 +96,13 @@ class PointMetrics:
         return score
 
     def merge(self, others: Iterable["PointMetrics"]) -> "PointMetrics":
-        """Add the images of other processes' metrics."""
+        """Add the images of other metrics."""
         for other in others:
             self.scores.extend(other.scores)
         return self
 
     def compute(self) -> dict[str, float]:
-        """Pd and F1 in %, Fa in 1e-6, false_regions an image."""
+        """Return Pd and F1 in %, Fa in 1e-6, and false_regions per image."""
         points, found, regions, false_pixels, pixels = (
             sum(getattr(score, name) for score in self.scores)
             for name in ("points", "found", "regions", "false_pixels", "pixels")

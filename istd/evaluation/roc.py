@@ -1,4 +1,4 @@
-"""ROC curves of the evaluator's json files, as a picture."""
+"""ROC curves from the evaluator's json files, drawn as a figure."""
 
 import json
 import os
@@ -17,7 +17,7 @@ class Curve:
 
     Attributes:
         fpr, tpr: false and true positive rates in [0, 1], from (1, 1) down to (0, 0).
-        auc: area below it, in [0, 1].
+        auc: area under the curve, in [0, 1].
     """
 
     fpr: list[float]
@@ -26,14 +26,14 @@ class Curve:
 
 
 def read_curve(path: str | os.PathLike, split: str = "all") -> Curve:
-    """The curve in a file that `ISTDEvaluator` wrote (OUTPUT_DIR/test/istd.json, OUTPUT_DIR/validation/istd.json).
+    """Read the curve from a file of `ISTDEvaluator` (OUTPUT_DIR/test/istd.json, OUTPUT_DIR/validation/istd.json).
 
     Args:
         path: the file.
         split: "all", or a target characteristic.
 
     Raises:
-        FileNotFoundError, ValueError: one sentence that names the file.
+        FileNotFoundError, ValueError: the file is absent, or holds no curve of the split; the message names it.
     """
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))["metrics"]
@@ -41,24 +41,24 @@ def read_curve(path: str | os.PathLike, split: str = "all") -> Curve:
         raise FileNotFoundError(f"'{path}' does not exist.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{path}' is no result of the evaluator.") from error
-    found = metrics.get(split, {}).get("ROC")
-    if found is None or metrics[split]["AUC"] is None:
-        raise ValueError(f"'{path}' has no ROC of '{split}'; it knows {', '.join(metrics)}.")
-    return Curve(found["fpr"], found["tpr"], metrics[split]["AUC"])
+    roc = metrics.get(split, {}).get("ROC")
+    if roc is None or metrics[split]["AUC"] is None:
+        raise ValueError(f"'{path}' has no ROC of '{split}'; it has {', '.join(metrics)}.")
+    return Curve(roc["fpr"], roc["tpr"], metrics[split]["AUC"])
 
 
 def draw_roc(curves: Mapping[str, Curve], floor: float = 1e-6) -> Figure:
-    """A figure with a curve for each name; false alarms are rare, so the axis of the rate is logarithmic.
+    """Draw a curve for each name; the false positive axis is logarithmic, because false alarms are rare.
 
     Args:
-        curves: name -> curve.
-        floor: least false positive rate that is shown; smaller ones stand at it.
+        curves: {name: curve}.
+        floor: smallest false positive rate of the axis; smaller rates are drawn there.
     """
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, curve in curves.items():
-        shown = [max(rate, floor) for rate in curve.fpr]
-        axes.plot(shown, curve.tpr, label=f"{name} (AUC {curve.auc:.4f})", drawstyle="steps-post")
+        rates = [max(rate, floor) for rate in curve.fpr]
+        axes.plot(rates, curve.tpr, label=f"{name} (AUC {curve.auc:.4f})", drawstyle="steps-post")
     axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.01), xlabel="false positive rate", ylabel="true positive rate")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -66,7 +66,7 @@ def draw_roc(curves: Mapping[str, Curve], floor: float = 1e-6) -> Figure:
 
 
 def save_roc(path: str | os.PathLike, curves: Mapping[str, Curve]) -> None:
-    """Write `draw_roc` atomically, in the format that the file's extension names (.png, .pdf, .svg)."""
+    """Write the figure of `draw_roc` atomically, in the format of the file's extension (.png, .pdf, .svg)."""
     suffix = Path(path).suffix[1:] or "png"
     with atomic_write(path) as file:
         draw_roc(curves).savefig(file, format=suffix, dpi=150)

@@ -1,4 +1,4 @@
-"""Training crops, stacked."""
+"""Training crops, stacked to one batch."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,27 @@ from istd.modeling.feature_cache import view_key
 class Batch:
     """A training batch on the model's device.
 
-    images: (B, C, S, S) normalised. grey: the same, grey values 0..255. targets: (B, 1, S, S) in [0, 1].
-    clusters: (B,) int64, 0 where there are none. everyone: the clusters of all processes' batches.
-    keys: of the feature cache, None for a view that does not come again. names: file names.
+    Attributes:
+        images: (B, C, S, S) normalized images.
+        grey: (B, C, S, S) the same images in gray values 0..255.
+        targets: (B, 1, S, S) pseudo-masks in [0, 1].
+        clusters: (B,) int64 cluster of each sample; 0 without clusters.
+        all_clusters: clusters of the batches of all processes.
+        keys: keys in the feature cache; None for a view that does not recur.
+        names: file names.
     """
 
     images: Tensor
     grey: Tensor
     targets: Tensor
     clusters: Tensor
-    everyone: Tensor
+    all_clusters: Tensor
     keys: list[str | None]
     names: list[str]
 
 
-def of_all_processes(values: Tensor) -> Tensor:
-    """(B,) of each process -> the values of all, (B * processes,), in the order of ranks; B is the same in each."""
+def gather_processes(values: Tensor) -> Tensor:
+    """Concatenate (B,) of every process to (B * processes,) in the order of ranks; B is the same in all processes."""
     if comm.get_world_size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(comm.get_world_size())]
@@ -38,7 +43,7 @@ def of_all_processes(values: Tensor) -> Tensor:
 
 
 def batch_key(image: dict) -> str | None:
-    """Key of the feature cache for a dict of `ISTDMapper`: crops that recur or hold the whole image have one."""
+    """Return a sample's key in the feature cache; only a crop that recurs or holds the whole image has one."""
     view = image.get("view")
     if view is None or "file_name" not in image:
         return None

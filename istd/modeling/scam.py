@@ -5,31 +5,36 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SMALLEST_SCALE = 1e-6  # at or below it SCAM is off and the foundation model need not run
+SMALLEST_SCALE = 1e-6  # SCAM is off at or below this scale, and the foundation model need not run
 
 
 class SCAM(nn.Module):
     """SCAM of "Learning with Semantic Priors" (arXiv 2605.14346).
 
-    1. F = sum_k softmax(a)_k F_k over the K hidden states, a learned, initially 0: their mean.
-    2. Token attention pooling: g = sum_i softmax(score(F))_i F_i, one linear score a token, temperature 1.
+    1. F = sum_k softmax(a)_k F_k mixes the K hidden states; the learned logits a start at 0, which gives the mean.
+    2. g = sum_i softmax(score(F))_i F_i pools the tokens by attention with one linear score for each token.
     3. An MLP (feature_dim -> hidden_dim -> ReLU -> 2 * sum of stage channels) gives raw gamma and beta of each channel.
-    4. gamma = 1 + tanh(raw gamma * gate), gate learned by channel, initially 1.
-    5. f <- (1 + s (gamma - 1)) * f + s * beta.
+    4. gamma = 1 + tanh(raw gamma * gate), where each channel has a learned gate that starts at 1.
+    5. f <- (1 + s (gamma - 1)) * f + s * beta modulates the features.
 
-    The MLP's last layer starts at zero, so gamma = 1 and beta = 0 at first: a new teacher equals its student exactly,
-    whatever the tokens. Its gradient is not zero there, the gate's and the pooling's are from the second step on.
+    The MLP's last layer starts at zero, so at first gamma = 1 and beta = 0, and the teacher equals its student exactly.
+    That layer has a gradient in the first step; the gates and the pooling have one from the second step on.
+
+    Example with scale s = 0.5 and one feature f = 4:
+        at the start, raw gamma = 0 and beta = 0       -> gamma = 1,       f stays (1 + 0.5 * 0) * 4 + 0 = 4
+        raw gamma = 2, gate = 1 and beta = 0.1         -> gamma = 1.96,    f becomes (1 + 0.5 * 0.96) * 4 + 0.05 = 5.98
+        the same with a closed gate, gate = 0          -> gamma = 1,       f becomes 4.05, because beta has no gate
 
     Args:
         feature_dim: channels of the token maps.
         stage_channels: channels of each stage feature of the network, finest first.
-        num_layers: K, token maps that are mixed.
+        num_layers: number K of mixed token maps.
         hidden_dim: width of the MLP.
-        scale: s; at or below 1e-6 features pass untouched and no tokens are needed.
-        stages: indices of the stages that are modulated, 0 the finest; the others pass untouched. None: all.
+        scale: strength s; at or below 1e-6 features pass unchanged and no tokens are needed.
+        stages: indices of the modulated stages, where 0 is the finest; None means all. Other stages pass unchanged.
 
     Raises:
-        ValueError: the network has no such stage, or one is named twice.
+        ValueError: the network has no such stage, or a stage is named twice.
     """
 
     def __init__(
@@ -61,11 +66,11 @@ class SCAM(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether tokens change anything; where not, the foundation model can be left out."""
+        """Whether tokens change the features; if not, the foundation model can be left out."""
         return self.scale > SMALLEST_SCALE
 
     def pool(self, tokens: Tensor | Sequence[Tensor]) -> Tensor:
-        """K token maps (B, C, h, w) -> (B, C): layers mixed by softmax, cells pooled by attention."""
+        """Mix K token maps (B, C, h, w) by softmax and pool their cells by attention to (B, C)."""
         weights = self.layer_logits.softmax(0)
         maps = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))
         if len(maps) != len(weights):
@@ -75,7 +80,7 @@ class SCAM(nn.Module):
         return (attention * fused).sum(dim=1)
 
     def affine(self, tokens: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Gamma and beta of each modulated stage, (B, its channels, 1, 1) each."""
+        """Return gamma and beta of each modulated stage, (B, channels of the stage, 1, 1) each."""
         raw_gamma, beta = self.mlp(self.pool(tokens))[..., None, None].chunk(2, dim=1)
         gamma = 1 + torch.tanh(raw_gamma * self.gate[:, None, None])
         return list(gamma.split(self.stage_channels, dim=1)), list(beta.split(self.stage_channels, dim=1))
@@ -84,12 +89,12 @@ class SCAM(nn.Module):
         """Modulate the stage features.
 
         Args:
-            tokens: K token maps (B, feature_dim, h, w), a list or one (K, B, feature_dim, h, w) tensor, of any float
-                type; not read (None will do) where SCAM is not active.
-            features: one (B, stage_channels[l], H_l, W_l) a stage.
+            tokens: K token maps (B, feature_dim, h, w) as a list, or as one (K, B, feature_dim, h, w) tensor, in any
+                float type; they are not read and may be None if SCAM is not active.
+            features: (B, stage_channels[l], H_l, W_l) of each stage.
 
         Returns:
-            features of the same shapes; the very same tensors where SCAM is not active.
+            features of the same shapes; the identical tensors if SCAM is not active.
 
         Raises:
             ValueError: the number of token maps is not num_layers.
@@ -97,11 +102,12 @@ class SCAM(nn.Module):
         if not self.active:
             return list(features)
         gammas, betas = self.affine(tokens)
-        s, results = self.scale, list(features)
+        s = self.scale
+        results = list(features)
         for stage, gamma, beta in zip(self.stages, gammas, betas, strict=True):
             results[stage] = (1 + s * (gamma - 1)) * features[stage] + s * beta
         return results
 
     def gate_penalty(self) -> Tensor:
-        """mean |gate|, a scalar; the inner loss adds it with weight 0.005."""
+        """Return mean |gate|, a scalar that the inner loss adds with weight 0.005."""
         return self.gate.abs().mean()

@@ -1,4 +1,4 @@
-"""Frozen vision foundation models: hidden states of a ViT as token maps, for training only."""
+"""Frozen vision foundation models (VFMs), whose hidden states are token maps; only training uses them."""
 
 import copy
 import hashlib
@@ -15,49 +15,53 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SAM_PREFIX = "sam_"
 RANDOM = "random"
+KEY = "ISTD.VFM.CHECKPOINT"
 
 
 class FrozenVFM:
     """A frozen ViT in eval mode that gives its last K hidden states as token maps.
 
-    Deliberately not an `nn.Module`: held as an attribute of a network it is no part of its state_dict, parameters,
-    train mode or DDP, and a deep copy of the network shares it. It follows the images to their device.
+    The class is deliberately not an `nn.Module`: a network that holds it as an attribute does not get its weights,
+    parameters or train mode, DDP ignores it, and deep copies of the network share it. It moves to the images' device.
 
     Attributes:
         name: model name.
         feature_dim: channels of the token maps.
-        layers: K.
-        patch_size: pixels a token.
+        layers: number K of token maps.
+        patch_size: side of a token in pixels of the resized image.
     """
 
     def __init__(self, name: str, model: nn.Module, *, feature_dim: int, patch_size: int, layers: int):
         blocks = len(model.blocks)
         if not 1 <= layers <= blocks + 1:
             raise ValueError(
-                f"{name} has {blocks} blocks and so {blocks + 1} hidden states, but {layers} are asked for."
+                f"{name} has {blocks} blocks and so {blocks + 1} hidden states, but {layers} are required."
             )
-        self.name, self.feature_dim, self.patch_size, self.layers = name, feature_dim, patch_size, layers
+        self.name = name
+        self.feature_dim = feature_dim
+        self.patch_size = patch_size
+        self.layers = layers
         self._blocks = blocks
         self._model = model.eval().requires_grad_(False)
         self._fingerprint = ""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Token maps of the last K hidden states, first to last; the embedding output is one where K = blocks + 1.
+        """Return the token maps of the last K hidden states, first to last; K = blocks + 1 includes the embedding.
 
         Args:
-            images: (B, 3, H, W) RGB or (B, 1, H, W) grey, float in [0, 1] or uint8. Resized (bilinear, antialiased) to
-                the nearest multiples of the patch size, 256 -> 252 for /14; normalised with ImageNet's mean and std.
+            images: (B, 3, H, W) RGB or (B, 1, H, W) gray, float in [0, 1] or uint8. They are resized (bilinear,
+                antialiased) to the nearest multiples of the patch size and normalized with ImageNet's mean and std.
 
         Returns:
-            K tensors (B, feature_dim, h, w), not normalised by the final norm, without class and register tokens and
-            without gradient.
+            K tensors (B, feature_dim, h, w) without gradient, before the final norm, without class and register tokens.
+            Example: a 256x256 image for a patch size of 14 is resized to 252x252 and gives maps of 18x18 tokens.
         """
         self._model.to(images.device)
         with torch.no_grad():
             return self._hidden_states(self.prepare(images))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """The (B, 3, h * patch_size, w * patch_size) tensor that the model sees."""
+        """Resize and normalize images to the (B, 3, h * patch_size, w * patch_size) tensor that the model sees."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         size = [max(1, round(side / self.patch_size)) * self.patch_size for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
@@ -69,52 +73,44 @@ class FrozenVFM:
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "FrozenVFM":
-        """Does nothing: the model stays in eval mode whatever `mode` says."""
+        """Do nothing; the model always stays in eval mode."""
         return self
 
     @property
     def fingerprint(self) -> str:
-        """Hash of name, options and weights: features of equal fingerprint, layers and image are equal."""
+        """Hash of name and weights; equal fingerprint, layers and image give equal features."""
         if not self._fingerprint:
-            state = hashlib.blake2b(self._identity().encode(), digest_size=8)
+            state = hashlib.blake2b(self.name.encode(), digest_size=8)
             for tensor in self.weights().values():
                 state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
             self._fingerprint = state.hexdigest()
         return self._fingerprint
 
     def weights(self) -> dict[str, Tensor]:
-        """State dict of the model as it was built, whatever image sizes it has seen."""
+        """Return the state dict of the model as it was built, whatever image sizes it has seen."""
         return self._model.state_dict()
-
-    def _identity(self) -> str:
-        return self.name
 
     def __deepcopy__(self, memo: dict) -> "FrozenVFM":
         return self
 
 
 class TimmVFM(FrozenVFM):
-    """Any timm ViT with patch tokens (plain, DINOv2, DINOv3 with rotary positions and registers), at any image size.
+    """A timm ViT with patch tokens (plain, DINOv2, DINOv3 with rotary positions and registers), at any image size.
 
-    A learned position embedding is resampled to the image's grid bicubically and without antialiasing, which is what
-    DINOv2 does; `antialias=True` is timm's own way.
+    A learned position embedding is resampled to the image's grid bicubically and without antialiasing, as in DINOv2.
     """
 
-    def __init__(self, name: str, model: nn.Module, *, layers: int, antialias: bool = False):
+    def __init__(self, name: str, model: nn.Module, *, layers: int):
         size = model.patch_embed.patch_size
         super().__init__(name, model, feature_dim=model.embed_dim, patch_size=size[0], layers=layers)
-        self._antialias = antialias
         self._grid = tuple(model.patch_embed.grid_size)
         position = getattr(model, "pos_embed", None)
         self._position = None if position is None else (copy.deepcopy(position.detach()), self._grid)
 
     def weights(self) -> dict[str, Tensor]:
-        """By name, the position embedding as the checkpoint has it."""
+        """Return the state dict with the position embedding as the checkpoint has it."""
         own = {} if self._position is None else {"pos_embed": self._position[0]}
         return super().weights() | own
-
-    def _identity(self) -> str:
-        return f"{self.name} antialias={self._antialias}"
 
     def _hidden_states(self, x: Tensor) -> list[Tensor]:
         grid = tuple(side // self.patch_size for side in x.shape[-2:])
@@ -142,7 +138,7 @@ class TimmVFM(FrozenVFM):
         model.set_input_size(img_size=tuple(side * self.patch_size for side in grid))
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         model.pos_embed.data = resample_abs_pos_embed(
-            position.to(model.pos_embed.device), list(grid), list(native), prefix, antialias=self._antialias
+            position.to(model.pos_embed.device), list(grid), list(native), prefix, antialias=False
         )
         self._grid = grid
 
@@ -150,8 +146,8 @@ class TimmVFM(FrozenVFM):
 class SegmentAnythingVFM(FrozenVFM):
     """The image encoder of segment-anything (before its neck), at any image size.
 
-    Its 64x64 position embedding is resampled bicubically to the image's grid; the relative positions of the global
-    blocks follow by segment-anything's own interpolation.
+    The 64x64 position embedding is resampled bicubically to the image's grid. Segment-anything itself interpolates the
+    relative positions of the global blocks.
     """
 
     def __init__(self, name: str, model: nn.Module, *, layers: int):
@@ -172,45 +168,31 @@ class SegmentAnythingVFM(FrozenVFM):
         return [state.permute(0, 3, 1, 2).contiguous() for state in states[-self.layers :]]
 
 
-def build_vfm(
-    name: str,
-    checkpoint: str = "",
-    *,
-    pretrained: bool = False,
-    layers: int = 13,
-    antialias: bool = False,
-    key: str = "ISTD.VFM.CHECKPOINT",
-) -> FrozenVFM:
+def build_vfm(name: str, checkpoint: str = "", *, pretrained: bool = False, layers: int = 13) -> FrozenVFM:
     """Build a frozen foundation model.
 
     Args:
         name: a timm ViT ("vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3") or segment-anything's image
             encoder ("sam_vit_b", "sam_vit_l", "sam_vit_h").
-        checkpoint: local file of its weights, loaded strictly: timm's layout, Meta's DINOv2 or DINOv3 files, or a
-            whole segment-anything file. "random" takes untrained weights from a fixed seed, for tests and trials.
-        pretrained: without a checkpoint, let timm fetch its weights (timm models only).
-        layers: K hidden states; 13 are all of a 12-block ViT with the embedding output.
-        antialias: resample learned position embeddings with antialiasing (timm models).
-        key: configuration key that named the checkpoint, for messages.
+        checkpoint: local file of the weights, loaded strictly: timm's layout, a DINOv2 or DINOv3 file of Meta, or a
+            whole segment-anything file. "random" means untrained weights from a fixed seed, for tests and trials.
+        pretrained: without a checkpoint, timm downloads its own weights (timm models only).
+        layers: number K of hidden states; 13 are all hidden states of a 12-block ViT with the embedding output.
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
-        ValueError: the model is not known, is no ViT, has fewer hidden states, or the file is another model's.
+        ValueError: the model is unknown, is not a ViT, has fewer hidden states, or the file belongs to another model.
     """
     if not checkpoint and not pretrained:
-        raise ValueError(f"{key} is empty: name the local file of {name}'s weights, or ask for timm's own ones.")
+        raise ValueError(f"{KEY} is empty: name the local file of {name}'s weights, or let timm download them.")
     sam = name.startswith(SAM_PREFIX)
     if sam and not checkpoint:
-        raise ValueError(f"{name} is fetched from nowhere: {key} has to name its segment-anything file.")
+        raise ValueError(f"{name} cannot be downloaded: {KEY} has to name its segment-anything file.")
     with seeded(0):
         model = _build_sam_encoder(name) if sam else build_timm_vit(name, pretrained and not checkpoint)
     if checkpoint and checkpoint != RANDOM:
-        load_strictly(model, load_weights(checkpoint, key), name, checkpoint, "image_encoder." if sam else "")
-    return (
-        SegmentAnythingVFM(name, model, layers=layers)
-        if sam
-        else TimmVFM(name, model, layers=layers, antialias=antialias)
-    )
+        load_strictly(model, load_weights(checkpoint, KEY), name, checkpoint, "image_encoder." if sam else "")
+    return SegmentAnythingVFM(name, model, layers=layers) if sam else TimmVFM(name, model, layers=layers)
 
 
 def _build_sam_encoder(name: str) -> nn.Module:

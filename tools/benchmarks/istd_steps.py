@@ -83,7 +83,7 @@ def inner_plainly(model: PointSupervisedISTD, crops: list[dict]) -> Tensor:
         student = maps_alone(model, batch, teacher=False)[0]
     teacher = maps_alone(model, batch, teacher=True)
     weights, penalty = model.inner_weights(batch), model.scam.gate_penalty()
-    return gradient(model, inner_losses(teacher, student, batch.targets, weights, penalty, **model.options))
+    return gradient(model, inner_losses(teacher, student, batch.targets, weights, penalty, **model.loss_weights))
 
 
 def outer_plainly(model: PointSupervisedISTD, train: list[dict], validation: list[dict]) -> Tensor:
@@ -96,7 +96,7 @@ def outer_plainly(model: PointSupervisedISTD, train: list[dict], validation: lis
         with torch.no_grad():
             teacher = maps_alone(model, batch, teacher=True)[0]
         student = maps_alone(model, batch, teacher=False)
-        return batch_loss(Forward(student, teacher, batch.targets, batch.clusters, batch.everyone), alpha)
+        return batch_loss(Forward(student, teacher, batch.targets, batch.clusters, batch.all_clusters), alpha)
 
     outer = torch.autograd.grad(loss(validation), [*theta, alpha])
     inner = torch.autograd.grad(loss(train), theta)
@@ -113,7 +113,8 @@ def outer_shared(model: PointSupervisedISTD, train: list[dict], validation: list
     for crops in (validation, train):
         batch = model.collect(crops)
         student, teacher = model.both_maps(batch, learner="student")
-        losses.append(batch_loss(Forward(student, teacher[0], batch.targets, batch.clusters, batch.everyone), alpha))
+        forward = Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters)
+        losses.append(batch_loss(forward, alpha))
     gradients = outer_gradients(*losses, list(model.network.parameters()), alpha, ETA)
     return torch.cat([part.reshape(-1) for part in (*gradients.theta, gradients.alpha)])
 

@@ -1,4 +1,4 @@
-"""ISTD networks, one file each, registered by name."""
+"""ISTD networks, which are registered by name and have one file each."""
 
 from istd.modeling.backbones.acm import ACM, ALCNet
 from istd.modeling.backbones.alclnet import ALCLNet

@@ -1,4 +1,4 @@
-"""ACM and ALCNet: small ResNet encoders whose decoders fuse with asymmetric bi-directional attention."""
+"""ACM and ALCNet: small ResNet encoders with decoders that fuse by asymmetric bi-directional attention."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,15 +6,13 @@ from torch import Tensor, nn
 from istd.modeling.backbones.blocks import basic_stage, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
-NORMS = ("GN", "BN")
 
-
-def _norm(kind: str, channels: int, momentum: float) -> nn.Module:
-    if kind == "BN":
+def _norm(norm: str, channels: int, momentum: float) -> nn.Module:
+    if norm == "BN":
         return nn.BatchNorm2d(channels, momentum=momentum)
-    if kind == "GN":
+    if norm == "GN":
         return nn.GroupNorm(1, channels)
-    raise ValueError(f"norm '{kind}' is not known: choose one of {', '.join(NORMS)}.")
+    raise ValueError(f"norm '{norm}' is unknown: choose one of GN, BN.")
 
 
 def _stem(in_channels: int, momentum: float) -> nn.Sequential:
@@ -33,20 +31,20 @@ def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class AsymmetricFusion(nn.Module):
-    """A(c), r = 4: the pooled deep map weighs the shallow one by channel, the shallow one weighs the deep by cell.
+    """A(c): the pooled deep map weights the shallow map's channels, and the shallow map the deep one's cells.
 
-    With norm "BN" a training batch of one image raises: the pooled branch then has one value a channel.
+    A training batch of one image raises with norm "BN", because the pooled branch then has one value in each channel.
     """
 
     def __init__(self, channels: int, norm: str, momentum: float):
         super().__init__()
-        self.topdown = nn.Sequential(nn.AdaptiveAvgPool2d(1), *self._weigh(channels, norm, momentum))
-        self.bottomup = nn.Sequential(*self._weigh(channels, norm, momentum))
+        self.topdown = nn.Sequential(nn.AdaptiveAvgPool2d(1), *self._weights(channels, norm, momentum))
+        self.bottomup = nn.Sequential(*self._weights(channels, norm, momentum))
         post = _norm(norm, channels, momentum)
         self.post = nn.Sequential(same_conv(channels, channels, 3), post, nn.ReLU(inplace=True))
 
     @staticmethod
-    def _weigh(channels: int, norm: str, momentum: float) -> list[nn.Module]:
+    def _weights(channels: int, norm: str, momentum: float) -> list[nn.Module]:
         inner = channels // 4
         return [
             same_conv(channels, inner, 1),
@@ -58,12 +56,12 @@ class AsymmetricFusion(nn.Module):
         ]
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
-        """Two (B, c, H, W) maps -> (B, c, H, W)."""
+        """Fuse two (B, c, H, W) maps to (B, c, H, W)."""
         return self.post(2 * shallow * self.topdown(deep) + 2 * deep * self.bottomup(shallow))
 
 
 class FCNHead(nn.Module):
-    """Bias-less conv3 to a quarter of the channels, BN, ReLU, Dropout 0.1, conv1 to one logit."""
+    """A conv3 without bias to a quarter of the channels, BN, ReLU, Dropout 0.1 and a conv1 to one logit."""
 
     def __init__(self, channels: int, momentum: float):
         super().__init__()
@@ -84,7 +82,7 @@ class _ACMFamily(Network):
     stage_channels = (16, 32, 64)
     strides = (4, 8, 16)
     multiple = 16
-    modulation_scale = 0.55  # not published for these two; MLCLNet's, which has the same three stage widths
+    modulation_scale = 0.55  # not published; it is the scale of MLCLNet, which also has three stages
     published_names = {"head.": "classifier."}
     blocks: int
 
@@ -114,9 +112,9 @@ class ACM(_ACMFamily):
 
     Args:
         in_channels: channels of the image.
-        norm: norm of the fusions: "GN" (one group) or "BN" (published LESPS checkpoints).
-        momentum: BatchNorm momentum of stem, shortcuts, fusions and classifier. Published: 0.9, so that the running
-            statistics are almost the last batch's; 0.1 averages over more batches.
+        norm: norm of the fusions; "GN" (one group) or "BN" (as in published LESPS checkpoints).
+        momentum: BatchNorm momentum of stem, shortcuts, fusions and classifier. With the published 0.9 the running
+            statistics are almost those of the last batch; 0.1 averages over more batches.
     """
 
     blocks = 3
@@ -138,10 +136,8 @@ class ACM(_ACMFamily):
 class ALCNet(_ACMFamily):
     """ALCNet: 520,037 parameters with 3 channels and norm GN, 519,889 with 1 channel and BN.
 
-    Its `uplayer1` and `uplayer2` are part of the published network but take no part in the forward pass; they are
-    frozen, so that an optimizer or DistributedDataParallel does not wait for their gradients.
-
-    Args: as `ACM`.
+    The published network has `uplayer1` and `uplayer2`, but the forward pass does not use them. They are frozen so that
+    an optimizer or DistributedDataParallel does not wait for their gradients. The arguments are those of `ACM`.
     """
 
     blocks = 4

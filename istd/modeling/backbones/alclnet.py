@@ -1,4 +1,4 @@
-"""ALCLNet: five residual stages, local-contrast layers, four gated top-down fusions."""
+"""ALCLNet: five residual stages, local-contrast layers and four gated top-down fusions."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 
 class LocalContrast(nn.Module):
-    """LCL(c): conv1, ReLU, conv3, ReLU; (B, c, H, W) -> (B, c, H, W)."""
+    """LCL(c): conv1, ReLU, conv3 and ReLU; (B, c, H, W) -> (B, c, H, W)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -24,7 +24,7 @@ class LocalContrast(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """Sbam(a, b): the deep map, enlarged, joins the shallow map through a gate that the shallow map gives."""
+    """Sbam(a, b): the enlarged deep map is added to the shallow map through gates that the shallow map gives."""
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()
@@ -32,17 +32,17 @@ class GatedFusion(nn.Module):
         self.ll_layer = nn.Sequential(same_conv(shallow, shallow, 1), nn.BatchNorm2d(shallow))
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
-        """(B, a, H/2, W/2) and (B, b, H, W) -> (B, b, H, W)."""
+        """Fuse (B, a, H/2, W/2) and (B, b, H, W) to (B, b, H, W)."""
         return shallow + self.hl_layer(deep) * torch.sigmoid(self.ll_layer(shallow))
 
 
 @NETWORK_REGISTRY.register()
 class ALCLNet(Network):
-    """ALCLNet, 5,668,145 parameters with three input channels.
+    """ALCLNet with 5,668,145 parameters for three input channels.
 
     Attributes:
-        encoder_class: called with (in_channels, stage_channels).
-        fusion_class: called with the widths of the deeper and the shallower stage.
+        encoder_class: class of the encoder, called with (in_channels, stage_channels).
+        fusion_class: class of a fusion, called with the widths of the deeper and the shallower stage.
     """
 
     stage_channels = (16, 32, 64, 128, 256)

@@ -1,4 +1,4 @@
-"""Attention by channel and by cell, and the residual blocks built on it."""
+"""Attention over channels and over cells, and residual blocks that use it."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from istd.modeling.backbones.blocks import conv_norm_relu, same_conv
 
 
 class ChannelAttention(nn.Module):
-    """Gate of each channel: global average and global maximum through the same two bias-less conv1, summed, sigmoid.
+    """Gates of the channels: two conv1 without bias map the global average and maximum; a sigmoid takes their sum.
 
     Args:
-        channels: c.
-        reduction: the layer between has c // reduction channels.
+        channels: number c of channels.
+        reduction: the hidden layer has c // reduction channels.
     """
 
     def __init__(self, channels: int, reduction: int):
@@ -22,17 +22,18 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> (B, c, 1, 1) in (0, 1)."""
-        average, greatest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        return torch.sigmoid(self.se(average) + self.se(greatest))
+        """Compute the gates: (B, c, H, W) -> (B, c, 1, 1) in (0, 1)."""
+        average = x.mean((2, 3), keepdim=True)
+        maximum = x.amax((2, 3), keepdim=True)
+        return torch.sigmoid(self.se(average) + self.se(maximum))
 
 
 class SpatialAttention(nn.Module):
-    """Gate of each cell: conv7 over the mean and the maximum over channels, sigmoid.
+    """Gates of the cells: a conv7 and a sigmoid take the mean and the maximum over the channels.
 
     Args:
-        bias: of the convolution.
-        max_first: order of its two input channels: maximum, mean instead of mean, maximum.
+        bias: the convolution has a bias.
+        max_first: the maximum is the first of the two input channels, instead of the mean.
     """
 
     def __init__(self, *, bias: bool = False, max_first: bool = False):
@@ -41,13 +42,13 @@ class SpatialAttention(nn.Module):
         self.max_first = max_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> (B, 1, H, W) in (0, 1)."""
+        """Compute the gates: (B, c, H, W) -> (B, 1, H, W) in (0, 1)."""
         pair = [x.mean(1, keepdim=True), x.amax(1, keepdim=True)]
         return torch.sigmoid(self.conv(torch.cat(pair[::-1] if self.max_first else pair, dim=1)))
 
 
 class SqueezeExcite(nn.Module):
-    """SE: the global average through two bias-less linear layers, c -> c/4 -> c, gates the channels."""
+    """SE: two linear layers without bias, c -> c/4 -> c, turn the global average into gates of the channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -59,12 +60,12 @@ class SqueezeExcite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> (B, c, H, W)."""
+        """Gate the channels: (B, c, H, W) -> (B, c, H, W)."""
         return x * self.gate(x.mean((2, 3)))[..., None, None]
 
 
 def squeezed_convs(inputs: int, outputs: int) -> nn.Sequential:
-    """Conv3, BN, ReLU, SE, conv3, BN; (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """Build conv3, BN, ReLU, SE, conv3, BN; (B, inputs, H, W) -> (B, outputs, H, W)."""
     return nn.Sequential(
         *conv_norm_relu(inputs, outputs, 3),
         SqueezeExcite(outputs),
@@ -74,7 +75,7 @@ def squeezed_convs(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class SqueezeResidual(nn.Module):
-    """SE-R(c): the two convolutions of a residual block with SE between; (B, c, H, W) -> (B, c, H, W)."""
+    """SE-R(c): a residual block with SE between its two convolutions; (B, c, H, W) -> (B, c, H, W)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -87,7 +88,8 @@ class SqueezeResidual(nn.Module):
 class AttentionResidual(nn.Module):
     """B(a, b), the CBAM residual block of MSHNet and DNANet; (B, a, H, W) -> (B, b, H, W).
 
-    Two convolutions, channel attention, spatial attention, plus the input (conv1 + BN where a is not b), ReLU.
+    Two convolutions, channel attention and spatial attention follow each other. A ReLU takes their sum with the input,
+    which passes a conv1 and BN if a is not b.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -95,7 +97,8 @@ class AttentionResidual(nn.Module):
         self.layer = nn.Sequential(
             *conv_norm_relu(inputs, outputs, 3), same_conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
         )
-        self.channels, self.cells = ChannelAttention(outputs, 16), SpatialAttention()
+        self.channels = ChannelAttention(outputs, 16)
+        self.cells = SpatialAttention()
         self.shortcut = nn.Identity()
         if inputs != outputs:
             self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
@@ -108,6 +111,6 @@ class AttentionResidual(nn.Module):
 
 
 def attention_stage(inputs: int, outputs: int, blocks: int = 2) -> nn.Sequential:
-    """`blocks` blocks B, the first of which changes the width."""
+    """Build `blocks` blocks B; the first one changes the width."""
     rest = [AttentionResidual(outputs, outputs) for _ in range(blocks - 1)]
     return nn.Sequential(AttentionResidual(inputs, outputs), *rest)

@@ -10,23 +10,23 @@ from torch import Tensor, nn
 def same_conv(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, bias: bool = True
 ) -> nn.Conv2d:
-    """A convolution whose padding keeps the size at stride 1."""
+    """Build a convolution whose padding keeps the size at stride 1."""
     padding = dilation * (kernel // 2)
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
-    """Convolution with bias, BatchNorm, ReLU."""
+    """Build a convolution with bias, BatchNorm and ReLU."""
     return [same_conv(inputs, outputs, kernel, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def up2() -> nn.Upsample:
-    """Bilinear enlargement by two that keeps the corners in place."""
+    """Build a bilinear enlargement by two that keeps the corners in place."""
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class PlainResidual(nn.Module):
-    """R(c): conv3, BN, ReLU, conv3, BN, plus the input, ReLU; (B, c, H, W) -> (B, c, H, W)."""
+    """R(c) = ReLU(input + (conv3, BN, ReLU, conv3, BN)); (B, c, H, W) -> (B, c, H, W)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -39,7 +39,7 @@ class PlainResidual(nn.Module):
 
 
 class DownResidual(nn.Module):
-    """D(a, b): a pooled two-convolution path plus a strided one; (B, a, H, W) -> (B, b, H/2, W/2), H and W even."""
+    """D(a, b): a pooled path of two convolutions plus a strided one; (B, a, H, W) -> (B, b, H/2, W/2), H and W even."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -56,17 +56,18 @@ class DownResidual(nn.Module):
 
 
 class ResidualStages(nn.Module):
-    """Encoder of the ALCL family: stem and `blocks` residual blocks, then one down-sampling stage per further width.
+    """Encoder of the ALCL family: a stem, `blocks` residual blocks, and a down-sampling stage for each further width.
 
     Args:
         in_channels: channels of the image.
         channels: width of each stage; stage l has stride 2**l.
-        blocks: residual blocks a stage, the down-sampling one included.
+        blocks: residual blocks in each stage, including the down-sampling block.
     """
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], blocks: int = 3):
         super().__init__()
-        self.depth, self.blocks = len(channels), blocks
+        self.depth = len(channels)
+        self.blocks = blocks
         first = channels[0]
         self.layer1 = nn.Sequential(*conv_norm_relu(in_channels, first, 3), *conv_norm_relu(first, first, 3))
         for stage, width in enumerate(channels, start=1):
@@ -76,7 +77,7 @@ class ResidualStages(nn.Module):
                 self.add_module(f"resnet{stage}_{block}", layer)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W), sides multiples of 2**(stages-1) -> the output of each stage, finest first."""
+        """Compute all outputs, finest first; the sides of (B, in_channels, H, W) are multiples of 2**(stages - 1)."""
         features = []
         x = self.layer1(x)
         for stage in range(1, self.depth + 1):
@@ -87,7 +88,7 @@ class ResidualStages(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ResNet's basic block without biases; the shortcut is a bias-less conv1 + BN where the shape changes."""
+    """ResNet's basic block without biases; the shortcut is a conv1 without bias and BN if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, momentum: float = 0.9):
         super().__init__()
@@ -107,17 +108,17 @@ class BasicBlock(nn.Module):
 
 
 def basic_stage(inputs: int, outputs: int, blocks: int, stride: int = 1, momentum: float = 0.9) -> nn.Sequential:
-    """`blocks` basic blocks, the first of which changes width and stride."""
+    """Build `blocks` basic blocks; the first one changes width and stride."""
     first = BasicBlock(inputs, outputs, stride, momentum)
     return nn.Sequential(first, *[BasicBlock(outputs, outputs, momentum=momentum) for _ in range(blocks - 1)])
 
 
 def pooled_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
-    """Features of an encoder whose stages have max-pooling by two between them, finest first.
+    """Run stages with max-pooling by two between them and return their features, finest first.
 
     Args:
-        stages: the first one keeps the size.
-        x: (B, C, H, W), sides multiples of 2**(stages - 1).
+        stages: modules that keep the size.
+        x: (B, C, H, W), whose sides are multiples of 2**(stages - 1).
     """
     features = []
     for stage in stages:
@@ -126,7 +127,7 @@ def pooled_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
 
 
 def kaiming_init(module: nn.Module) -> None:
-    """Initialisation of the ALCL family: Kaiming-normal (fan out, ReLU) convolutions, biases 0, BatchNorm 1 and 0."""
+    """Initialize the ALCL family: Kaiming-normal (fan out, ReLU) convolutions, biases 0, BatchNorm 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""DNANet: a densely nested U-Net of CBAM residual blocks, in its ResNet-18 setting."""
+"""DNANet: a densely nested U-Net of CBAM residual blocks in its ResNet-18 setting."""
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 @NETWORK_REGISTRY.register()
 class DNANet(Network):
-    """DNANet (two blocks a node, filters 16 to 256): 4,696,888 parameters with 3 channels, 4,696,568 with 1.
+    """DNANet (two blocks per node, 16 to 256 filters): 4,696,888 parameters with 3 channels, 4,696,568 with 1.
 
-    Node X(i, j) stands at depth i and column j. The stage features are the first column; the head is the nest above it,
-    the fusion of the last nodes of all depths, and a classifier each for X(0, 1), X(0, 2), X(0, 3) and the fusion. In
-    training its maps are those four, the fusion's first; in eval mode the fusion's alone.
+    Node X(i, j) stands at depth i and column j. The first column holds the stage features. The head has other nodes,
+    the fusion of the last nodes of all depths, and one classifier each for X(0, 1), X(0, 2), X(0, 3) and the fusion. In
+    training the head returns all four maps, the fusion's first, and in eval mode the fusion's map only.
     """
 
     stage_channels = (16, 32, 64, 128, 256)
@@ -40,7 +40,7 @@ class DNANet(Network):
         self.outputs = nn.ModuleList(same_conv(widths[0], 1, 1) for _ in widths[1:])
 
     def _nest(self) -> list[tuple[int, int]]:
-        """(depth, column) of the nodes beyond the first column, each after those that it reads."""
+        """List (depth, column) of the nodes beyond the first column, each node after those that it reads."""
         depths = len(self.stage_channels)
         return [(total - column, column) for total in range(1, depths) for column in range(1, total + 1)]
 

@@ -1,4 +1,4 @@
-"""GGLNet: ALCLNet with squeeze-and-excitation, a gradient image in every stage, and fusions that weigh both ways."""
+"""GGLNet: ALCLNet with squeeze-and-excitation, a gradient image in every stage, and fusions that weight both maps."""
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +12,23 @@ from istd.modeling.backbones.network import NETWORK_REGISTRY
 
 @torch.no_grad()
 def gradient_image(x: Tensor) -> Tensor:
-    """Length of the gradient of each channel by central differences with zeros around: (B, C, H, W) twice.
+    """Compute the length of each channel's image gradient: (B, C, H, W) -> (B, C, H, W).
 
-    It carries no gradient back to the image: the root has an infinite slope where the image is flat.
+    Central differences with zero padding give the gradient. It does not propagate back to the image, because the root
+    has an infinite slope where the image is flat.
     """
     padded = F.pad(x, (1, 1, 1, 1))
-    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    return torch.sqrt(across.square() + down.square())
+    horizontal = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    vertical = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    return torch.sqrt(horizontal.square() + vertical.square())
 
 
 class GradientSupplement(nn.Module):
-    """G(c): features of the gradient image join those of the stage, as a residual.
+    """G(c): features of the gradient image are joined to those of the stage, as a residual.
 
     Args:
-        image_channels: of the gradient image.
-        channels: c.
+        image_channels: channels of the gradient image.
+        channels: channels c of the stage.
     """
 
     def __init__(self, image_channels: int, channels: int):
@@ -36,12 +37,12 @@ class GradientSupplement(nn.Module):
         self.join = squeezed_convs(2 * channels, channels)
 
     def forward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """(B, c, H, W) and (B, image_channels, H, W) -> (B, c, H, W)."""
+        """Join (B, c, H, W) and (B, image_channels, H, W) to (B, c, H, W)."""
         return torch.relu(x + self.join(torch.cat([x, self.gradient(gradient)], dim=1)))
 
 
 class GradientStages(nn.Module):
-    """Encoder of GGLNet: in each stage one block as in ALCLNet, two SE blocks and a gradient supplement.
+    """Encoder of GGLNet, which has a block of ALCLNet, two SE blocks and a gradient supplement in each stage.
 
     Args:
         in_channels: channels of the image.
@@ -52,14 +53,15 @@ class GradientStages(nn.Module):
         super().__init__()
         first = channels[0]
         self.layer1 = nn.Sequential(*conv_norm_relu(in_channels, first, 3), *conv_norm_relu(first, first, 3))
-        self.blocks, self.supplements = nn.ModuleList(), nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        self.supplements = nn.ModuleList()
         for before, width in zip((0, *channels), channels, strict=False):
-            change = DownResidual(before, width) if before else PlainResidual(width)
-            self.blocks.append(nn.Sequential(change, SqueezeResidual(width), SqueezeResidual(width)))
+            first_block = DownResidual(before, width) if before else PlainResidual(width)
+            self.blocks.append(nn.Sequential(first_block, SqueezeResidual(width), SqueezeResidual(width)))
             self.supplements.append(GradientSupplement(in_channels, width))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W), sides multiples of 2**(stages-1) -> the output of each stage, finest first."""
+        """Compute all outputs, finest first; the sides of (B, in_channels, H, W) are multiples of 2**(stages - 1)."""
         gradient = gradient_image(x)
         x = self.layer1(x)
         features = []
@@ -72,7 +74,7 @@ class GradientStages(nn.Module):
 
 
 class MutualFusion(nn.Module):
-    """Sbam(a, b) of GGLNet: the enlarged deep map weighs the shallow one by channel, and is weighed by it by cell."""
+    """Sbam(a, b): the enlarged deep map weights the shallow one's channels, the shallow map the deep one's cells."""
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()
@@ -81,14 +83,14 @@ class MutualFusion(nn.Module):
         self.ll_layer = SpatialAttention(bias=True, max_first=True)
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
-        """(B, a, H/2, W/2) and (B, b, H, W) -> (B, b, H, W)."""
+        """Fuse (B, a, H/2, W/2) and (B, b, H, W) to (B, b, H, W)."""
         high = self.hl_layer(deep)
         return shallow * self.hl_layer_2(high) + high * self.ll_layer(shallow)
 
 
 @NETWORK_REGISTRY.register()
 class GGLNet(ALCLNet):
-    """GGLNet, 8,988,093 parameters with three input channels."""
+    """GGLNet with 8,988,093 parameters for three input channels."""
 
     modulation_scale = 0.05  # not published; best of 0.05, 0.12, 0.3, 0.6 on synthetic validation scenes
     encoder_class = GradientStages

@@ -1,4 +1,4 @@
-"""MLCLNet: three residual stages, multi-scale local-contrast blocks, additive top-down fusion."""
+"""MLCLNet: three residual stages, multi-scale local-contrast blocks and additive top-down fusion."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 
 class MultiScaleContrast(nn.Module):
-    """M(c): three branches of growing kernel and dilation, concatenated, then conv1 3c -> c without activation."""
+    """M(c): three concatenated branches of growing kernel and dilation, and a conv1 3c -> c without activation."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -24,16 +24,17 @@ class MultiScaleContrast(nn.Module):
         self.merge = same_conv(3 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> (B, c, H, W)."""
+        """Compute (B, c, H, W) -> (B, c, H, W)."""
         return self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
 
 
 @NETWORK_REGISTRY.register()
 class MLCLNet(Network):
-    """MLCLNet, base form (three blocks a stage), 657,249 parameters with three input channels.
+    """MLCLNet with 657,249 parameters in its base form (three blocks per stage) for three input channels.
 
     Args:
-        blocks: residual blocks a stage: 3, or 2 for the "small" form.
+        in_channels: channels of the image.
+        blocks: residual blocks in each stage; 3, or 2 for the "small" form.
     """
 
     stage_channels = (16, 32, 64)
@@ -46,7 +47,7 @@ class MLCLNet(Network):
         self.stage = ResidualStages(in_channels, self.stage_channels, blocks)
         self.contrasts = nn.ModuleList(MultiScaleContrast(width) for width in self.stage_channels)
         kaiming_init(self)
-        # Lateral layers and classifier keep PyTorch's own initialisation, as published.
+        # Lateral layers and classifier keep PyTorch's own initialization, as published.
         self.laterals = nn.ModuleList(
             nn.Sequential(same_conv(width, 64, 1), nn.ReLU(inplace=True)) for width in self.stage_channels
         )

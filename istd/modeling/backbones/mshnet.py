@@ -1,4 +1,4 @@
-"""MSHNet: a U-Net of CBAM residual blocks with a mask at every scale and one fused from them."""
+"""MSHNet: a U-Net of CBAM residual blocks with a mask at every scale and a fused mask."""
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,9 @@ from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 @NETWORK_REGISTRY.register()
 class MSHNet(Network):
-    """MSHNet, 4,065,513 parameters with three input channels.
+    """MSHNet with 4,065,513 parameters for three input channels.
 
-    Its maps: the fused one, then those of the decoder at strides 1, 2, 4 and 8.
+    The head returns the fused map, then the decoder's maps at strides 1, 2, 4 and 8.
     """
 
     stage_channels = (16, 32, 64, 128, 256)

@@ -1,4 +1,4 @@
-"""What every ISTD network offers: an encoder, a head, any input size, passes that leave BatchNorm's record alone."""
+"""Base class of the ISTD networks: an encoder and a head for any image size."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,14 +12,13 @@ from istd.recipe import pad_to_multiple
 NETWORK_REGISTRY = Registry("ISTD_NETWORK")
 NETWORK_REGISTRY.__doc__ = "ISTD networks: subclasses of `Network`, called with in_channels and their own options."
 
-
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Run the block with BatchNorm normalising as its mode says but recording nothing.
+    """Let BatchNorm normalize by its mode inside the block without recording statistics.
 
-    In training mode the batch's own statistics normalise, while running means, variances and counters stay as they
-    are. A step that runs the same layers twice (SCAM's modulated features, then the plain ones) wraps the pass whose
-    statistics are not the deployed network's, so that each layer records once.
+    In training mode the batch's own statistics normalize, while running means, variances and counters do not change.
+    A step that runs the same layers twice (on SCAM's modulated features and on the plain ones) wraps the pass whose
+    statistics do not belong to the deployed network, so that each layer records once.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     for layer in layers:
@@ -34,14 +33,14 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 class Network(nn.Module):
     """Base of the ISTD networks.
 
-    Subclasses set the class attributes and define `stages` and `decode`.
+    Subclasses set the class attributes and define `stages`, `decode` and `output_layer`.
 
     Attributes:
-        stage_channels: channels of each stage feature, finest first: what SCAM modulates.
-        strides: input pixels a feature cell, for each stage.
+        stage_channels: channels of each stage feature, finest first; SCAM modulates these features.
+        strides: side of a feature cell of each stage in input pixels.
         multiple: the encoder works on sides that are multiples of this.
         modulation_scale: SCAM's scale s for this network.
-        published_names: prefixes of published checkpoints -> prefixes here, applied when a state dict is loaded.
+        published_names: {prefix in published checkpoints: prefix here}, applied when a state dict is loaded.
     """
 
     stage_channels: tuple[int, ...]
@@ -55,47 +54,50 @@ class Network(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_published)
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Stage features of an image whose sides are multiples of `multiple`, finest first."""
+        """Compute the stage features, finest first, of an image whose sides are multiples of `multiple`."""
         raise NotImplementedError
 
     def decode(self, features: list[Tensor]) -> list[Tensor]:
-        """Logit maps of the stage features, finest first; the finest has the size of the padded image.
+        """Compute the logit maps, finest first; the finest one has the size of the padded image.
 
-        A network with deep supervision may leave out in eval mode what the finest map does not need.
+        A network with deep supervision may return only the finest map in eval mode.
         """
         raise NotImplementedError
 
     def output_layer(self) -> nn.Conv2d:
-        """The convolution that gives the finest logits."""
+        """Return the convolution that gives the finest logits."""
         raise NotImplementedError
 
     def side_layers(self) -> list[nn.Conv2d]:
-        """The convolutions that give the other maps."""
+        """Return the convolutions that give the other maps."""
         return []
 
     def merge(self) -> "Network":
-        """The network that deploys: one of equal outputs in eval mode without what only training needs, or itself."""
+        """Return an equivalent network without the parts that only training needs, or the network itself."""
         return self
 
     def encoder(self, x: Tensor) -> list[Tensor]:
-        """Stage features, finest first.
+        """Compute the stage features, finest first.
 
         Args:
-            x: (B, in_channels, H, W) normalised image of any size; padded with zeros at the bottom and right to
+            x: (B, in_channels, H, W) normalized image of any size; it is padded with zeros at the bottom and right to
                 multiples of `multiple`.
 
         Returns:
-            one (B, stage_channels[l], H'/strides[l], W'/strides[l]) a stage, H' and W' being the padded sides.
+            (B, stage_channels[l], H'/strides[l], W'/strides[l]) of each stage l, where H' and W' are the padded sides.
         """
         return self.stages(pad_to_multiple(x, self.multiple))
 
     def head(self, features: list[Tensor], size: tuple[int, int] | None = None) -> list[Tensor]:
-        """Logit maps, finest first.
+        """Compute the logit maps, finest first.
+
+        Example: a network with multiple = 16 pads a 50x70 image to 64x80. A map of stride 4 then has 16x20 cells, of
+        which the first ceil(50 / 4) x ceil(70 / 4) = 13x18 cells show the image and are kept.
 
         Args:
-            features: what `encoder` gave, modulated or not.
-            size: (H, W) of the image before padding; each map is cropped to its share of it. Without it the maps
-                cover the padded image, whose size follows from the features and strides.
+            features: stage features from `encoder`, modulated or not.
+            size: (H, W) of the image before padding, to which maps are cropped. Without it the maps cover the padded
+                image, whose size follows from the features and strides.
 
         Returns:
             a list of (B, 1, h, w) logits; the first has the image's size.
@@ -107,7 +109,7 @@ class Network(nn.Module):
         return [_crop(logits, size, full // logits.shape[-2]) for logits in maps]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 1, H, W): the finest logits at the input's size."""
+        """Compute the finest logits: (B, in_channels, H, W) -> (B, 1, H, W)."""
         return self.head(self.encoder(x), tuple(x.shape[-2:]))[0]
 
 
@@ -127,10 +129,10 @@ def build_network(name: str, in_channels: int = 3, *, output_bias: float | None 
 
     Args:
         name: a name in `NETWORK_REGISTRY`, for example MLCLNet.
-        in_channels: channels of the image: 3 (grey repeated) or 1.
-        output_bias: initial bias of the convolutions that give logits, for example -4 where targets are rare; None: the
-            network's.
-        options: options of that network, for example norm="BN" of ACM and ALCNet.
+        in_channels: channels of the image; 3 (repeated gray values) or 1.
+        output_bias: initial bias of the convolutions that give logits, for example -4 for rare targets; None keeps the
+            network's own.
+        options: options of that network, for example norm="BN" for ACM and ALCNet.
 
     Raises:
         ValueError: no network has that name.

@@ -1,4 +1,4 @@
-"""RepISDNet: a small U-Net whose many-branched convolutions merge exactly into plain ones once it is trained."""
+"""RepISDNet: a small U-Net whose multi-branch convolutions merge exactly into plain ones after training."""
 
 import torch
 import torch.nn.functional as F
@@ -7,23 +7,30 @@ from torch import Tensor, nn
 from istd.modeling.backbones.blocks import same_conv, up2
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
-BINS = (1, 2, 3, 6)
+BINS = (1, 2, 3, 6)  # bins per side of the pyramid pooling
 
 
 def fold_norm(weight: Tensor, bias: Tensor | float, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals (weight, bias) followed by `norm` in eval mode.
+    """Return weight and bias of the convolution that equals (weight, bias) followed by `norm` in eval mode.
 
-    The bias becomes beta + (bias - mean) * gamma / std; the published merge leaves `bias` out.
+    The new bias is beta + (bias - mean) * gamma / std; the published merge omits `bias`.
     """
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale
 
 
 class EdgeCompensation(nn.Module):
-    """E(a, b), training form; (B, a, H, W) -> (B, b, H, W).
+    """E(a, b) in training form; (B, a, H, W) -> (B, b, H, W).
 
-    ReLU of the sum of a conv3, a central-difference conv3 (a conv3 minus a conv1 by the sums of its kernels), a conv1,
-    and, where a is b, the input itself, each with a BatchNorm of its own.
+    A ReLU takes the sum of a conv3, a central-difference conv3 (a conv3 minus a conv1 of its kernels' sums), a conv1,
+    and the input if a is b. Each summand has its own BatchNorm.
+
+    All summands are linear in eval mode, so `merge` can add them as 3x3 kernels. Without norms, for a = b = 1:
+        conv3                kernel K
+        central difference   kernel D with its sum subtracted from the center
+        conv1                a kernel of zeros with its weight w in the center
+        input                a kernel of zeros with 1 in the center
+        merged               K + D + (w + 1 - sum of D) in the center
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -41,7 +48,7 @@ class EdgeCompensation(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Sequential:
-        """The conv3 with bias and ReLU that equals this block in eval mode."""
+        """Return the conv3 with bias and the ReLU that equal this block in eval mode."""
         point = F.pad(self.point.weight, (1, 1, 1, 1))
         branches = [
             fold_norm(self.plain.weight, 0.0, self.plain_norm),
@@ -58,40 +65,41 @@ class EdgeCompensation(nn.Module):
 
 
 def difference_kernel(weight: Tensor) -> Tensor:
-    """The (b, a, 3, 3) kernel whose centre has the kernel's own sum taken away: it answers 0 on a constant image."""
+    """Subtract each (3, 3) kernel's sum from its center, so that the kernel gives 0 on a constant image."""
     return weight - F.pad(weight.sum((2, 3), keepdim=True), (1, 1, 1, 1))
 
 
 def merged_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """E(a, b), merged form: conv3 with bias, ReLU."""
+    """Build E(a, b) in merged form: a conv3 with bias and a ReLU."""
     return nn.Sequential(same_conv(inputs, outputs, 3), nn.ReLU(inplace=True))
 
 
 def _bare_conv(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    """Bias-less convolution, BatchNorm, ReLU."""
+    """Build a convolution without bias, BatchNorm and ReLU."""
     return [same_conv(inputs, outputs, kernel, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def average_bins(x: Tensor, bins: int) -> Tensor:
-    """Adaptive average pooling, (B, C, H, W) -> (B, C, bins, bins), written as two products.
+    """Compute adaptive average pooling, (B, C, H, W) -> (B, C, bins, bins), by two matrix products.
 
-    So that it exports with sides that are known only when it runs, which the pooling operator does not.
+    Unlike the pooling operator, the products can be exported with sides that are known only at run time.
     """
     rows, columns = (_bin_weights(side, bins, x) for side in x.shape[-2:])
     return rows @ x @ columns.T
 
 
 def _bin_weights(side: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, side): row i averages the cells floor(i side / bins) .. ceil((i + 1) side / bins) - 1."""
+    """Return (bins, side) weights; row i averages cells floor(i side / bins) .. ceil((i + 1) side / bins) - 1."""
     index = torch.arange(bins, device=like.device)[:, None]
     cell = torch.arange(side, device=like.device)
-    first, end = index * side // bins, ((index + 1) * side + bins - 1) // bins
+    first = index * side // bins
+    end = ((index + 1) * side + bins - 1) // bins
     inside = ((cell >= first) & (cell < end)).to(like.dtype)
     return inside / (end - first).to(like.dtype)
 
 
 class PyramidPooling(nn.Module):
-    """The input beside its averages over 1, 2, 3 and 6 bins a side; (B, c, H, W) -> (B, 2c, H, W)."""
+    """The input, joined with its averages over 1, 2, 3 and 6 bins per side; (B, c, H, W) -> (B, 2c, H, W)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -105,12 +113,13 @@ class PyramidPooling(nn.Module):
 
 @NETWORK_REGISTRY.register()
 class RepISDNet(Network):
-    """RepISDNet with one logit: 558,497 parameters in training form, 279,073 merged, with three input channels.
+    """RepISDNet with one logit: 558,497 parameters in training form, 279,073 merged, for three input channels.
 
-    The published one has two outputs, 33 parameters more.
+    The published network has two outputs and 33 more parameters.
 
     Args:
-        merged: build the merged form, which `merge` fills; it has no BatchNorm in its blocks and deploys.
+        in_channels: channels of the image.
+        merged: build the merged form for deployment, which `merge` fills; its blocks have no BatchNorm.
     """
 
     stage_channels = (32, 64, 64)
@@ -146,13 +155,13 @@ class RepISDNet(Network):
         return self.classifier[-1]
 
     def merge(self) -> "RepISDNet":
-        """The same function as plain convolutions, with copied weights."""
+        """Return the same function in plain convolutions, with copied weights."""
         network = RepISDNet(in_channels=self.in_channels, merged=True).to(self.output_layer().weight)
         state = {}
         for name, module in self.named_modules():
             if isinstance(module, EdgeCompensation):
                 state |= {f"{name}.{key}": value for key, value in module.merge().state_dict().items()}
-        wanted = network.state_dict().keys()
-        state |= {key: value for key, value in self.state_dict().items() if key in wanted - state.keys()}
+        unmerged = network.state_dict().keys() - state.keys()
+        state |= {key: value for key, value in self.state_dict().items() if key in unmerged}
         network.load_state_dict(state)
         return network.train(self.training)

@@ -1,4 +1,4 @@
-"""SCTransNet: a residual U-Net whose skips pass through a transformer across channels and across scales."""
+"""SCTransNet: a residual U-Net whose skips pass through a transformer over channels and scales."""
 
 import math
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from istd.modeling.backbones.blocks import conv_norm_relu, pooled_stages, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
-PATCHES = (16, 8, 4, 2)  # cells of a side that one patch of each level covers
-POSITIONS = 256  # patches of an image of 256 pixels a side, for which the published embedding holds an unused parameter
+PATCHES = (16, 8, 4, 2)  # side in cells of one patch of each level
+POSITIONS = 256  # patches of a 256x256 image, for which the published embedding has an unused parameter
 
 
 class LeakyResidual(nn.Module):
-    """Q(a, b): conv3, BN, LeakyReLU, conv3, BN, plus the input (conv1 + BN where a is not b), LeakyReLU."""
+    """Q(a, b): a LeakyReLU of (conv3, BN, LeakyReLU, conv3, BN) + the input, with a conv1 and BN if a is not b."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -30,12 +30,12 @@ class LeakyResidual(nn.Module):
             self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, a, H, W) -> (B, b, H, W)."""
+        """Compute (B, a, H, W) -> (B, b, H, W)."""
         return F.leaky_relu(self.layer(x) + self.shortcut(x))
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each cell; (B, c, H, W) -> (B, c, H, W)."""
+    """LayerNorm over the channels of each cell of (B, c, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -46,9 +46,9 @@ def _bare_conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Co
 
 
 class PatchEmbedding(nn.Module):
-    """Patches of one level as cells; (B, c, H, W) -> (B, c, H / patch, W / patch).
+    """A convolution that turns patches of one level to cells; (B, c, H, W) -> (B, c, H / patch, W / patch).
 
-    It owns a parameter of positions that takes no part in the forward pass, as published; it is frozen.
+    As published, the module has a parameter of positions that the forward pass does not use; it is frozen.
     """
 
     def __init__(self, channels: int, patch: int):
@@ -61,42 +61,42 @@ class PatchEmbedding(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Channels of each level attend to the channels of all levels, by their likeness over the cells; residual.
+    """Residual attention in which each level's channels attend to all levels' channels by their similarity over cells.
 
-    It owns sixteen scalars that take no part in the forward pass, as published; they are frozen.
+    As published, the module has sixteen scalars that the forward pass does not use; they are frozen.
     """
 
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()
-        every = sum(channels)
+        total = sum(channels)
         self.norms = nn.ModuleList(ChannelNorm(width) for width in channels)
-        self.norm = ChannelNorm(every)
+        self.norm = ChannelNorm(total)
         self.queries = nn.ModuleList(
             nn.Sequential(_bare_conv(width, width, 1), _bare_conv(width, width, 3, groups=width // 2))
             for width in channels
         )
         self.key, self.value = (
-            nn.Sequential(_bare_conv(every, every, 1), _bare_conv(every, every, 3, groups=every)) for _ in range(2)
+            nn.Sequential(_bare_conv(total, total, 1), _bare_conv(total, total, 3, groups=total)) for _ in range(2)
         )
         self.map_norm = nn.InstanceNorm2d(1)
         self.outputs = nn.ModuleList(_bare_conv(width, width, 1) for width in channels)
         self.unused = nn.ParameterList(nn.Parameter(torch.tensor(0.2), requires_grad=False) for _ in range(16))
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """One (B, c, h, w) a level, all of one h and w -> the same."""
+        """Compute (B, c, h, w) of each level -> the same shapes; h and w are equal in all levels."""
         joint = self.norm(torch.cat(levels, dim=1))
         key = F.normalize(self.key(joint).flatten(2), dim=-1)
         value = self.value(joint).flatten(2)
         results = []
         for x, norm, query, output in zip(levels, self.norms, self.queries, self.outputs, strict=True):
-            likeness = F.normalize(query(norm(x)).flatten(2), dim=-1) @ key.transpose(1, 2) / math.sqrt(key.shape[1])
-            attention = self.map_norm(likeness[:, None])[:, 0].softmax(dim=-1)
+            similarity = F.normalize(query(norm(x)).flatten(2), dim=-1) @ key.transpose(1, 2) / math.sqrt(key.shape[1])
+            attention = self.map_norm(similarity[:, None])[:, 0].softmax(dim=-1)
             results.append(x + output((attention @ value).view_as(x)))
         return results
 
 
 class FeedForward(nn.Module):
-    """Depthwise convolutions of two sizes between two conv1, then a gate of channels by their neighbours; residual."""
+    """Residual depthwise convolutions of two sizes between two conv1, with channel gates from neighboring channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
         self.neighbours = nn.Conv1d(1, 1, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, h, w) -> (B, c, h, w)."""
+        """Compute (B, c, h, w) -> (B, c, h, w)."""
         halves = self.first(self.norm(x)).chunk(2, dim=1)
         y = torch.cat([conv(half).relu() for conv, half in zip(self.depthwise, halves, strict=True)], dim=1)
         y = self.last(y)
@@ -117,7 +117,7 @@ class FeedForward(nn.Module):
 
 
 class ChannelTransformer(nn.Module):
-    """Four layers of cross attention and feed-forward over patches of four levels, brought back to their sizes."""
+    """Four layers of cross attention and feed-forward over the patches of four levels, enlarged back to their sizes."""
 
     def __init__(self, channels: tuple[int, ...], depth: int = 4):
         super().__init__()
@@ -128,7 +128,7 @@ class ChannelTransformer(nn.Module):
         self.rebuild = nn.ModuleList(nn.Sequential(*conv_norm_relu(width, width, 1)) for width in channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """One (B, c, H / 2**l, W / 2**l) a level -> the same: what is rebuilt plus twice the feature."""
+        """Compute (B, c, H / 2**l, W / 2**l) of each level l -> the same; each result adds twice its feature."""
         levels = [embed(x) for embed, x in zip(self.embeddings, features, strict=True)]
         for attention, feeds in zip(self.attentions, self.feeds, strict=True):
             levels = [feed(x) for feed, x in zip(feeds, attention(levels), strict=True)]
@@ -140,21 +140,22 @@ class ChannelTransformer(nn.Module):
 
 
 class GatedUp(nn.Module):
-    """U(in, out): the deep map, enlarged, gates the channels of the skip and joins it.
+    """U(in, out): the enlarged deep map gates the channels of the skip and is joined with it.
 
     Args:
-        inputs: channels of both together.
-        outputs: of the result.
+        inputs: channels of both maps together.
+        outputs: channels of the result.
     """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         width = inputs // 2
-        self.of_skip, self.of_deep = nn.Linear(width, width), nn.Linear(width, width)
+        self.of_skip = nn.Linear(width, width)
+        self.of_deep = nn.Linear(width, width)
         self.convs = nn.Sequential(*conv_norm_relu(inputs, outputs, 3), *conv_norm_relu(outputs, outputs, 3))
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
-        """(B, in / 2, H/2, W/2) and (B, in / 2, H, W) -> (B, out, H, W)."""
+        """Fuse (B, in / 2, H/2, W/2) and (B, in / 2, H, W) to (B, out, H, W)."""
         deep = F.interpolate(deep, scale_factor=2, mode="nearest")
         gate = torch.sigmoid((self.of_skip(skip.mean((2, 3))) + self.of_deep(deep.mean((2, 3)))) / 2)
         skip = torch.relu(skip * gate[..., None, None])
@@ -163,10 +164,10 @@ class GatedUp(nn.Module):
 
 @NETWORK_REGISTRY.register()
 class SCTransNet(Network):
-    """SCTransNet, 11,326,579 parameters with three input channels, of which 122,944 take no part.
+    """SCTransNet with 11,326,579 parameters for three input channels, of which 122,944 are unused.
 
-    In training its maps are the output, the map joined from all scales, then those of strides 2, 4, 8 and 16, all at
-    full size; in eval mode the output alone.
+    In training the head returns the output, the map joined from all scales, and the maps of strides 2, 4, 8 and 16, all
+    at full size. In eval mode it returns the output only.
     """
 
     stage_channels = (32, 64, 128, 256, 256)

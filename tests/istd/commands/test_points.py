@@ -4,7 +4,7 @@ import pytest
 
 from d2kit.commands import run_command
 from istd.commands import points as command
-from istd.data.points import PointsOf
+from istd.data.points import PointSource
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_centroids(masks, output, capsys):
     path = masks.parent / output
     assert run_command(command, [str(masks), "--output", str(path)]) == 0
     assert "3 points of 3 images" in capsys.readouterr().out
-    points = PointsOf(path)
+    points = PointSource(path)
     assert points("a", 40, 50) == [[10, 12]] and points("b", 40, 50) == []
     assert points("c", 40, 50) == [[5, 5], [30, 20]]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from istd.data.images import BadImageError, read_mask
 from istd.data.mask_values import foreground
-from istd.data.points import PointsOf
+from istd.data.points import PointSource
 
 PLACES = [(4, 4), (4, 12), (12, 4), (12, 12)]
 
@@ -108,7 +108,7 @@ def test_every_numbered_point_is_read(tmp_path):
     for number, (y, x) in enumerate(PLACES, 1):
         points[y, x] = number
     Image.fromarray(points).save(tmp_path / "a.png")
-    assert PointsOf(tmp_path)("a", 20, 20) == [[x, y] for y, x in PLACES]
+    assert PointSource(tmp_path)("a", 20, 20) == [[x, y] for y, x in PLACES]
 
 
 def test_every_real_mask_stays(shared):

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from istd.data.images import SizeMismatch, read_mask
-from istd.data.points import PointsOf, points_from_mask
+from istd.data.points import PointSource, points_from_mask
 
 XML = "<annotation>{}</annotation>"
 BOX = "<object><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
@@ -37,28 +37,28 @@ def write_csv(path, rows, header=("image", "x", "y")):
 @pytest.mark.parametrize("points", [[], [[4, 5]], [[4, 5], [29, 19], [0, 0]]])
 def test_point_images(tmp_path, points):
     write_point_image(tmp_path / "p", "a", points)
-    found = PointsOf(tmp_path / "p")("a", 20, 30)
+    found = PointSource(tmp_path / "p")("a", 20, 30)
     assert sorted(found) == sorted(points)
 
 
 def test_csv_in_any_column_order(tmp_path):
     path = tmp_path / "p.csv"
     write_csv(path, [(5, "a.png", 4), (6.6, "a", 7.2), ("", "empty", "")], header=("y", "image", "x"))
-    points = PointsOf(path)
+    points = PointSource(path)
     assert points("a", 20, 30) == [[4, 5], [7, 7]] and points("empty", 20, 30) == []
 
 
 @pytest.mark.parametrize("row", [("a", "x", 3), ("a", 3, ""), ("a", "nan", 3), ("a", "inf", 3)])
 def test_bad_csv_lines_are_named(tmp_path, row):
     write_csv(tmp_path / "p.csv", [("a", 1, 1), row])
-    with pytest.raises(ValueError, match=r"p\.csv, line 3: x .* is no point"):
-        PointsOf(tmp_path / "p.csv")
+    with pytest.raises(ValueError, match=r"p\.csv, line 3: x .* is not a point"):
+        PointSource(tmp_path / "p.csv")
 
 
 def test_csv_columns_are_checked(tmp_path):
     write_csv(tmp_path / "p.csv", [], header=("name", "x", "y"))
     with pytest.raises(ValueError, match=r"p\.csv has the columns .*image, x and y are expected"):
-        PointsOf(tmp_path / "p.csv")
+        PointSource(tmp_path / "p.csv")
 
 
 def test_coco_key_points_segmentations_and_boxes(tmp_path):
@@ -80,7 +80,7 @@ def test_coco_key_points_segmentations_and_boxes(tmp_path):
             {"segmentation": rle, "bbox": [0, 0, 1, 1], "iscrowd": 1},
         ],
     )
-    points = PointsOf(tmp_path / "c.json")
+    points = PointSource(tmp_path / "c.json")
     found = points("a", 20, 30)
     assert found[:5] == [[3, 4], [5, 6], [12, 12], [4, 3], [9, 9]] and len(found) == 6
     assert ring[found[5][1], found[5][0]] == 1  # the centroid of a ring is off it
@@ -91,13 +91,13 @@ def test_coco_key_points_segmentations_and_boxes(tmp_path):
 def test_what_is_no_coco_file_is_named(tmp_path, content):
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(ValueError, match=r"c\.json is not a COCO annotation file"):
-        PointsOf(tmp_path / "c.json")
+        PointSource(tmp_path / "c.json")
 
 
 def test_voc_boxes_count_from_1(tmp_path):
     (tmp_path / "a.xml").write_text(XML.format(BOX.format(6, 1, 8, 1) + BOX.format(30, 20, 30, 20)))
     (tmp_path / "empty.xml").write_text(XML.format(""))
-    points = PointsOf(tmp_path)
+    points = PointSource(tmp_path)
     assert points("a", 20, 30) == [[6, 0], [29, 19]] and points("empty", 20, 30) == []
 
 
@@ -105,7 +105,7 @@ def test_voc_boxes_count_from_1(tmp_path):
 def test_what_is_no_voc_file_is_named(tmp_path, content):
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(ValueError, match=r"a\.xml is not a VOC annotation file"):
-        PointsOf(tmp_path)("a", 20, 30)
+        PointSource(tmp_path)("a", 20, 30)
 
 
 @pytest.mark.parametrize("source", ["csv", "json", "xml"])
@@ -117,7 +117,7 @@ def test_a_point_outside_names_the_file(tmp_path, source):
         write_coco(path, [{"bbox": [30, 2, 1, 1]}])
     else:
         path.write_text(XML.format(BOX.format(31, 3, 31, 3)))
-    points = PointsOf(tmp_path if source == "xml" else path)
+    points = PointSource(tmp_path if source == "xml" else path)
     with pytest.raises(ValueError, match=rf"{path.name}: point \(30, 2\) is outside image 'a' of 30x20 pixels"):
         points("a", 20, 30)
 
@@ -125,21 +125,21 @@ def test_a_point_outside_names_the_file(tmp_path, source):
 def test_two_points_on_one_pixel_are_merged_with_one_warning(tmp_path, caplog):
     write_csv(tmp_path / "p.csv", [("a", 3, 4), ("a", 5, 6), ("a", 3, 4), ("a", 3, 4)])
     with caplog.at_level(logging.WARNING):
-        assert PointsOf(tmp_path / "p.csv")("a", 20, 30) == [[3, 4], [5, 6]]
+        assert PointSource(tmp_path / "p.csv")("a", 20, 30) == [[3, 4], [5, 6]]
     assert len(caplog.records) == 1 and "p.csv: image 'a' has two points on one pixel" in caplog.text
 
 
 def test_unknown_images_and_sources(tmp_path):
     write_point_image(tmp_path / "p", "a", [])
     with pytest.raises(KeyError, match="image 'b' has no points in"):
-        PointsOf(tmp_path / "p")("b", 20, 30)
+        PointSource(tmp_path / "p")("b", 20, 30)
     with pytest.raises(SizeMismatch, match=r"a\.png are 30x20 pixels but its image 'a' is 31x20"):
-        PointsOf(tmp_path / "p")("a", 20, 31)
+        PointSource(tmp_path / "p")("a", 20, 31)
     with pytest.raises(FileNotFoundError, match="none' do not exist"):
-        PointsOf(tmp_path / "none")
+        PointSource(tmp_path / "none")
     (tmp_path / "p.txt").touch()
     with pytest.raises(ValueError, match=r"p\.txt is no source of points"):
-        PointsOf(tmp_path / "p.txt")
+        PointSource(tmp_path / "p.txt")
 
 
 def test_points_of_no_one_and_many_targets():
@@ -173,7 +173,7 @@ def test_coarse_points_are_on_their_own_target():
 @pytest.mark.parametrize("folder", ["sirst", "sirst_v2_extra", "sirst/fixed"])
 def test_centroids_of_the_real_masks_are_the_published_tool_s(shared, folder):
     root = shared / "data" / folder
-    published = PointsOf(root / "masks_centroid")
+    published = PointSource(root / "masks_centroid")
     paths = sorted((root / "masks").iterdir())
     assert paths
     for path in paths:

@@ -45,7 +45,7 @@ def test_the_same_seed_writes_the_same_bytes(root, tmp_path):
 
 
 def test_a_data_set_is_not_written_over(root):
-    with pytest.raises(FileExistsError, match="holds a data set already"):
+    with pytest.raises(FileExistsError, match="already holds a data set"):
         write_scenes(root, 1)
 
 

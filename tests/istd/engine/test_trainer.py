@@ -29,7 +29,7 @@ def start(cfg, resume: bool = False) -> ISTDTrainer:
 
 
 def train_with_tool(run_python, istd_options, config, output, log, wait=True):
-    options = istd_options(OUTPUT_DIR=str(output), ISTD__SCHEDULE__EPOCHS=5, ISTD__SCHEDULE__AVERAGE=0.9)
+    options = istd_options(OUTPUT_DIR=str(output), ISTD__SCHEDULE__EPOCHS=5, ISTD__SCHEDULE__EMA_DECAY=0.9)
     return run_python("tools/train_net.py", *config, "--resume", *options, log=log, wait=wait)
 
 

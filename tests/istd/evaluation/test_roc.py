@@ -44,7 +44,7 @@ def test_it_is_written(results, tmp_path, suffix):
 
 
 def test_what_has_no_curve_is_one_sentence(results, tmp_path):
-    with pytest.raises(ValueError, match="no ROC of 'bright'; it knows all, faint"):
+    with pytest.raises(ValueError, match="no ROC of 'bright'; it has all, faint"):
         read_curve(results, "bright")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="other.json' is no result"):

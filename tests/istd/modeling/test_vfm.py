@@ -115,7 +115,6 @@ def test_building_leaves_the_random_state_alone_and_repeats(tiny):
     assert torch.equal(torch.random.get_rng_state(), state)
     tiny(images(1, 3, 16, 48))
     assert again.fingerprint == tiny.fingerprint
-    assert build_vfm(TINY, "random", layers=7, antialias=True).fingerprint != tiny.fingerprint
     assert build_vfm("test_vit2", "random", layers=1).fingerprint != tiny.fingerprint
 
 
@@ -138,8 +137,8 @@ def test_file_of_the_same_model_loads_strictly_and_of_another_does_not(tiny, tmp
 def test_errors_name_key_and_model(tmp_path):
     with pytest.raises(ValueError, match="ISTD.VFM.CHECKPOINT is empty: .*test_vit"):
         build_vfm(TINY)
-    with pytest.raises(FileNotFoundError, match="MY.KEY names the checkpoint 'absent.pth'"):
-        build_vfm(TINY, "absent.pth", key="MY.KEY")
+    with pytest.raises(FileNotFoundError, match="ISTD.VFM.CHECKPOINT names the checkpoint 'absent.pth'"):
+        build_vfm(TINY, "absent.pth")
     with pytest.raises(ValueError, match="no model 'vit_nothing'"):
         build_vfm("vit_nothing", "random")
     with pytest.raises(ValueError, match="resnet18 is no ViT"):
@@ -199,8 +198,6 @@ def test_local_dinov2_has_its_position_embedding_resized_without_antialiasing(di
     model.load_state_dict(weights, strict=True)
     wanted = hidden_states(model, dinov2.prepare(x))
     assert all(torch.allclose(a, b, atol=2e-4) for a, b in zip(states, wanted, strict=True))
-    other = build_vfm("vit_small_patch14_dinov2", dinov2_file, antialias=True, layers=1)(x)
-    assert (other[0] - states[-1]).abs().max() > 0.1
 
 
 def test_local_dinov2_sees_a_square(dinov2):
