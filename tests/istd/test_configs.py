@@ -44,15 +44,6 @@ def test_a_scheme_changes_nothing_of_the_network(network, scheme):
     assert both.ISTD.SCAM.ENABLED == both.ISTD.OUTER.ENABLED == (scheme == "semantic_prior")
 
 
-def test_keys_of_older_runs(tmp_path):
-    older = tmp_path / "config.yaml"
-    older.write_text("ISTD: {OUTER: {ALPHA_LR: 0.5}, TEST: {THRESHOLD: 0.25}}\nVERSION: 2\n")
-    cfg = compose_config([str(older)], [], [add_istd_config])
-    assert cfg.ISTD.TEST.THRESHOLD == 0.25 and "ALPHA_LR" not in cfg.ISTD.OUTER
-    with pytest.raises(KeyError, match="ISTD.SCHEDULE.EMA_DECAY"):
-        compose_config([str(older)], ["ISTD.SCHEDULE.AVERAGE", 0.9], [add_istd_config])
-
-
 # Each network once with everything on, each scheme once, and the overlay for a CPU.
 @pytest.mark.parametrize(
     "name", [*(f"{n}_semantic_prior" for n in NETWORKS), *(f"alcnet_{s}" for s in SCHEMES[:3]), "quick_semantic_prior"]
