@@ -30,11 +30,12 @@ Reduce = Callable[[list[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class OuterGradients:
-    """Gradients of one outer step, of the shapes of theta and alpha.
+    """Gradients of one outer step, in the shapes of theta and alpha.
 
-    fraction: <F_theta, f_theta> / (<f_theta, f_theta> + 1e-12).
-    share_theta, share_alpha: norm of the implicit term over the sum of both terms' norms, in [0, 1]; 0 where both are
-        zero.
+    Attributes:
+        fraction: <F_theta, f_theta> / (<f_theta, f_theta> + 1e-12).
+        share_theta, share_alpha: norm of the implicit term over the sum of both terms' norms, in [0, 1]; 0 where both
+            are zero.
     """
 
     theta: list[Tensor]

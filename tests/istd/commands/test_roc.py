@@ -6,7 +6,7 @@ from PIL import Image
 
 from d2kit.commands import run_command
 from istd.commands import roc
-from istd.evaluation import ISTDEvaluator
+from istd.evaluation.evaluator import ISTDEvaluator
 
 
 @pytest.fixture
