@@ -106,7 +106,7 @@ class S4MTrainer(ResumableTrainer):
             if evaluates and cfg.S4M.QUALITY_IMAGES > 0:
                 _insert_after(hooks, d2_hooks.EvalHook, PseudoLabelQualityHook(cfg, network))
         if evaluates and comm.is_main_process():
-            metric = f"{cfg.S4M.EVALUATE}/{cfg.S4M.BEST_METRIC}"
+            metric = f"{cfg.S4M.TEST.NETWORK}/{cfg.S4M.BEST_METRIC}"
             best = BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
             _insert_after(hooks, d2_hooks.EvalHook, best)
         if evaluates:

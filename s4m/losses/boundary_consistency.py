@@ -1,9 +1,9 @@
 """Boundary-aware consistency distillation (S4M): the student's masks follow SAM most where SAM knows the edge.
 
-Frames. Everything here is a stack of maps (N, H, W), one object a map, in any frame that the maps share: the mask
-head's RoI, a crop around the object or the whole image. Distances are fractions of each object's own size in that
-frame, so its resolution does not matter; the cost grows with the object's size in cells. Computed in float32 whatever
-autocast says.
+All maps are stacks (N, H, W) with one object in each map. They may lie in any frame that they share: the mask head's
+RoI, a crop around the object or the whole image. Distances are fractions of each object's own size in that frame, so
+its resolution does not matter. The cost grows with the object's size in cells. All numbers are float32, under autocast
+as well.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from s4m.ranges import require_positive, require_range
 
-_DICE_FLOOR = 1.0  # cells; two empty boundaries are equal, and a tiny one has no huge gradient
+_DICE_FLOOR = 1.0  # Cells added to both sides of the dice: two empty boundaries are equal, and gradients stay small.
 
 
 class BoundaryTerms(NamedTuple):
@@ -32,17 +32,18 @@ class BoundaryTerms(NamedTuple):
 
 
 def band_radius(targets: torch.Tensor, width: float) -> torch.Tensor:
-    """Half the width of each object's boundary band.
+    """Return half the width of each object's boundary band.
 
     Args:
         targets: (N, H, W) in [0, 1].
-        width: as a fraction of the object's size, which is the geometric mean of its height and width in cells.
+        width: a fraction of the object's size, which is the geometric mean of its height and width in cells.
 
     Returns:
         (N,) int64 cells, at least 1.
     """
     inside = targets >= 0.5
-    rows, columns = inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)
+    rows = inside.any(dim=2).sum(dim=1)
+    columns = inside.any(dim=1).sum(dim=1)
     return (width * (rows * columns).float().sqrt()).round().long().clamp(min=1)
 
 
@@ -53,23 +54,28 @@ def _repeat(step: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor, ra
     return maps
 
 
-def dilate(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """Greatest value of maps (N, H, W) within the radius (N,) in cells, in rows and columns; differentiable."""
+def _dilate(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     return _repeat(lambda stack: F.max_pool2d(stack, 3, stride=1, padding=1), maps, radius)
 
 
 def soft_boundary(maps: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """Soft morphological gradient: dilation minus erosion, (N, H, W) in [0, 1] for maps in [0, 1].
+    """Return the soft morphological gradient, dilation minus erosion: (N, H, W) in [0, 1] for maps in [0, 1].
 
-    Of a binary mask it is 1 within `radius` (N,) of its outline; the frame's border is no outline.
+    The boundary of a binary mask is 1 within `radius` (N,) cells of its outline; the frame's border is no outline.
+    Example for one row and radius 1:
+
+        maps              0  0  0  1  1  1
+        dilated           0  0  1  1  1  1
+        eroded            0  0  0  0  1  1   (the negative of the dilated negative)
+        soft boundary     0  0  1  1  0  0
     """
-    return dilate(maps, radius) + dilate(-maps, radius)
+    return _dilate(maps, radius) + _dilate(-maps, radius)
 
 
 def sam_certainty(sam: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """How sure SAM is around each cell: |2p - 1|, averaged over about `radius` (N,) cells; (N, H, W) in [0, 1].
+    """Return how sure SAM is around each cell: |2p - 1|, averaged over about `radius` (N,) cells; (N, H, W) in [0, 1].
 
-    Averaged, because at the outline itself p is 1/2 even where SAM is sure of the outline.
+    The average is needed because p is 1/2 at the outline itself, even where SAM is sure of the outline.
     """
     return _repeat(
         lambda stack: F.avg_pool2d(stack, 3, stride=1, padding=1, count_include_pad=False), (2 * sam - 1).abs(), radius
@@ -77,7 +83,7 @@ def sam_certainty(sam: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
 
 
 def binary_divergence(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """KL divergence of Bernoulli(sigmoid(logits)) from Bernoulli(targets): cross entropy less the targets' entropy."""
+    """Return the KL divergence of Bernoulli(sigmoid(logits)) from Bernoulli(targets), cell by cell."""
     entropy = -torch.xlogy(targets, targets) - torch.xlogy(1 - targets, 1 - targets)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") - entropy
 
@@ -85,7 +91,7 @@ def binary_divergence(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
 def _edge_loss(
     probability: torch.Tensor, band: torch.Tensor, certainty: torch.Tensor, radius: torch.Tensor
 ) -> torch.Tensor:
-    """One minus the dice of the student's soft boundary and the target's, weighted by certainty: (N,)."""
+    """Return one minus the dice of the student's soft boundary and the target's, weighted by certainty: (N,)."""
     own = soft_boundary(probability, radius)
     overlap = (certainty * own * band).flatten(1).sum(dim=1)
     total = (certainty * (own.square() + band.square())).flatten(1).sum(dim=1)
@@ -94,20 +100,21 @@ def _edge_loss(
 
 @dataclass(frozen=True)
 class BoundaryConsistency:
-    """The boundary-aware consistency of objects as a loss of each.
+    """The boundary-aware consistency as a loss of each object.
 
     The student's mask p follows q = (1 - teacher_share) * target + teacher_share * teacher by the divergence KL(q, p).
     A cell weighs (1 + gain * band * certainty) * agreement, where `band` is the soft boundary of the target,
-    `certainty` is `sam_certainty` and `agreement` = 1 - |teacher - sam|; the sum is divided by that of the weights at
-    full agreement, so that an object over which teacher and SAM disagree counts for less. The student's soft boundary
-    follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` false)
-    certainty is 0 and agreement 1: the first term is the plain mean divergence, the second is 0.
+    `certainty` is `sam_certainty` and `agreement` is 1 - |teacher - sam|. The sum is divided by the sum of the weights
+    at full agreement, so an object over which teacher and SAM disagree counts for less. The student's soft boundary
+    follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` is False)
+    certainty is 0 and agreement 1: the first term is the plain mean divergence, and the second term is 0.
 
     Attributes:
-        weight, edge_weight: of its two terms.
-        width: of the band on each side of the boundary, as a fraction of the object's size.
-        gain: what a cell weighs more where SAM is certain of the boundary.
-        teacher_share: in [0, 1].
+        weight: weight of the consistency term.
+        edge_weight: weight of the edge term.
+        width: width of the band on each side of the boundary, as a fraction of the object's size.
+        gain: additional weight of a cell where SAM is certain of the boundary.
+        teacher_share: share of the teacher's soft mask in q, in [0, 1].
     """
 
     weight: float = 1.0
@@ -118,10 +125,10 @@ class BoundaryConsistency:
 
     @classmethod
     def read(cls, cfg: CfgNode) -> "BoundaryConsistency | None":
-        """What cfg.S4M.BOUNDARY says; None where it is off or a configuration has no S4M.
+        """Build the loss from cfg.S4M.BOUNDARY; return None where it is off or the configuration has no S4M.
 
         Raises:
-            ValueError: a number out of its range.
+            ValueError: a number is out of its range.
         """
         if "S4M" not in cfg or not cfg.S4M.BOUNDARY.ENABLED:
             return None
@@ -133,7 +140,7 @@ class BoundaryConsistency:
         return cls(node.WEIGHT, node.EDGE_WEIGHT, node.WIDTH, node.GAIN, node.TEACHER)
 
     def __call__(self, *maps: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        """(N,) weighted sum of both terms; arguments as of `terms`."""
+        """Return the (N,) weighted sum of both terms; the arguments are those of `terms`."""
         terms = self.terms(*maps, valid=valid)
         return self.weight * terms.consistency + self.edge_weight * terms.edge
 
@@ -146,19 +153,16 @@ class BoundaryConsistency:
         refined: torch.Tensor,
         valid: torch.Tensor | None = None,
     ) -> BoundaryTerms:
-        """Both terms of N objects.
+        """Compute both terms of N objects, float32.
 
         Args:
-            logits: (N, H, W) of the student; nothing else has a gradient.
-            targets: (N, H, W) pseudo-mask in [0, 1]; what SAM answered where `refined`.
+            logits: (N, H, W) mask logits of the student, the only argument with a gradient.
+            targets: (N, H, W) pseudo-mask in [0, 1].
             teacher: (N, H, W) the teacher's soft mask in [0, 1].
             sam: (N, H, W) SAM's mask probability in [0, 1].
             refined: (N,) bool, whether the pseudo-mask is SAM's.
-            valid: (N, H, W) bool, the cells that count: others weigh nothing, and there the student is taken to be the
-                target, so that an outline along their edge is one of both. None: all.
-
-        Returns:
-            the terms of each object, float32; N = 0 gives empty ones.
+            valid: (N, H, W) bool, the cells that count; None counts all. The others weigh nothing, and there the
+                student is taken to equal the target, so that an outline along their edge belongs to both.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
@@ -171,9 +175,11 @@ class BoundaryConsistency:
             emphasis = 1 + self.gain * band * certainty
             probability = logits.sigmoid()
             if valid is not None:
-                emphasis, certainty = emphasis * valid, certainty * valid
+                emphasis = emphasis * valid
+                certainty = certainty * valid
                 probability = torch.where(valid, probability, targets)
-            each = emphasis * agreement * binary_divergence(logits, torch.lerp(targets, teacher, self.teacher_share))
+            blend = torch.lerp(targets, teacher, self.teacher_share)
+            divergence = emphasis * agreement * binary_divergence(logits, blend)
             total = emphasis.flatten(1).sum(dim=1)
-            consistency = each.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
+            consistency = divergence.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
             return BoundaryTerms(consistency, _edge_loss(probability, band, certainty, radius))

@@ -1,10 +1,10 @@
 """Structural distillation (S4M, SD): the student's pixel features learn where things end from the frozen SAM.
 
-Frames. Query points are x, y in pixels of the un-padded image, a pixel named by its index (SAM's convention: its prompt
-encoder adds the half). SAM's grid covers the image padded at the bottom and right; `extent` is how many of its rows and
-columns the image itself covers, possibly fractional. Only ceil(extent) rows and columns exist here: padded cells are
-neither queries nor keys. The student's feature map covers the network input, padded at the bottom and right as well.
-Similarities are computed in float32 (float64 stays) whatever autocast says.
+Frames: query points are x, y in pixels of the un-padded image, and a pixel is named by its index (SAM's convention; its
+prompt encoder adds the half). SAM's grid covers the image padded at the bottom and right. `extent` is the number of its
+rows and columns that the image itself covers, possibly fractional. Only ceil(extent) rows and columns are used: padded
+cells are neither queries nor keys. The student's feature map covers the network input, padded at the bottom and right
+as well. Similarities are float32, under autocast as well; float64 stays.
 """
 
 import math
@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 from s4m.sam import Embedding, PromptableSegmenter, Prompts
 
-_SQUARED_NORM_FLOOR = 1e-6  # keeps the gradient of a zero feature vector finite
+_SQUARED_NORM_FLOOR = 1e-6  # The gradient of a zero feature vector stays finite.
 
 
 @dataclass(frozen=True)
 class SamStructure:
-    """What SAM says of one image, all that structural distillation keeps of it.
+    """The part of SAM's answer about one image that structural distillation keeps.
 
     Attributes:
-        similarity: (P, rows * cols) cosine similarities S_sam in [-1, 1], no gradient.
-        cells: (P, 2) int64 row, column of each query on SAM's grid.
-        extent: rows, columns of SAM's grid that the un-padded image covers, possibly fractional.
+        similarity: (P, rows * cols) cosine similarities S_sam in [-1, 1], without a gradient.
+        cells: (P, 2) int64 row and column of each query on SAM's grid.
+        extent: rows and columns of SAM's grid that the un-padded image covers, possibly fractional.
     """
 
     similarity: torch.Tensor
@@ -35,7 +35,7 @@ class SamStructure:
 
 
 def grid_shape(extent: Sequence[float]) -> tuple[int, int]:
-    """Rows and columns of SAM's grid that hold a part of the image."""
+    """Return the rows and columns of SAM's grid that hold a part of the image."""
     return math.ceil(float(extent[0])), math.ceil(float(extent[1]))
 
 
@@ -45,35 +45,38 @@ def draw_query_points(
     num_points: int,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Query points: half on foreground, the rest uniform over the image.
+    """Draw query points: half of them on foreground, the rest uniformly over the image.
 
     Args:
-        image_size: height, width of the un-padded image in pixels.
-        foreground: (H, W) bool, any ground-truth instance; None: there is none. It may be larger than the image where
-            it was padded at the bottom and right.
-        num_points: P. Where the foreground has less than P // 2 pixels, uniform points take their place.
-        generator: of the CPU; None: torch's own.
+        image_size: height and width of the un-padded image in pixels.
+        foreground: (H, W) bool, the pixels of any ground-truth instance, or None. It may be padded at the bottom and
+            right.
+        num_points: P. Uniform points take the place of missing ones where the foreground has less than P // 2 pixels.
+        generator: a generator on the CPU; None draws from torch's global one.
 
     Returns:
-        (P, 2) float32 x, y, whole pixel indices, foreground points first and without repetition; on the CPU.
+        (P, 2) float32 x, y on the CPU, whole pixel indices, foreground points first and without repetition.
     """
     height, width = image_size
     chosen = torch.zeros(0, dtype=torch.int64)
     if foreground is not None:
         pixels = foreground[:height, :width].flatten().nonzero()[:, 0].cpu()
         chosen = pixels[torch.randperm(len(pixels), generator=generator)[: num_points // 2]]
-    anywhere = torch.randint(height * width, (num_points - len(chosen),), generator=generator)
-    index = torch.cat([chosen, anywhere])
+    uniform = torch.randint(height * width, (num_points - len(chosen),), generator=generator)
+    index = torch.cat([chosen, uniform])
     return torch.stack([index % width, index // width], dim=1).float()
 
 
 def points_to_cells(points: torch.Tensor, image_size: tuple[int, int], extent: Sequence[float]) -> torch.Tensor:
-    """Cells of SAM's grid that hold the points.
+    """Return the cells of SAM's grid that hold the points.
+
+    Example: the image is 100 pixels wide and covers 6.25 columns. The point with x = 99 has its center at 99.5 pixels,
+    that is 99.5 * 6.25 / 100 = 6.22 columns, so it lies in column 6, the last one, which the image fills by a quarter.
 
     Args:
         points: (P, 2) x, y pixel indices of the un-padded image.
-        image_size: height, width of that image.
-        extent: rows, columns of the grid that the image covers.
+        image_size: height and width of that image in pixels.
+        extent: rows and columns of the grid that the image covers.
 
     Returns:
         (P, 2) int64 row, column.
@@ -90,14 +93,14 @@ def _unit(vectors: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def structural_similarity(tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity of the token at each query's own cell with the tokens of all cells, one map a query.
+    """Compare the token at each query's own cell with the tokens of all cells, one map for each query.
 
     Args:
         tokens: (P, C, h, w) image tokens of the mask decoder, one map for each prompt, padded cells cut off.
         cells: (P, 2) row, column.
 
     Returns:
-        (P, h * w), float32 for half-precision tokens.
+        (P, h * w) cosine similarities, float32 for half-precision tokens.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         unit = _unit(tokens, dim=1)
@@ -108,23 +111,25 @@ def structural_similarity(tokens: torch.Tensor, cells: torch.Tensor) -> torch.Te
 def resize_to_grid(
     features: torch.Tensor, image_size: tuple[int, int], padded_size: tuple[int, int], extent: Sequence[float]
 ) -> torch.Tensor:
-    """Student features, bilinearly read at the centres of SAM's cells; nothing of the padding is read.
+    """Read student features bilinearly at the centers of SAM's cells; nothing of the padding is read.
 
     Args:
         features: (C, h', w'), covering `padded_size` pixels.
-        image_size: height, width of the image inside the network input; padded_size: of that input.
-        extent: rows, columns of SAM's grid that the image covers.
+        image_size: height and width of the image inside the network input, in pixels.
+        padded_size: height and width of the network input in pixels.
+        extent: rows and columns of SAM's grid that the image covers.
 
     Returns:
         (C, rows, cols), with a gradient to `features`.
     """
-    axes, valid = [], []
+    axes = []
+    valid = []
     for cells, count, image, padded, size in zip(
         extent, grid_shape(extent), image_size, padded_size, features.shape[1:], strict=True
     ):
         inside = math.ceil(image * size / padded)
-        centre = torch.arange(count, device=features.device, dtype=features.dtype) + 0.5
-        position = (centre * (image / float(cells))).clamp(max=image) * (size / padded)
+        center = torch.arange(count, device=features.device, dtype=features.dtype) + 0.5
+        position = (center * (image / float(cells))).clamp(max=image) * (size / padded)
         axes.append(2 * position / inside - 1)
         valid.append(inside)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
@@ -139,12 +144,12 @@ def student_similarity(
     padded_size: tuple[int, int],
     extent: Sequence[float],
 ) -> torch.Tensor:
-    """S_stu: cosine similarities of one feature map at the same queries and cells as SAM's.
+    """Return S_stu, the cosine similarities of one feature map at the same queries and cells as SAM's.
 
     Args:
-        features: (C, h', w') pixel features of one image, covering `padded_size` pixels.
+        features: (C, h', w') pixel features of one image.
         cells: (P, 2) row, column of the queries on SAM's grid.
-        image_size, padded_size, extent: as in `resize_to_grid`.
+        image_size, padded_size, extent: the arguments of `resize_to_grid`.
 
     Returns:
         (P, rows * cols), with a gradient to `features`.
@@ -162,18 +167,18 @@ def structural_distillation_loss(
     image_sizes: Sequence[tuple[int, int]],
     padded_size: tuple[int, int],
 ) -> torch.Tensor:
-    """loss_sd = smooth-L1(S_stu, S_sam), the mean over every query and every un-padded cell of the batch.
+    """Return loss_sd = smooth-L1(S_stu, S_sam), the mean over every query and every un-padded cell of the batch.
 
     Args:
-        features: (B, C, h', w') highest-resolution pixel features of the student for the padded network input.
-        structures: what SAM says of each image, from `sam_similarity`.
-        image_sizes: height, width of each image in the network input, before padding.
-        padded_size: height, width of the network input.
+        features: (B, C, h', w') pixel features of the student for the padded network input.
+        structures: the result of `sam_similarity`, one for each image.
+        image_sizes: height and width of each image in the network input, before padding.
+        padded_size: height and width of the network input.
 
     Returns:
-        a scalar; zero, still part of the graph, where there is nothing to compare.
+        a scalar; where there is nothing to compare it is zero and still part of the graph.
     """
-    total = features.flatten()[:0].sum()  # an empty sum stays in the graph and cannot overflow in half precision
+    total = features.flatten()[:0].sum()  # An empty sum stays in the graph and cannot overflow in half precision.
     count = 0
     for feature, structure, size in zip(features, structures, image_sizes, strict=True):
         cells = structure.cells.to(features.device)
@@ -188,17 +193,16 @@ def structural_distillation_loss(
 def sam_similarity(
     segmenter: PromptableSegmenter, embedding: Embedding, points: Sequence[torch.Tensor], chunk: int
 ) -> list[SamStructure]:
-    """S_sam of a batch: every query point is a prompt of its own, streamed in chunks.
-
-    At most `chunk` maps of decoder tokens exist at a time; what stays is one similarity map a query.
+    """Compute S_sam of a batch, with every query point as a prompt of its own.
 
     Args:
         segmenter: the frozen SAM.
-        embedding: of the images.
-        points: of each image, (P, 2) x, y pixel indices; P = 0 asks nothing.
-        chunk: prompts whose tokens are held at once; 0: the segmenter's own choice.
+        embedding: the embedding of the images.
+        points: (P, 2) x, y pixel indices for each image; P may be 0.
+        chunk: number of prompts whose decoder tokens are in memory at once; 0 leaves the choice to the segmenter.
     """
-    extents, device = embedding.valid, segmenter.device
+    extents = embedding.valid
+    device = segmenter.device
     cells = [
         points_to_cells(queries.to(device), size, extent)
         for queries, size, extent in zip(points, embedding.image_sizes, extents, strict=True)
@@ -212,5 +216,5 @@ def sam_similarity(
     for image, queries, tokens in segmenter.iter_tokens(embedding, prompts, chunk):
         rows, cols = shapes[image]
         maps[image][queries] = structural_similarity(tokens[..., :rows, :cols], cells[image][queries])
-        del tokens  # before the next chunk is made
+        del tokens  # The memory is free before the next chunk is made.
     return [SamStructure(*parts) for parts in zip(maps, cells, extents, strict=True)]

@@ -1,4 +1,4 @@
-"""Parts of losses whose objects have weights and whose counts are those of all processes."""
+"""Parts of losses whose objects have weights and whose counts go over all processes."""
 
 from typing import Protocol
 
@@ -18,7 +18,10 @@ class BoxRegression(Protocol):
 
 
 def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Mean of `count` over the processes, at least 1 in total: dividing by it keeps averaged gradients exact in DDP."""
+    """Return the mean of `count` over the processes, at least 1 in total.
+
+    DDP averages gradients over the processes; a loss that is divided by this mean keeps them exact.
+    """
     total = torch.as_tensor(float(count), device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
@@ -28,14 +31,13 @@ def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tenso
 def box_losses(
     regression: BoxRegression, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """The regression loss of each of P boxes.
+    """Return the regression loss (P,) of each of P boxes.
 
     Args:
-        regression: its `box_reg_loss_type` is smooth_l1 or giou.
-        deltas: (P, 4) predicted; boxes: (P, 4) what they start from; targets: (P, 4).
-
-    Returns:
-        (P,) float.
+        regression: the RPN or box predictor; its `box_reg_loss_type` is smooth_l1 or giou.
+        deltas: (P, 4) predicted deltas.
+        boxes: (P, 4) xyxy boxes that the deltas move.
+        targets: (P, 4) xyxy boxes that shall result.
     """
     if regression.box_reg_loss_type == "giou":
         return giou_loss(regression.box2box_transform.apply_deltas(deltas, boxes), targets, reduction="none")

@@ -1,7 +1,7 @@
-"""Ignored regions (class -1): what lies in them is neither object nor background, and who knows of them.
+"""Ignored regions (class -1): what lies in them is neither object nor background.
 
-A proposal generator or ROI heads say by the class attribute `learns_from_pseudo_labels = True` that they leave ignored
-regions out of their losses and weigh instances by `gt_weights`; Detectron2's own take class -1 for an object.
+A proposal generator or ROI heads declare by the class attribute `learns_from_pseudo_labels = True` that they leave
+ignored regions out of their losses and weigh instances by `gt_weights`; Detectron2's own take class -1 for an object.
 """
 
 import torch
@@ -10,56 +10,57 @@ from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances, pairwise_ioa
 
-IGNORED_OVERLAP = 0.5  # a background box with more of its area than this inside an ignored region is not background
+IGNORED_OVERLAP = 0.5  # A background box with more of its area than this inside an ignored region is not background.
 PARTS = "MODEL.PROPOSAL_GENERATOR.NAME PseudoLabelRPN and MODEL.ROI_HEADS.NAME PseudoLabelROIHeads"
 
 
 def split_ignored(instances: Instances) -> tuple[Instances, Boxes]:
-    """Separate the labelled instances from the boxes of ignored regions (class -1)."""
+    """Separate the labeled instances from the boxes of ignored regions (class -1)."""
     ignored = instances.gt_classes < 0
     return instances[~ignored], instances.gt_boxes[ignored]
 
 
 def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
-    """Which of N boxes lie mostly inside one of M ignored boxes: (N,) bool."""
+    """Return (N,) bool: which of N boxes lie mostly inside one of M ignored boxes."""
     if len(ignored) == 0 or len(boxes) == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     return pairwise_ioa(ignored, boxes).max(dim=0).values > IGNORED_OVERLAP
 
 
 def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cells that a mask loss counts: all but those of ignored regions, unless they are the object's own.
+    """Return which cells a mask loss counts: all but those of ignored regions, unless they are the object's own.
 
     Args:
-        ignored: share of each cell that ignored regions cover; targets: of the object, of that shape, in [0, 1].
+        ignored: share of each cell that ignored regions cover.
+        targets: the object's mask in [0, 1], of the same shape.
     """
     return (ignored < 0.5) | (targets >= 0.5)
 
 
 def learns_from_pseudo_labels(part: object) -> bool:
-    """Whether a proposal generator or ROI heads (class or object) know ignored regions and weights."""
+    """Return whether a proposal generator or ROI heads (class or object) know ignored regions and weights."""
     return getattr(part, "learns_from_pseudo_labels", False)
 
 
 def require_pseudo_label_parts(cfg: CfgNode) -> None:
-    """Refuse Detectron2's own RPN and ROI heads where unlabelled images bring ignored regions, weights or soft masks.
+    """Refuse Detectron2's own RPN and ROI heads where unlabeled images bring ignored regions, weights or soft masks.
 
     Raises:
-        ValueError: DATASETS.UNLABELED with S4M.CALIBRATION, S4M.BOUNDARY or INPUT.IGNORE_VOID, and a part that does not
-            learn from pseudo-labels.
+        ValueError: DATASETS.UNLABELED stands with S4M.CALIBRATION, S4M.BOUNDARY or INPUT.IGNORE_VOID, but a part does
+            not learn from pseudo-labels.
     """
     names = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.ROI_HEADS.NAME
     parts = zip((PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY), names, strict=True)
     if all(name in registry and learns_from_pseudo_labels(registry.get(name)) for registry, name in parts):
         return
-    wanted = {
+    switches = {
         "S4M.CALIBRATION.ENABLED": cfg.S4M.CALIBRATION.ENABLED,
         "S4M.BOUNDARY.ENABLED": cfg.S4M.BOUNDARY.ENABLED,
         "INPUT.IGNORE_VOID": cfg.INPUT.IGNORE_VOID,
     }
-    wanted = [key for key, on in wanted.items() if on]
-    if len(cfg.DATASETS.UNLABELED) and wanted:
+    enabled = [key for key, on in switches.items() if on]
+    if len(cfg.DATASETS.UNLABELED) and enabled:
         raise ValueError(
-            f"{' and '.join(wanted)} with DATASETS.UNLABELED need {PARTS}, or others that declare "
+            f"{' and '.join(enabled)} with DATASETS.UNLABELED need {PARTS}, or others that declare "
             f"learns_from_pseudo_labels, not '{names[0]}' and '{names[1]}'."
         )

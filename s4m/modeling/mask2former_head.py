@@ -17,7 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
-from s4m.modeling.normalisation import require_imagenet_rgb
+from s4m.modeling.normalization import require_imagenet_rgb
 
 STRIDES = (4, 8, 16, 32)
 _NAMED = 8  # weights in a message

@@ -10,10 +10,10 @@ from s4m.modeling.ignored import PARTS, learns_from_pseudo_labels, require_pseud
 
 
 def paste_probabilities(instances: Instances) -> torch.Tensor:
-    """Mask probabilities of the boxes' frames, pasted into the image.
+    """Paste mask probabilities from the frames of their boxes into the image.
 
     Args:
-        instances: `pred_boxes` (N) and `pred_masks` (N, 1, S, S) probabilities in the frame of their box.
+        instances: `pred_boxes` (N) and `pred_masks` (N, 1, S, S) probabilities in the frames of the boxes.
 
     Returns:
         (N, H, W) float probabilities, 0 outside the box.
@@ -34,7 +34,7 @@ class S4MRCNN(GeneralizedRCNN):
         """
         Args:
             pixel_feature: name of the backbone output that structural distillation compares.
-            kwargs: GeneralizedRCNN's arguments.
+            kwargs: arguments of GeneralizedRCNN.
         """
         super().__init__(**kwargs)
         self.pixel_feature = pixel_feature
@@ -42,10 +42,10 @@ class S4MRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`.
+        """Read GeneralizedRCNN's arguments and `S4M.PIXEL_FEATURE`.
 
         Raises:
-            ValueError: the backbone does not give a map that the keys name, or parts cannot learn from pseudo-labels.
+            ValueError: the backbone lacks a map that the keys name, or parts cannot learn from pseudo-labels.
         """
         require_pseudo_label_parts(cfg)
         try:
@@ -66,10 +66,10 @@ class S4MRCNN(GeneralizedRCNN):
     def losses_and_features(
         self, batched_inputs: list[dict]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """One training pass; see `Student`. ValueError: an ignored region for parts that take it for an object."""
+        """Run one training pass; see `Student`. An ignored region is a ValueError for parts that do not know it."""
         if not self._knows_ignored and any((x["instances"].gt_classes < 0).any() for x in batched_inputs):
             raise ValueError(
-                f"Ignored regions, as INPUT.IGNORE_VOID makes of void, need {PARTS}; else set that key to False."
+                f"Ignored regions, which INPUT.IGNORE_VOID makes of void, need {PARTS}; otherwise set that key to False."
             )
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
@@ -80,7 +80,7 @@ class S4MRCNN(GeneralizedRCNN):
 
     @torch.no_grad()
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """Predictions for pseudo-labels; see `Student`."""
+        """Predict for pseudo-labels; see `Student`."""
         predictions = []
         for raw in self.inference(batched_inputs, do_postprocess=False):
             kept = raw[raw.scores > min_score]

@@ -1,4 +1,4 @@
-"""Region proposal network that learns from pseudo-labels: weights per instance, ignored regions."""
+"""A region proposal network that learns from pseudo-labels with weights per instance and ignored regions."""
 
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ from s4m.modeling.ignored import inside_ignored, split_ignored
 
 
 class AnchorTargets(NamedTuple):
-    """What the R anchors of one image are matched to.
+    """The instances that the R anchors of one image are matched to.
 
     Attributes:
-        boxes: (R, 4) of the matched instance; only those of positive anchors mean anything.
-        weights: (R,) of the matched instance for positive anchors, 1 for all others.
+        boxes: (R, 4) boxes of the matched instances; only those of positive anchors mean anything.
+        weights: (R,) weights of the matched instances for positive anchors, 1 for all others.
     """
 
     boxes: torch.Tensor
@@ -29,7 +29,7 @@ class AnchorTargets(NamedTuple):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class PseudoLabelRPN(RPN):
-    """RPN for pseudo-labels: what the anchors of an instance cost is weighted as the instance.
+    """An RPN for pseudo-labels, in which the loss of an anchor has the weight of its instance.
 
     Background anchors inside ignored regions take no part in the loss. With weights of one and without ignored regions
     the losses are Detectron2's own.
@@ -39,7 +39,7 @@ class PseudoLabelRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """RPN's arguments."""
+        """Return RPN's arguments."""
         if cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE not in ("smooth_l1", "giou"):
             raise ValueError("MODEL.RPN.BBOX_REG_LOSS_TYPE must be smooth_l1 or giou for PseudoLabelRPN.")
         return super().from_config(cfg, input_shape)
@@ -48,32 +48,27 @@ class PseudoLabelRPN(RPN):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[torch.Tensor], list[AnchorTargets]]:
-        """As Detectron2's, with the instances' weights.
-
-        Returns:
-            of each image (R,) labels 1, 0 or -1 (ignored), and what its anchors are matched to.
-        """
-        every = Boxes.cat(anchors)
-        labels, targets = zip(*[self._match_anchors(every, image) for image in gt_instances], strict=True)
+        """Label anchors as Detectron2 does; return the labels (R,) 1, 0 or -1 (ignored) and targets of each image."""
+        all_anchors = Boxes.cat(anchors)
+        labels, targets = zip(*[self._match_anchors(all_anchors, image) for image in gt_instances], strict=True)
         return list(labels), list(targets)
 
     def _match_anchors(self, anchors: Boxes, instances: Instances) -> tuple[torch.Tensor, AnchorTargets]:
-        """Labels (R,) and targets of the anchors of one image."""
-        known, ignored = split_ignored(instances)
+        labeled, ignored = split_ignored(instances)
         device = anchors.tensor.device
-        overlaps = retry_if_cuda_oom(pairwise_iou)(known.gt_boxes, anchors)
+        overlaps = retry_if_cuda_oom(pairwise_iou)(labeled.gt_boxes, anchors)
         index, labels = (part.to(device) for part in retry_if_cuda_oom(self.anchor_matcher)(overlaps))
         if self.anchor_boundary_thresh >= 0:
             labels[~anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
         labels = self._subsample_labels(labels)
         labels[(labels == 0) & inside_ignored(anchors, ignored)] = -1
         weights = anchors.tensor.new_ones(len(anchors))
-        if not len(known):
+        if not len(labeled):
             return labels, AnchorTargets(torch.zeros_like(anchors.tensor), weights)
-        if known.has("gt_weights"):
+        if labeled.has("gt_weights"):
             positive = labels == 1
-            weights[positive] = known.gt_weights.to(weights)[index[positive]]
-        return labels, AnchorTargets(known.gt_boxes.tensor[index], weights)
+            weights[positive] = labeled.gt_weights.to(weights)[index[positive]]
+        return labels, AnchorTargets(labeled.gt_boxes.tensor[index], weights)
 
     def losses(
         self,
@@ -83,22 +78,23 @@ class PseudoLabelRPN(RPN):
         pred_anchor_deltas: list[torch.Tensor],
         gt_boxes: list[AnchorTargets],
     ) -> dict[str, torch.Tensor]:
-        """As Detectron2's; `gt_boxes` are what `label_and_sample_anchors` matched the anchors of each image to."""
+        """Return Detectron2's losses, weighted; `gt_boxes` are the targets of `label_and_sample_anchors`."""
         boxes = [targets.boxes for targets in gt_boxes]
         weights = torch.stack([targets.weights for targets in gt_boxes])
         if (weights == 1).all():
             return super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, boxes)
         labels = torch.stack(gt_labels)
-        for name, kind in (("pos", 1), ("neg", 0)):
-            get_event_storage().put_scalar(f"rpn/num_{name}_anchors", (labels == kind).sum().item() / len(labels))
-        logits, chosen = cat(pred_objectness_logits, dim=1), labels >= 0
-        entropy = F.binary_cross_entropy_with_logits(logits[chosen], labels[chosen].float(), reduction="none")
         positive = labels == 1
+        sampled = labels >= 0
+        for name, chosen in (("pos", positive), ("neg", labels == 0)):
+            get_event_storage().put_scalar(f"rpn/num_{name}_anchors", chosen.sum().item() / len(labels))
+        logits = cat(pred_objectness_logits, dim=1)
+        entropy = F.binary_cross_entropy_with_logits(logits[sampled], labels[sampled].float(), reduction="none")
         deltas = cat(pred_anchor_deltas, dim=1)
         starts = Boxes.cat(anchors).tensor.expand_as(deltas)
         location = box_losses(self, deltas[positive], starts[positive], torch.stack(boxes)[positive])
         sums = {
-            "loss_rpn_cls": (weights[chosen] * entropy).sum(),
+            "loss_rpn_cls": (weights[sampled] * entropy).sum(),
             "loss_rpn_loc": (weights[positive] * location).sum(),
         }
         count = self.batch_size_per_image * len(labels)

@@ -10,60 +10,56 @@ from s4m.pseudo_labels.masks import truth_masks
 from s4m.sam import PromptableSegmenter
 
 
-def foreground_of(instances: Instances) -> torch.Tensor | None:
-    """(H, W) bool: pixels of any labelled instance; None when there is none."""
-    labelled = instances[instances.gt_classes >= 0]
-    if len(labelled) == 0:
-        return None
-    return truth_masks(labelled).any(dim=0)
+def _foreground(instances: Instances) -> torch.Tensor | None:
+    """Return (H, W) bool, the pixels of any labeled instance; None when there is no labeled instance."""
+    labeled = instances[instances.gt_classes >= 0]
+    return truth_masks(labeled).any(dim=0) if len(labeled) else None
 
 
 class StructuralDistillation:
-    """loss_sd of the labelled images (S4M, stage 1): see `s4m.losses.structural_distillation`."""
+    """The loss loss_sd of the labeled images (S4M, stage 1); see `s4m.losses.structural_distillation`."""
 
     @configurable
     def __init__(self, *, points: int, weight: float, chunk: int, bgr: bool):
         """
         Args:
-            points: queries an image, half of them on labelled foreground.
-            weight: of the loss.
-            chunk: prompts whose decoder tokens are held at once.
-            bgr: channel order of the images.
+            points: number of queries in each image, half of them on labeled foreground.
+            weight: factor of the loss.
+            chunk: number of prompts whose decoder tokens are in memory at once.
+            bgr: whether the channels of the images are blue, green, red.
         """
-        self.points, self.weight, self.chunk, self.bgr = points, weight, chunk, bgr
+        self.points = points
+        self.weight = weight
+        self.chunk = chunk
+        self.bgr = bgr
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read cfg.S4M.SD and cfg.INPUT.FORMAT."""
-        return {
-            "points": cfg.S4M.SD.POINTS,
-            "weight": cfg.S4M.SD.WEIGHT,
-            "chunk": cfg.S4M.SD.CHUNK,
-            "bgr": cfg.INPUT.FORMAT == "BGR",
-        }
+        node = cfg.S4M.SD
+        return {"points": node.POINTS, "weight": node.WEIGHT, "chunk": node.CHUNK, "bgr": cfg.INPUT.FORMAT == "BGR"}
 
     def __call__(
         self, labeled: list[dict], features: torch.Tensor, padded_size: tuple[int, int], segmenter: PromptableSegmenter
     ) -> torch.Tensor:
-        """
-        Args:
-            labeled: dictionaries with `image` (3, H, W), `instances`, and, where they were seeded, `seed` and
-                `valid_size`.
-            features: (B, C, h, w) pixel features of the padded batch.
-            padded_size: height, width of the padded batch in pixels.
-            segmenter: the frozen SAM.
+        """Return the weighted loss, a scalar.
 
-        Returns:
-            the weighted loss, a scalar.
+        Args:
+            labeled: dictionaries with `image` (3, H, W), `instances` and optionally `seed` and `valid_size`.
+            features: (B, C, h, w) pixel features of the padded batch.
+            padded_size: height and width of the padded batch in pixels.
+            segmenter: the frozen SAM.
         """
-        images, sizes, points = [], [], []
+        images = []
+        sizes = []
+        points = []
         for entry in labeled:
             height, width = entry.get("valid_size", entry["image"].shape[1:])
             image = entry["image"][:, :height, :width]
             images.append(image.flip(0) if self.bgr else image)
             sizes.append((height, width))
             generator = torch.Generator().manual_seed(entry["seed"]) if "seed" in entry else None
-            points.append(draw_query_points((height, width), foreground_of(entry["instances"]), self.points, generator))
+            points.append(draw_query_points((height, width), _foreground(entry["instances"]), self.points, generator))
         with torch.no_grad():
             embedding = segmenter.encode([image.to(segmenter.device) for image in images])
             structures = sam_similarity(segmenter, embedding, points, self.chunk)

@@ -18,11 +18,11 @@ class Student(Protocol):
     def losses_and_features(
         self, batched_inputs: list[dict]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """One training pass over images with labels or pseudo-labels.
+        """Run one training pass over images with labels or pseudo-labels.
 
         Args:
             batched_inputs: dictionaries with `image` and `instances` in its frame: gt_boxes, gt_classes (-1 marks an
-                ignored region, in which nothing is learned) and gt_masks. Pseudo-labels have `gt_weights` (N,) besides,
+                ignored region, in which nothing is learned) and gt_masks. Pseudo-labels also have `gt_weights` (N,),
                 and with S4M.BOUNDARY `gt_teacher_masks`, `gt_sam_masks` (N, H, W) in [0, 1] and `gt_refined` (N,) bool.
 
         Returns:
@@ -30,11 +30,11 @@ class Student(Protocol):
             width in pixels of the padded batch that the map covers.
 
         Raises:
-            ValueError: the network cannot learn from an ignored region that is there.
+            ValueError: there is an ignored region, and the network cannot learn from it.
         """
 
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """The teacher's predictions in the frame of the input image, without gradients.
+        """Predict as the teacher, in the frame of the input image and without gradients.
 
         Args:
             batched_inputs: dictionaries with `image`.

@@ -11,7 +11,7 @@ from torch import nn
 from d2kit.files import load_weights
 from d2kit.rng import seeded
 from d2kit.vit import build_timm_vit, load_strictly
-from s4m.modeling.normalisation import require_imagenet_rgb
+from s4m.modeling.normalization import require_imagenet_rgb
 
 RANDOM = "random"  # a checkpoint's name: untrained weights from a fixed seed
 _SCALES = {16: (4.0, 2.0, 1.0, 0.5), 8: (2.0, 1.0, 0.5)}  # of the token map, for the maps of strides 4, 8, ...

@@ -37,7 +37,7 @@ def configure(files: tuple[str, ...], device: str, guards: bool) -> CfgNode:
     cfg = compose_config(files, add_keys=[add_s4m_config])
     cfg.DATASETS.UNLABELED = ("drawn here",)
     cfg.MODEL.DEVICE = device
-    cfg.S4M.CALIBRATION.WARMUP = 1 << 30
+    cfg.S4M.CALIBRATION.BOUNDS = (cfg.S4M.SELECTION.SCORE, cfg.S4M.SELECTION.SCORE)
     for name in GUARDS:
         cfg.S4M[name].ENABLED = guards
     return cfg

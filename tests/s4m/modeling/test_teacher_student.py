@@ -225,7 +225,7 @@ def test_all_off_is_plain_mask_rcnn(build, small_cfg):
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
 def test_eval_mode_is_the_network_that_the_key_names(build, name):
-    model = build(S4M__EVALUATE=name, S4M__PR__ENABLED=False).eval()
+    model = build(S4M__TEST__NETWORK=name, S4M__PR__ENABLED=False).eval()
     with torch.no_grad():
         for parameter in model.teacher.parameters():
             parameter.mul_(0.9)
@@ -272,8 +272,8 @@ def test_finite_losses_whose_sum_is_not_are_told(build):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"S4M__EVALUATE": "both"}, "S4M.EVALUATE must be student or teacher, not 'both'"),
-        ({"S4M__EVALUATE": "teacher", "semi": False}, "S4M.EVALUATE is teacher.*DATASETS.UNLABELED"),
+        ({"S4M__TEST__NETWORK": "both"}, "S4M.TEST.NETWORK must be student or teacher, not 'both'"),
+        ({"S4M__TEST__NETWORK": "teacher", "semi": False}, "S4M.TEST.NETWORK is teacher.*DATASETS.UNLABELED"),
         ({"S4M__SAM__NAME": ""}, "S4M.PR.ENABLED need.* S4M.SAM.NAME"),
         ({"S4M__SAM__NAME": "", "S4M__SD__ENABLED": True, "semi": False}, "S4M.SD.ENABLED .*S4M.SAM.NAME"),
         ({"S4M__PIXEL_FEATURE": "p9"}, r"S4M.PIXEL_FEATURE is 'p9', but the backbone gives \['p2'"),
