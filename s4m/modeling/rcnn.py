@@ -69,7 +69,8 @@ class S4MRCNN(GeneralizedRCNN):
         """Run one training pass; see `Student`. An ignored region is a ValueError for parts that do not know it."""
         if not self._knows_ignored and any((x["instances"].gt_classes < 0).any() for x in batched_inputs):
             raise ValueError(
-                f"Ignored regions, which INPUT.IGNORE_VOID makes of void, need {PARTS}; otherwise set that key to False."
+                f"Ignored regions, which INPUT.IGNORE_VOID makes of void, need {PARTS}; "
+                "otherwise set that key to False."
             )
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]

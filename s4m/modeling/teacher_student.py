@@ -32,7 +32,7 @@ class TeacherStudent(nn.Module):
     """A student that learns from labels, from SAM's structure and from the pseudo-labels of its own moving average.
 
     Training takes `{"labeled": [...], "unlabeled": [...]}` (a plain list counts as labelled) of Detectron2's
-    dictionaries and returns a dictionary of losses. In eval mode it is the network that `S4M.EVALUATE` names. The
+    dictionaries and returns a dictionary of losses. In eval mode it is the network that `S4M.TEST.NETWORK` names. The
     teacher exists when there are unlabelled data sets. The frozen segmenter is no submodule: it is in no checkpoint,
     optimizer or DDP bucket.
     """
@@ -87,10 +87,10 @@ class TeacherStudent(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read DATASETS.UNLABELED, MODEL.DEVICE and everything under S4M."""
         semi = len(cfg.DATASETS.UNLABELED) > 0
-        if cfg.S4M.EVALUATE not in ("student", "teacher"):
-            raise ValueError(f"S4M.EVALUATE must be student or teacher, not '{cfg.S4M.EVALUATE}'.")
-        if cfg.S4M.EVALUATE == "teacher" and not semi:
-            raise ValueError("S4M.EVALUATE is teacher, but without DATASETS.UNLABELED there is no teacher.")
+        if cfg.S4M.TEST.NETWORK not in ("student", "teacher"):
+            raise ValueError(f"S4M.TEST.NETWORK must be student or teacher, not '{cfg.S4M.TEST.NETWORK}'.")
+        if cfg.S4M.TEST.NETWORK == "teacher" and not semi:
+            raise ValueError("S4M.TEST.NETWORK is teacher, but without DATASETS.UNLABELED there is no teacher.")
         needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)
         if needs_sam and not cfg.S4M.SAM.NAME:
             raise ValueError("S4M.SD.ENABLED and S4M.PR.ENABLED need a segmenter: set S4M.SAM.NAME.")
@@ -110,7 +110,7 @@ class TeacherStudent(nn.Module):
             "structure": StructuralDistillation(cfg) if cfg.S4M.SD.ENABLED else None,
             "make_segmenter": make_segmenter if needs_sam else None,
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
-            "evaluate": cfg.S4M.EVALUATE,
+            "evaluate": cfg.S4M.TEST.NETWORK,
             "strong_labeled": labeled_options if cfg.S4M.STRONG.LABELED else None,
             "teacher_weights": cfg.S4M.TEACHER.WEIGHTS,
         }
