@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from s4m.modeling.mask2former_head import Mask2FormerHead, Mask2FormerOutput
     from s4m.modeling.mask2former_loss import PseudoLabelMask2FormerLoss
 
-_DIVISIBILITY = 32  # of the padded input's sides: the coarsest map's stride
+_DIVISIBILITY = 32  # The sides of the padded input are multiples of the coarsest map's stride.
 
 
 @META_ARCH_REGISTRY.register()
 class S4MMask2Former(nn.Module):
     """transformers' Mask2Former behind a Detectron2 backbone, as a `Student`.
 
-    Alone it is an ordinary Detectron2 meta-architecture that trains from `instances` with `gt_classes` (-1 marks an
-    ignored region) and `gt_masks`, optionally `gt_weights` and `gt_soft_masks`. The pixel decoder's mask features are
-    what structural distillation compares.
+    By itself it is an ordinary Detectron2 meta-architecture that trains from `instances` with `gt_classes` (-1 marks an
+    ignored region) and `gt_masks`, optionally `gt_weights` and `gt_soft_masks`. Structural distillation compares the
+    pixel decoder's mask features.
     """
 
     @configurable
@@ -48,16 +48,19 @@ class S4MMask2Former(nn.Module):
     ):
         """
         Args:
-            backbone: any that gives maps of the strides 4, 8, 16 and 32.
+            backbone: a network that gives maps of the strides 4, 8, 16 and 32.
             head: pixel decoder and transformer decoder.
             criterion: the loss.
             in_features: names of the backbone's maps, finest first.
-            pixel_mean, pixel_std: of the channels in the order of the input images.
-            max_detections: pairs of query and class that are kept for each image in eval mode.
+            pixel_mean, pixel_std: mean and deviation of each channel, in the order of the input images.
+            max_detections: number of pairs of query and class that an image keeps in eval mode.
         """
         super().__init__()
-        self.backbone, self.head, self.criterion = backbone, head, criterion
-        self.in_features, self.max_detections = list(in_features), max_detections
+        self.backbone = backbone
+        self.head = head
+        self.criterion = criterion
+        self.in_features = list(in_features)
+        self.max_detections = max_detections
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -91,11 +94,11 @@ class S4MMask2Former(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the network."""
+        """The device of the network."""
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised images, padded below and on the right to one size whose sides are multiples of 32."""
+        """Normalize images and pad them below and on the right to one size whose sides are multiples of 32."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, max(_DIVISIBILITY, self.backbone.size_divisibility))
 
@@ -107,7 +110,7 @@ class S4MMask2Former(nn.Module):
     def losses_and_features(
         self, batched_inputs: list[dict]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, tuple[int, int]]:
-        """One training pass; see `Student`.
+        """Run one training pass; see `Student`.
 
         The losses are `loss_class`, `loss_mask` and `loss_dice`, summed over the decoder's layers, and `loss_boundary`.
         """
@@ -120,7 +123,7 @@ class S4MMask2Former(nn.Module):
         return losses, output.pixel_features, padded_size
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
-        """Losses in training; in eval mode `{"instances": Instances}` for each image.
+        """Return losses in training and `{"instances": Instances}` for each image in eval mode.
 
         The instances are in the frame of the original image (`height`, `width`; by default the input's own size), with
         `pred_masks` (N, height, width) bool, `pred_boxes` around them, `scores` and `pred_classes`.
@@ -133,7 +136,7 @@ class S4MMask2Former(nn.Module):
             queries, classes, scores = best_classes(output.class_logits[-1][i], self.max_detections)
             size = images.image_sizes[i]
             output_size = (entry.get("height", size[0]), entry.get("width", size[1]))
-            # A query that is there with several classes is resized once.
+            # The mask of a query with several classes is resized once.
             unique, position = queries.unique(return_inverse=True)
             logits = resize_logits(output.mask_logits[-1][i][unique], images.tensor.shape[-2:], size, output_size)
             results.append({"instances": detections(logits[position], classes, scores)})
@@ -141,7 +144,7 @@ class S4MMask2Former(nn.Module):
 
     @torch.no_grad()
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """Predictions for pseudo-labels, at most one for each query, scored by its class probability; see `Student`."""
+        """Predict for pseudo-labels, at most once for each query, scored by class probability; see `Student`."""
         output, images = self._predict(batched_inputs)
         predictions = []
         for i, size in enumerate(images.image_sizes):

@@ -1,4 +1,4 @@
-"""transformers' Mask2Former behind any Detectron2 backbone, from a configuration or from a checkpoint of the hub."""
+"""transformers' Mask2Former behind any Detectron2 backbone, built from a configuration or a checkpoint of the hub."""
 
 import json
 from dataclasses import dataclass
@@ -20,19 +20,20 @@ from transformers.models.mask2former.modeling_mask2former import (
 from s4m.modeling.normalization import require_imagenet_rgb
 
 STRIDES = (4, 8, 16, 32)
-_NAMED = 8  # weights in a message
-_OF_CLASSES = ("class_predictor.", "criterion.")  # their shapes follow the number of classes
-# the norm behind Swin's last stage feeds no map: published files lack it
+_LOSS_WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0, "no_object_weight": 0.1}
+_LISTED_WEIGHTS = 8  # A message names at most this many weights.
+_SHAPED_BY_CLASSES = ("class_predictor.", "criterion.")  # The shapes of these weights follow the number of classes.
+# The norm behind Swin's last stage feeds no map, and published files lack it.
 _NOT_IN_FILES = ("criterion.", "model.pixel_level_module.encoder.swin.layernorm.")
 
 
 @dataclass(frozen=True)
 class Mask2FormerOutput:
-    """What the head says of a batch; lists have one entry a decoder layer, the learned queries' own one first.
+    """The head's output for a batch; lists have an entry for the learned queries and one for each decoder layer.
 
     Attributes:
-        class_logits: (B, Q, K+1) each, the last class being "no object".
-        mask_logits: (B, Q, h, w) each, at a quarter of the padded input.
+        class_logits: (B, Q, K+1) for each entry; the last class is "no object".
+        mask_logits: (B, Q, h, w) for each entry, at a quarter of the padded input.
         pixel_features: (B, C, h, w) float32, the pixel decoder's mask features.
     """
 
@@ -44,16 +45,16 @@ class Mask2FormerOutput:
 class Mask2FormerHead(Mask2FormerPreTrainedModel):
     """Pixel decoder, transformer decoder and class predictor of transformers' Mask2Former.
 
-    New weights are drawn as the paper's authors draw them. transformers does so for attention and decoder, but not in
-    classes from outside, and leaves convolutions, encoder and class predictor at a standard deviation of 0.02: from
-    there a narrow network gives one empty mask for all queries for a thousand iterations.
+    New weights are drawn as the paper's authors draw them. transformers does so for attention and decoder, but it
+    leaves convolutions, encoder and class predictor at a standard deviation of 0.02. A narrow network that starts from
+    there gives one empty mask for all queries for a thousand iterations.
     """
 
     def __init__(self, config: Mask2FormerConfig, channels: list[int]):
         """
         Args:
             config: transformers' configuration; its backbone takes no part.
-            channels: of the four feature maps, finest first.
+            channels: numbers of channels of the four feature maps, finest first.
         """
         super().__init__(config)
         self.pixel_decoder = Mask2FormerPixelDecoder(config, feature_channels=channels)
@@ -61,9 +62,6 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         self.post_init()
         self.apply(self._init_weights)
-        self._draw_what_transformers_leaves()
-
-    def _draw_what_transformers_leaves(self) -> None:
         for module in self.pixel_decoder.modules():
             if isinstance(module, nn.Conv2d):
                 weight_init.c2_xavier_fill(module)
@@ -73,11 +71,8 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
         self.class_predictor.reset_parameters()
 
     def forward(self, features: list[torch.Tensor]) -> Mask2FormerOutput:
-        """
-        Args:
-            features: four (B, C_i, h_i, w_i) maps of strides 4, 8, 16 and 32.
-        """
-        # deformable attention samples at positions that half precision cannot tell apart
+        """Predict from four maps (B, C_i, h_i, w_i) of strides 4, 8, 16 and 32."""
+        # Deformable attention samples at positions that half precision cannot tell apart.
         with torch.autocast(features[0].device.type, enabled=False):
             pixels = self.pixel_decoder([feature.float() for feature in features], return_dict=True)
         decoded = self.transformer_module(
@@ -93,7 +88,7 @@ class TransformersBackbone(Backbone):
     def __init__(self, network: nn.Module):
         """
         Args:
-            network: called with (B, 3, H, W), gives `feature_maps`; `channels` says theirs.
+            network: it turns (B, 3, H, W) into `feature_maps`, whose numbers of channels are its `channels`.
         """
         super().__init__()
         self.bottom_up = network
@@ -103,12 +98,12 @@ class TransformersBackbone(Backbone):
         self._out_feature_strides = dict(zip(names, STRIDES, strict=True))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, H, W) to {name: (B, C, H / stride, W / stride)}."""
+        """Turn (B, 3, H, W) into {name: (B, C, H / stride, W / stride)}."""
         return dict(zip(self._out_features, self.bottom_up(x).feature_maps, strict=True))
 
 
 def head_config(cfg: CfgNode) -> Mask2FormerConfig:
-    """transformers' configuration of what MODEL.MASK2FORMER and MODEL.ROI_HEADS.NUM_CLASSES say."""
+    """Return transformers' configuration for MODEL.MASK2FORMER and MODEL.ROI_HEADS.NUM_CLASSES."""
     node = cfg.MODEL.MASK2FORMER
     if node.HIDDEN % 32 or node.HIDDEN % node.HEADS:
         raise ValueError(f"MODEL.MASK2FORMER.HIDDEN is {node.HIDDEN}, but must be a multiple of 32 and of HEADS.")
@@ -119,27 +114,17 @@ def head_config(cfg: CfgNode) -> Mask2FormerConfig:
         hidden_dim=node.HIDDEN,
         num_queries=node.QUERIES,
         encoder_layers=node.ENCODER_LAYERS,
-        decoder_layers=node.DECODER_LAYERS + 1,  # transformers counts the queries' own prediction
+        decoder_layers=node.DECODER_LAYERS + 1,  # transformers counts the learned queries' prediction, too.
         num_attention_heads=node.HEADS,
         encoder_feedforward_dim=node.ENCODER_FEEDFORWARD,
         dim_feedforward=node.FEEDFORWARD,
-        **_loss_options(cfg),
+        train_num_points=node.POINTS,
+        **_LOSS_WEIGHTS,
     )
 
 
-def _loss_options(cfg: CfgNode) -> dict:
-    node = cfg.MODEL.MASK2FORMER
-    return {
-        "class_weight": node.CLASS_WEIGHT,
-        "mask_weight": node.MASK_WEIGHT,
-        "dice_weight": node.DICE_WEIGHT,
-        "no_object_weight": node.NO_OBJECT_WEIGHT,
-        "train_num_points": node.POINTS,
-    }
-
-
 def build_head(cfg: CfgNode, shape: dict[str, ShapeSpec]) -> Mask2FormerHead:
-    """A new head on the backbone outputs that MODEL.MASK2FORMER.IN_FEATURES names.
+    """Build a new head on the backbone outputs that MODEL.MASK2FORMER.IN_FEATURES names.
 
     Raises:
         ValueError: the outputs are missing or do not have the strides 4, 8, 16, 32.
@@ -161,32 +146,32 @@ def _check_folder(folder: str) -> None:
             f"MODEL.MASK2FORMER.PRETRAINED names '{folder}', which is no folder with a config.json and weights; such "
             "checkpoints are published at https://huggingface.co/models?search=mask2former."
         )
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if kind != "mask2former":
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' describes a {kind}, not a mask2former.")
+    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if model_type != "mask2former":
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' describes a {model_type}, not a mask2former.")
 
 
 def _check_report(folder: str, report: dict) -> None:
-    """Raise a ValueError if the folder lacks weights that are used, or has them in other shapes than by its classes."""
+    """Raise a ValueError if the folder lacks needed weights, or has weights whose shapes differ beyond the classes."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NOT_IN_FILES))
     if missing:
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
-    reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_OF_CLASSES))
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, such as '{missing[0]}'.")
+    reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_SHAPED_BY_CLASSES))
     if reshaped:
         raise ValueError(
             f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' holds {len(reshaped)} weights of another shape than its "
-            f"config.json says: {', '.join(reshaped[:_NAMED])}{', ...' * (len(reshaped) > _NAMED)}."
+            f"config.json says: {', '.join(reshaped[:_LISTED_WEIGHTS])}{', ...' * (len(reshaped) > _LISTED_WEIGHTS)}."
         )
 
 
 def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead]:
-    """Backbone and head of a checkpoint in the hub's layout, from the folder MODEL.MASK2FORMER.PRETRAINED.
+    """Load backbone and head of a checkpoint in the hub's layout from the folder MODEL.MASK2FORMER.PRETRAINED.
 
-    Sizes come from the folder's config.json. With another number of classes the class predictor starts anew.
+    The sizes come from the folder's config.json. With another number of classes the class predictor starts anew.
 
     Raises:
         FileNotFoundError, ValueError: the folder holds no Mask2Former whose weights load, or images would not be
-            normalised as its backbone expects.
+            normalized as its backbone expects.
     """
     folder = cfg.MODEL.MASK2FORMER.PRETRAINED
     require_imagenet_rgb(cfg, "MODEL.MASK2FORMER.PRETRAINED")
@@ -199,7 +184,8 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype=torch.float32,
-            **_loss_options(cfg),
+            train_num_points=cfg.MODEL.MASK2FORMER.POINTS,
+            **_LOSS_WEIGHTS,
         )
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -207,8 +193,9 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
     _check_report(folder, report)
     level = whole.model.pixel_level_module
     if hasattr(level.encoder, "swin"):
-        level.encoder.swin.layernorm = nn.Identity()  # DDP waits for the gradient of every weight
+        level.encoder.swin.layernorm = nn.Identity()  # DDP waits for the gradient of every weight.
     head = Mask2FormerHead(whole.config, level.encoder.channels)
-    head.pixel_decoder, head.transformer_module = level.decoder, whole.model.transformer_module
+    head.pixel_decoder = level.decoder
+    head.transformer_module = whole.model.transformer_module
     head.class_predictor = whole.class_predictor
     return TransformersBackbone(level.encoder), head

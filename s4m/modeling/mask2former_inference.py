@@ -1,4 +1,4 @@
-"""From a Mask2Former's logits to Detectron2's `Instances`."""
+"""Conversion of a Mask2Former's logits to Detectron2's `Instances`."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from s4m.pseudo_labels.masks import tight_boxes
 def resize_logits(
     logits: torch.Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> torch.Tensor:
-    """Mask logits at the size they are wanted.
+    """Cut the image out of mask logits and resize it.
 
     Args:
         logits: (N, h, w), covering the padded network input.
-        padded_size: height, width of that input in pixels.
-        image_size: height, width of the image at its top left.
-        output_size: height, width that the image shall have.
+        padded_size: height and width of that input in pixels.
+        image_size: height and width of the image at its top left.
+        output_size: height and width that the image shall have.
 
     Returns:
         (N, *output_size) float32.
@@ -31,14 +31,13 @@ def resize_logits(
 
 
 def best_classes(class_logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The most probable pairs of query and class; one query may be there with several classes.
+    """Return query indices, classes and probabilities, (M,) each, of the most probable pairs of query and class.
+
+    The best pair comes first. One query may have several classes.
 
     Args:
         class_logits: (Q, K+1).
-        top: pairs at most.
-
-    Returns:
-        query indices, classes and probabilities, (M,) each, best first.
+        top: greatest number of pairs.
     """
     probability = class_logits.float().softmax(dim=-1)[:, :-1]
     scores, index = probability.flatten().topk(min(top, probability.numel()))
@@ -46,13 +45,10 @@ def best_classes(class_logits: torch.Tensor, top: int) -> tuple[torch.Tensor, to
 
 
 def predicted_objects(class_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The queries whose most probable class is an object (S4M, PR).
+    """Return index, class and probability, (M,) each, of the queries whose most probable class is an object (S4M, PR).
 
     Args:
         class_logits: (Q, K+1).
-
-    Returns:
-        query indices, classes and probabilities, (M,) each, in the queries' order.
     """
     scores, classes = class_logits.float().softmax(dim=-1).max(dim=-1)
     queries = (classes < class_logits.shape[-1] - 1).nonzero()[:, 0]
@@ -60,10 +56,12 @@ def predicted_objects(class_logits: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def detections(logits: torch.Tensor, classes: torch.Tensor, scores: torch.Tensor) -> Instances:
-    """Detections whose score is the class probability times the mean probability of the mask's pixels.
+    """Make detections, whose score is the class probability times the mean probability of the mask's pixels.
 
     Args:
-        logits: (N, H, W) mask logits; classes, scores: (N,).
+        logits: (N, H, W) mask logits.
+        classes: (N,) class of each mask.
+        scores: (N,) probability of that class.
 
     Returns:
         `Instances` of the size H, W with `pred_masks` (M, H, W) bool, `pred_boxes`, `scores`, `pred_classes`; empty
@@ -83,7 +81,7 @@ def detections(logits: torch.Tensor, classes: torch.Tensor, scores: torch.Tensor
 
 
 def soft_predictions(logits: torch.Tensor, classes: torch.Tensor, scores: torch.Tensor) -> Instances:
-    """Predictions for pseudo-labels: `pred_boxes`, `scores`, `pred_classes`, `soft_masks` (N, H, W) in [0, 1]."""
+    """Make predictions for pseudo-labels: `pred_boxes`, `scores`, `pred_classes`, `soft_masks` (N, H, W) in [0, 1]."""
     return Instances(
         tuple(logits.shape[1:]),
         pred_boxes=Boxes(tight_boxes(logits > 0)),
