@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `istd convert`: python tools/convert_istd_checkpoint.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from istd.commands import convert
 
 if __name__ == "__main__":
-    sys.exit(run_command(convert))
+    raise SystemExit(run_command(convert))

@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `istd clusters`: python tools/make_clusters.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from istd.commands import clusters
 
 if __name__ == "__main__":
-    sys.exit(run_command(clusters))
+    raise SystemExit(run_command(clusters))

@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `istd points`: python tools/make_points.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from istd.commands import points
 
 if __name__ == "__main__":
-    sys.exit(run_command(points))
+    raise SystemExit(run_command(points))

@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `s4m split`: python tools/make_splits.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from s4m.commands import split
 
 if __name__ == "__main__":
-    sys.exit(run_command(split))
+    raise SystemExit(run_command(split))

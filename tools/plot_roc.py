@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `istd roc`: python tools/plot_roc.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from istd.commands import roc
 
 if __name__ == "__main__":
-    sys.exit(run_command(roc))
+    raise SystemExit(run_command(roc))

@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `s4m prepare-cityscapes`: python tools/prepare_cityscapes.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from s4m.commands import prepare_cityscapes
 
 if __name__ == "__main__":
-    sys.exit(run_command(prepare_cityscapes))
+    raise SystemExit(run_command(prepare_cityscapes))

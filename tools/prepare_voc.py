@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """The script of `s4m prepare-voc`: python tools/prepare_voc.py --help."""
 
-import sys
-
 from d2kit.commands import run_command
 from s4m.commands import prepare_voc
 
 if __name__ == "__main__":
-    sys.exit(run_command(prepare_voc))
+    raise SystemExit(run_command(prepare_voc))
