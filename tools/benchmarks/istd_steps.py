@@ -21,7 +21,6 @@ VFM = ["vit_small_patch14_dinov2", "random"]  # Untrained weights are as fast as
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of these scenarios."""
     steps = "inner_step, outer_step"
     parser.add_argument("--network", default="MLCLNet", help=f"{steps}: without dropout (MLCLNet, ALCLNet)")
     parser.add_argument("--crop", type=int, default=256, help=f"{steps}: pixels of a crop's side")

@@ -38,7 +38,6 @@ POINTS = 3  # Points that are drawn from each mask.
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of these scenarios."""
     parser.add_argument("--segmenter", choices=sorted(SEGMENTERS), default="tiny", help="which SAM (default: tiny)")
     parser.add_argument("--checkpoint", default="", help="its weights; without, tiny has its own, others random ones")
     parser.add_argument("--images", type=int, help="sam_refinement: images of a batch (default: 8; ViT on a CPU: 1)")
@@ -97,18 +96,9 @@ def _generators(count: int) -> list[torch.Generator]:
 def refine_plainly(
     predictions: Sequence[Instances], images: Sequence[torch.Tensor], sam: Sam, prompts_a_call: int
 ) -> list[Instances]:
-    """Refinement by segment-anything's own SamPredictor, one image after the other.
-
-    Args:
-        predictions: of each image.
-        images: (3, H, W) uint8 RGB.
-        sam: the model.
-        prompts_a_call: prompts of a decoder call.
-
-    Returns:
-        what `refine` returns.
-    """
-    predictor, refined = SamPredictor(sam), []
+    """What `refine` returns, by segment-anything's own SamPredictor, one image (3, H, W) uint8 RGB after the other."""
+    predictor = SamPredictor(sam)
+    refined = []
     for predicted, image, generator in zip(predictions, images, _generators(len(images)), strict=True):
         predictor.set_image(image.permute(1, 2, 0).cpu().numpy())
         points = sample_points(predicted.soft_masks, POINTS, generator)
