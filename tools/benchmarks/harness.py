@@ -50,8 +50,8 @@ class Comparison(NamedTuple):
 
     def check(self, results: Mapping[str, Any]) -> dict[str, float]:
         """The differences of the ways' results; ResultsDiffer names those above their tolerance, nan among them."""
-        differences = self.difference(results[self.plain], results[self.ours])
-        differences = {name: float(value) for name, value in differences.items()}
+        measured = self.difference(results[self.plain], results[self.ours])
+        differences = {name: float(value) for name, value in measured.items()}
         if differences.keys() != self.tolerance.keys():
             raise ValueError(f"differences {sorted(differences)} do not go with tolerances {sorted(self.tolerance)}.")
         excess = {name: value for name, value in differences.items() if not value <= self.tolerance[name]}

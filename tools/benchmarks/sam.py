@@ -186,16 +186,6 @@ def refinement(options: argparse.Namespace) -> Iterator[Case]:
         yield Case(settings, ways, _refinement_comparisons(tiny, gpu))
 
 
-def _similarity_plainly(
-    segmenter: PromptableSegmenter, embedding: Embedding, points: torch.Tensor, cells: torch.Tensor
-) -> torch.Tensor:
-    """S_sam of one image with the decoder features of all queries held at once."""
-    prompts = Prompts(points[:, None], torch.ones(len(points), 1, device=points.device))
-    rows, cols = grid_shape(embedding.valid[0])
-    ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts], chunk=len(points))
-    return structural_similarity(tokens[..., :rows, :cols], cells)
-
-
 @scenario(
     "structural_distillation",
     "SAM's similarity maps of an image, all decoder features held, against chunks; without the embedding",
@@ -212,10 +202,17 @@ def distillation(options: argparse.Namespace) -> Iterator[Case]:
     embedding = segmenter.encode([image])
     points = draw_query_points(size, None, options.queries, torch.Generator().manual_seed(0)).to(segmenter.device)
     cells = points_to_cells(points, size, embedding.valid[0])
+    prompts = Prompts(points[:, None], torch.ones(len(points), 1, device=points.device))
+    rows, cols = grid_shape(embedding.valid[0])
     settings = {"segmenter": options.segmenter, "weights": weights, "image_size": list(size)}
     settings |= {"queries": options.queries, "chunk": chunk}
+
+    def similarity_of_all() -> torch.Tensor:
+        ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts], chunk=len(points))
+        return structural_similarity(tokens[..., :rows, :cols], cells)
+
     ways = {
-        "all features held": lambda: _similarity_plainly(segmenter, embedding, points, cells),
+        "all features held": similarity_of_all,
         "chunked": lambda: sam_similarity(segmenter, embedding, [points], chunk)[0].similarity,
     }
     goals = [

@@ -27,10 +27,7 @@ def plan(
 ) -> list[Training]:
     """All rows of a table in the order of the published one.
 
-    Args:
-        networks, schemes: files of configs/istd/networks and configs/istd/schemes.
-        sweep: a configuration key and the values that it takes in turn; empty: no variants.
-        overlays: configuration files on top.
+    A sweep is a configuration key and the values that it takes in turn. Overlays are configuration files on top.
     """
     variants = [f"{sweep[0]}={value}" for value in sweep[1:]] or ["-"]
     networks, schemes = (sorted(names, key=order.index) for names, order in ((networks, NETWORKS), (schemes, SCHEMES)))
@@ -60,10 +57,7 @@ def synthetic_scenes(folder: Path, count: int, seed: int = 1) -> Path:
 
 
 def final_figures(folder: Path) -> dict[str, float]:
-    """The figures of a finished training.
-
-    Args:
-        folder: OUTPUT_DIR of the training.
+    """The figures in the OUTPUT_DIR of a finished training.
 
     Returns:
         "epochs"; "validation", the figure that selected the checkpoint, where there was one; and by

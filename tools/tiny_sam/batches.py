@@ -87,16 +87,14 @@ def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
 
 def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`count` points in a mask (h, w), some of them moved a little; some after the first are negatives beside it."""
-    rows, cols = np.nonzero(mask)
-    chosen = rng.integers(len(rows), size=count)
-    points = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32)
+    inside = np.argwhere(mask)[:, ::-1]
+    points = inside[rng.integers(len(inside), size=count)].astype(np.float32)
     labels = np.ones(count, np.float32)
     if rng.random() < 0.3:
         points += rng.normal(0, 1.2, points.shape)
     for index in range(1, count):
         if rng.random() < 0.08:
-            near = points[0] + rng.normal(0, 12, 2)
-            near = np.clip(near, 0, np.array(mask.shape)[::-1] - 1)
+            near = np.clip(points[0] + rng.normal(0, 12, 2), 0, np.array(mask.shape)[::-1] - 1)
             if not mask[int(near[1]), int(near[0])]:
                 points[index], labels[index] = near, 0
     return np.clip(points, 0, np.array(mask.shape)[::-1] - 1), labels
