@@ -27,9 +27,8 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
     known = [name for name, _ in NETWORK_REGISTRY]
     parser.add_argument("--networks", nargs="+", default=known, choices=known, help=f"{NAME}: default: all")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=f"{NAME}: pixels of an image's side")
-    parser.add_argument(
-        "--images-at-once", type=int, nargs="+", default=[1, 4], help=f"{NAME}: 1 gives latency, more throughput"
-    )
+    count_help = f"{NAME}: 1 gives latency, more throughput"
+    parser.add_argument("--images-at-once", type=int, nargs="+", default=[1, 4], help=count_help)
 
 
 def build_settled(name: str) -> Network:

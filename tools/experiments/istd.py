@@ -104,8 +104,8 @@ def all_tables(rows: Sequence[Row]) -> str:
 
     Below stand the values of a sweep that are best on the validation images; the test set takes no part in that.
     """
-    figures = [figures for row in rows for figures in row.seeds.values()]
-    keys = [key.rsplit("/", 3) for seed in figures for key in seed if key.count("/") > 2]
+    names = [name for row in rows for figures in row.seeds.values() for name in figures]
+    keys = [name.rsplit("/", 3) for name in names if name.count("/") > 2]
     sections = []
     for dataset in dict.fromkeys(key[0] for key in keys):
         splits = {key[2] for key in keys if key[0] == dataset}

@@ -49,9 +49,9 @@ def comparison_table(rows: Sequence[Row]) -> str:
 
 def differences(row: Row, rows: Sequence[Row]) -> list[float]:
     """Student mask AP of a row minus that of the row it is compared with, seed by seed."""
-    against = next((other.seeds for other in rows if other.name == row.against), {})
+    against = next((reference.seeds for reference in rows if reference.name == row.against), {})
     pairs = [(figures, against.get(seed, {})) for seed, figures in row.seeds.items()]
-    return [own[AP] - other[AP] for own, other in pairs if AP in own and AP in other]
+    return [own[AP] - reference[AP] for own, reference in pairs if AP in own and AP in reference]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:

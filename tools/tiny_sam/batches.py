@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -102,10 +103,8 @@ def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.
 
 def _box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The mask's box xyxy, its sides moved by up to a tenth of its extent."""
-    rows, cols = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], np.float32)
-    extent = np.tile(box[2:] - box[:2], 2)
-    return box + rng.uniform(-0.1, 0.1, 4) * extent
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([x, y, x + width, y + height]) + rng.uniform(-0.1, 0.1, 4) * [width, height, width, height]
 
 
 def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
