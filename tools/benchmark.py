@@ -11,28 +11,12 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import coco_ap, istd_masks, istd_networks, istd_steps, s4m_guards, sam
-from benchmarks.harness import ResultsDiffer, run_scenarios
+from benchmarks import coco_ap, istd_masks, istd_networks, istd_steps, s4m_guards, sam  # noqa: F401 (scenarios)
+from benchmarks.harness import SCENARIOS, ResultsDiffer, run_scenarios
 from d2kit.files import atomic_write
-
-SCENARIOS = {
-    scenario.name: scenario
-    for scenario in (
-        sam.refinement,
-        sam.distillation,
-        coco_ap.average_precision,
-        s4m_guards.guards,
-        istd_masks.ir_metrics,
-        istd_masks.label_evolution,
-        istd_steps.inner_step,
-        istd_steps.outer_step,
-        istd_networks.networks,
-    )
-}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="see --list")
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")

@@ -19,7 +19,6 @@ from experiments.grid import Grid, grid_parser, run_grid
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments."""
     parser = grid_parser(__doc__)
     parser.set_defaults(jobs=1)
     source = parser.add_mutually_exclusive_group()

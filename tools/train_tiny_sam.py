@@ -19,17 +19,15 @@ import torch
 
 from d2kit.files import atomic_write
 from s4m.sam import build_segmenter
-from tiny_sam.batches import TrainingOptions
 from tiny_sam.quality import HELD_OUT_SEED, measure
 from tiny_sam.training import TinySamTraining
 
 
 def parse_args() -> argparse.Namespace:
-    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and of the results")
     parser.add_argument("--minutes", type=float, default=35.0, help="wall time of the training")
-    parser.add_argument("--iterations", type=int, default=0, help="length in iterations instead of minutes")
+    parser.add_argument("--iterations", type=int, default=0, help="repeatable length instead of minutes")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--pool", type=int, default=8000, help="scenes drawn for the training")
     parser.add_argument("--held-out", type=int, default=200, help="scenes drawn for the measurement")
@@ -54,8 +52,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
-    chosen = ("output", "minutes", "iterations", "seed", "pool", "images", "rate", "device", "workers")
-    training = TinySamTraining(TrainingOptions(**{name: getattr(args, name) for name in chosen}))
+    training = TinySamTraining(args)
     training.run()
     segmenter = build_segmenter("tiny", str(args.output / "tiny_sam.pth"))
     facts = {

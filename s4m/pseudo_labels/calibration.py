@@ -155,7 +155,7 @@ class ConfidenceCalibration(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read cfg.S4M.CALIBRATION, S4M.SELECTION.SCORE and MODEL.ROI_HEADS.NUM_CLASSES."""
         node = cfg.S4M.CALIBRATION
-        names = ("LOW", "BOUNDS", "QUANTILE", "DECAY", "WARMUP", "PERIOD", "SAMPLES", "FLOOR")
+        names = ("LOW", "BOUNDS", "DECAY", "PERIOD", "FLOOR")
         options = {name.lower(): node[name] for name in names}
         return {**options, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES, "score": cfg.S4M.SELECTION.SCORE}
 

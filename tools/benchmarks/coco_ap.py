@@ -32,7 +32,6 @@ Figures = dict[str, dict[str, float]]
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of this scenario."""
     parser.add_argument("--annotations", nargs="+", default=[], metavar="JSON", help="coco_ap: instead of drawn ones")
     parser.add_argument("--detections", type=int, default=100, help="coco_ap: most detections an image (default: 100)")
 
@@ -51,12 +50,8 @@ def draw_annotations(folder: str | os.PathLike, images: int, instances: int) -> 
 def draw_detections(data: dict, limit: int) -> Detections:
     """What a fair network might find: true masks moved a little, some missed, some twice or of another class.
 
-    Args:
-        data: COCO json with annotations.
-        limit: most detections an image.
-
     Returns:
-        for each image id the detections in COCO's result format; scores are rounded, so that some are equal.
+        for each image id at most `limit` detections in COCO's result format; scores are rounded, so some are equal.
     """
     rng = np.random.default_rng(0)
     sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
@@ -76,13 +71,9 @@ def draw_detections(data: dict, limit: int) -> Detections:
 
 
 def make_evaluator(fast: bool, data: dict, detections: Detections, json_file: str, limit: int) -> COCOEvaluator:
-    """The project's evaluator, as if it had processed the detections.
+    """The project's evaluator, as if it had processed the detections of the annotations `data` in `json_file`.
 
-    Args:
-        fast: S4M.COCO_EVAL.FAST.
-        data, json_file: the annotations and the file that holds them.
-        detections: of `draw_detections`.
-        limit: detections an image that count, 100 or more.
+    `fast` is S4M.COCO_EVAL.FAST; the first `limit` detections of an image count, 100 or more.
     """
     cfg = get_cfg()
     add_s4m_config(cfg)

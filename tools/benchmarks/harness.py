@@ -2,14 +2,15 @@
 
 import argparse
 import gc
+import itertools
 import math
 import os
 import statistics
 import time
+import timeit
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -49,8 +50,8 @@ class Comparison(NamedTuple):
 
     def check(self, results: Mapping[str, Any]) -> dict[str, float]:
         """The differences of the ways' results; ResultsDiffer names those above their tolerance, nan among them."""
-        differences = self.difference(results[self.plain], results[self.ours])
-        differences = {name: float(value) for name, value in differences.items()}
+        measured = self.difference(results[self.plain], results[self.ours])
+        differences = {name: float(value) for name, value in measured.items()}
         if differences.keys() != self.tolerance.keys():
             raise ValueError(f"differences {sorted(differences)} do not go with tolerances {sorted(self.tolerance)}.")
         excess = {name: value for name, value in differences.items() if not value <= self.tolerance[name]}
@@ -77,9 +78,16 @@ class Scenario(NamedTuple):
     cases: Callable[[argparse.Namespace], Iterable[Case]]
 
 
+SCENARIOS: dict[str, Scenario] = {}
+
+
 def scenario(name: str, description: str) -> Callable[..., Scenario]:
-    """A decorator that makes a Scenario of a function from the tool's options to the cases."""
-    return partial(Scenario, name, description)
+    """A decorator that makes a Scenario of a function from the tool's options to the cases, and registers it."""
+
+    def register(cases: Callable[[argparse.Namespace], Iterable[Case]]) -> Scenario:
+        return SCENARIOS.setdefault(name, Scenario(name, description, cases))
+
+    return register
 
 
 def describe_device(device: str) -> dict[str, Any]:
@@ -89,30 +97,25 @@ def describe_device(device: str) -> dict[str, Any]:
     return {"type": kind, **detail, "torch": torch.__version__}
 
 
-def _seconds(way: Way, number: int, device: str) -> float:
-    """Seconds of one run, the mean of `number` runs."""
-    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda device: None
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(number):
-        way()
-    synchronize(device)
-    return (time.perf_counter() - start) / number
-
-
 def time_alternately(ways: Mapping[str, Way], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
     """Seconds of each way, `repeats` samples each, in turn (A B A B), so that the machine's other work hits all alike.
 
     The ways must have run before. A way that is too quick for the clock runs several times for a sample.
     """
+
+    def clock() -> float:
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     samples: dict[str, list[float]] = {name: [] for name in ways}
     numbers = dict.fromkeys(ways, 1)
     for turn in range(repeats):
         for name, way in ways.items():
-            seconds = _seconds(way, numbers[name], device)
+            seconds = timeit.timeit(way, timer=clock, number=numbers[name]) / numbers[name]
             if turn == 0 and seconds < SAMPLE_SECONDS:
                 numbers[name] = math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7))
-                seconds = _seconds(way, numbers[name], device)
+                seconds = timeit.timeit(way, timer=clock, number=numbers[name]) / numbers[name]
             samples[name].append(seconds)
     return samples
 
@@ -120,29 +123,18 @@ def time_alternately(ways: Mapping[str, Way], repeats: int, device: str = "cpu")
 def peak_bytes(way: Way, memory: str = "torch", device: str = "cpu") -> int:
     """Most memory that a run holds above what was held before it; its result counts, its inputs and weights do not.
 
-    Args:
-        way: run once.
-        memory: "python" counts what Python's allocators and NumPy's hand out (tracemalloc); "torch" counts what
-            torch's allocator of the device does: temporaries inside of operators too, libraries' own memory not.
-        device: of the tensors.
+    Memory "python" is what Python's allocators and NumPy's hand out (tracemalloc). Memory "torch" is what torch's
+    allocator of the device hands out: it counts temporaries inside of operators, but not the libraries' own memory.
     """
     gc.collect()
     if memory == "python":
-        return _python_peak(way)
-    return _cuda_peak(way, device) if torch.device(device).type == "cuda" else _cpu_tensor_peak(way)
-
-
-def _python_peak(way: Way) -> int:
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.start()
         way()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-
-
-def _cuda_peak(way: Way, device: str) -> int:
+        return peak
+    if torch.device(device).type == "cpu":
+        return _cpu_tensor_peak(way)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -160,11 +152,8 @@ def _cpu_tensor_peak(way: Way) -> int:
             result = way()
     del result
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(sizes, initial=0))
 
 
 def run_case(case: Case, repeats: int, device: str = "cpu") -> dict[str, Any]:
@@ -202,9 +191,7 @@ def _report(comparison: Comparison, ways: Mapping[str, Mapping], difference: dic
 def run_scenarios(scenarios: Iterable[Scenario], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The record of each case of the scenarios, with its scenario's name and the device.
 
-    Args:
-        scenarios: what to run, one after the other.
-        options: `device`, `repeats` and whatever the scenarios read.
+    The options hold `device`, `repeats` and whatever the scenarios read.
     """
     for name, _, cases in scenarios:
         for case in cases(options):

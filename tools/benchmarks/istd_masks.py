@@ -18,22 +18,15 @@ EVOLUTION_REGIONS = 5
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of these scenarios."""
     default = list(SPEED_GOALS)
     parser.add_argument("--regions", type=int, nargs="+", default=default, help="ir_metrics: regions of an image")
 
 
 def draw_targets(regions: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image's true targets and a prediction of them that is a little wrong.
+    """A probability map (256, 256) float32 and the targets (256, 256) bool, `regions` 8-connected ones.
 
-    The prediction is shifted by up to a pixel, misses a tenth of the targets and has as many false regions where the
+    The probability is shifted by up to a pixel, misses a tenth of the targets and has as many false regions where the
     grid that the targets stand on has room.
-
-    Args:
-        regions: 1 or more.
-
-    Returns:
-        probability (256, 256) float32 in [0, 1]; target (256, 256) bool with `regions` 8-connected regions.
     """
     rng = np.random.default_rng(0)
     rows = max(1, math.ceil(math.sqrt(max(regions, 0))))
@@ -61,15 +54,15 @@ def _regions(mask: np.ndarray) -> list[tuple[tuple[float, float], int]]:
 
 def match_plainly(target: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
     """Targets, detected targets and pixels of unmatched predicted regions, by a regionprops pass over both masks."""
-    targets, left = _regions(target), _regions(predicted)
+    targets = _regions(target)
+    unmatched = _regions(predicted)
     detected = 0
     for center, _ in targets:
-        for index, (other, _) in enumerate(left):
-            if math.dist(center, other) < 3:
-                del left[index]
-                detected += 1
-                break
-    return len(targets), detected, sum(area for _, area in left)
+        near = next((region for region in unmatched if math.dist(center, region[0]) < 3), None)
+        if near:
+            unmatched.remove(near)
+            detected += 1
+    return len(targets), detected, sum(area for _, area in unmatched)
 
 
 def score_plainly(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from benchmarks.harness import Case, Comparison, scenario
+from experiments.table import markdown
 from istd.checkpoints import Recipe
 from istd.deploy.export import Deployed, export_student
 from istd.deploy.quantize import quantise
@@ -23,13 +24,11 @@ WAYS = ("PyTorch", "ONNX Runtime", "int8")
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of this scenario."""
     known = [name for name, _ in NETWORK_REGISTRY]
     parser.add_argument("--networks", nargs="+", default=known, choices=known, help=f"{NAME}: default: all")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=f"{NAME}: pixels of an image's side")
-    parser.add_argument(
-        "--images-at-once", type=int, nargs="+", default=[1, 4], help=f"{NAME}: 1 gives latency, more throughput"
-    )
+    count_help = f"{NAME}: 1 gives latency, more throughput"
+    parser.add_argument("--images-at-once", type=int, nargs="+", default=[1, 4], help=count_help)
 
 
 def build_settled(name: str) -> Network:
@@ -80,15 +79,14 @@ def networks(options: argparse.Namespace) -> Iterator[Case]:
 
 def network_table(records: Iterable[dict]) -> str:
     """Markdown of the scenario's records: latency (ms, one image) or throughput (images a second) of each way."""
-    head = ["network", "parameters", "side", "GMAC an image", "images at once", *WAYS]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for record in records:
         if record["scenario"] == NAME:
             settings, ways = record["settings"], record["ways"]
-            cost = [f"{settings['parameters']:,}", settings["side"], f"{settings['gmac']:.2f}", settings["images"]]
-            figures = [_figure(ways[way], settings["images"]) if way in ways else "-" for way in WAYS]
-            lines.append([settings["network"], *cost, *figures])
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+            line = [settings["network"], f"{settings['parameters']:,}", str(settings["side"])]
+            line += [f"{settings['gmac']:.2f}", str(settings["images"])]
+            lines.append([*line, *(_figure(ways[way], settings["images"]) if way in ways else "-" for way in WAYS)])
+    return markdown(["network", "parameters", "side", "GMAC an image", "images at once", *WAYS], lines) + "\n"
 
 
 def _figure(way: dict, images: int) -> str:

@@ -21,14 +21,12 @@ VFM = ["vit_small_patch14_dinov2", "random"]  # Untrained weights are as fast as
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of these scenarios."""
     steps = "inner_step, outer_step"
     parser.add_argument("--network", default="MLCLNet", help=f"{steps}: without dropout (MLCLNet, ALCLNet)")
     parser.add_argument("--crop", type=int, default=256, help=f"{steps}: pixels of a crop's side")
     parser.add_argument("--batch", type=int, default=4, help=f"{steps}: crops a batch")
-    parser.add_argument(
-        "--vfm", nargs=2, default=VFM, metavar=("NAME", "FILE"), help=f"{steps}: foundation model (default: untrained)"
-    )
+    vfm_help = f"{steps}: foundation model (default: untrained)"
+    parser.add_argument("--vfm", nargs=2, default=VFM, metavar=("NAME", "FILE"), help=vfm_help)
 
 
 def draw_crops(count: int, side: int, *, whole: bool, seed: int) -> list[dict]:
@@ -39,10 +37,10 @@ def draw_crops(count: int, side: int, *, whole: bool, seed: int) -> list[dict]:
     edge = side if whole else 2 * side
     crops = []
     for i in range(count):
-        grey = torch.randint(0, 150, (1, side, side), generator=generator) + 80 * mask
+        gray = torch.randint(0, 150, (1, side, side), generator=generator) + 80 * mask
         source = {"file_name": f"{seed}-{i}.png", "height": edge, "width": edge, "cluster": i % 2}
         view = View((0, 0, side, side), side)
-        crops.append({**source, "image": grey.expand(3, -1, -1), "pseudo_mask": mask, "view": view})
+        crops.append({**source, "image": gray.expand(3, -1, -1), "pseudo_mask": mask, "view": view})
     return crops
 
 

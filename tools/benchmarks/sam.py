@@ -38,7 +38,6 @@ POINTS = 3  # Points that are drawn from each mask.
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    """The options of these scenarios."""
     parser.add_argument("--segmenter", choices=sorted(SEGMENTERS), default="tiny", help="which SAM (default: tiny)")
     parser.add_argument("--checkpoint", default="", help="its weights; without, tiny has its own, others random ones")
     parser.add_argument("--images", type=int, help="sam_refinement: images of a batch (default: 8; ViT on a CPU: 1)")
@@ -97,18 +96,9 @@ def _generators(count: int) -> list[torch.Generator]:
 def refine_plainly(
     predictions: Sequence[Instances], images: Sequence[torch.Tensor], sam: Sam, prompts_a_call: int
 ) -> list[Instances]:
-    """Refinement by segment-anything's own SamPredictor, one image after the other.
-
-    Args:
-        predictions: of each image.
-        images: (3, H, W) uint8 RGB.
-        sam: the model.
-        prompts_a_call: prompts of a decoder call.
-
-    Returns:
-        what `refine` returns.
-    """
-    predictor, refined = SamPredictor(sam), []
+    """What `refine` returns, by segment-anything's own SamPredictor, one image (3, H, W) uint8 RGB after the other."""
+    predictor = SamPredictor(sam)
+    refined = []
     for predicted, image, generator in zip(predictions, images, _generators(len(images)), strict=True):
         predictor.set_image(image.permute(1, 2, 0).cpu().numpy())
         points = sample_points(predicted.soft_masks, POINTS, generator)
@@ -196,16 +186,6 @@ def refinement(options: argparse.Namespace) -> Iterator[Case]:
         yield Case(settings, ways, _refinement_comparisons(tiny, gpu))
 
 
-def _similarity_plainly(
-    segmenter: PromptableSegmenter, embedding: Embedding, points: torch.Tensor, cells: torch.Tensor
-) -> torch.Tensor:
-    """S_sam of one image with the decoder features of all queries held at once."""
-    prompts = Prompts(points[:, None], torch.ones(len(points), 1, device=points.device))
-    rows, cols = grid_shape(embedding.valid[0])
-    ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts], chunk=len(points))
-    return structural_similarity(tokens[..., :rows, :cols], cells)
-
-
 @scenario(
     "structural_distillation",
     "SAM's similarity maps of an image, all decoder features held, against chunks; without the embedding",
@@ -222,10 +202,17 @@ def distillation(options: argparse.Namespace) -> Iterator[Case]:
     embedding = segmenter.encode([image])
     points = draw_query_points(size, None, options.queries, torch.Generator().manual_seed(0)).to(segmenter.device)
     cells = points_to_cells(points, size, embedding.valid[0])
+    prompts = Prompts(points[:, None], torch.ones(len(points), 1, device=points.device))
+    rows, cols = grid_shape(embedding.valid[0])
     settings = {"segmenter": options.segmenter, "weights": weights, "image_size": list(size)}
     settings |= {"queries": options.queries, "chunk": chunk}
+
+    def similarity_of_all() -> torch.Tensor:
+        ((_, _, tokens),) = segmenter.iter_tokens(embedding, [prompts], chunk=len(points))
+        return structural_similarity(tokens[..., :rows, :cols], cells)
+
     ways = {
-        "all features held": lambda: _similarity_plainly(segmenter, embedding, points, cells),
+        "all features held": similarity_of_all,
         "chunked": lambda: sam_similarity(segmenter, embedding, [points], chunk)[0].similarity,
     }
     goals = [

@@ -39,9 +39,8 @@ class Children:
         """Start the Python interpreter with these arguments and number of threads; the log grows by its output."""
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
         with open(log, "a", encoding="utf-8") as file:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
+            streams = {"stdout": file, "stderr": subprocess.STDOUT}
+            self._running[name] = subprocess.Popen([sys.executable, *command], **streams, env=environment)
 
     def ended(self) -> dict[Hashable, int]:
         """The names and exit statuses of processes that ended since the last call.

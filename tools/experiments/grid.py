@@ -1,13 +1,12 @@
 """A grid of trainings, each a process of tools/train_net.py, several at a time, in as many sittings as it takes."""
 
 import argparse
-import functools
 import math
 import os
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,18 @@ Task = tuple[int, str]  # seed and name of a training
 
 @dataclass(frozen=True)
 class Training:
-    """A training of a grid, whatever its seed, and the row of it in tables.
+    """A training of a grid, whatever its seed, and its row in tables."""
 
-    Attributes:
-        name: its folder below the seed's.
-        title: what tables call it.
-        files: configuration file and overlays, merged in this order.
-        options: KEY VALUE pairs of its own.
-        start: name of the training from whose final weights it starts, "" for none.
-        start_key: configuration key that gets the path of these weights.
-        against: name of the training that tables compare it with, "" for none.
-    """
-
-    name: str
+    name: str  # Its folder below the seed's.
     title: str
-    files: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    start: str = ""
-    start_key: str = "MODEL.WEIGHTS"
-    against: str = ""
+    files: tuple[str, ...]  # Configuration file and overlays, merged in this order.
+    options: tuple[str, ...] = ()  # KEY VALUE pairs of its own.
+    start: str = ""  # Name of the training from whose final weights it starts.
+    start_key: str = "MODEL.WEIGHTS"  # Configuration key that gets the path of these weights.
+    against: str = ""  # Name of the training that tables compare it with.
 
 
+@dataclass
 class Grid:
     """Runs trainings over seeds and remembers in their folders, `output/seed<seed>/<name>`, what is done.
 
@@ -51,40 +41,22 @@ class Grid:
     those that start from the training that failed. Each process writes to the file `<folder>.out`.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        trainings: Sequence[Training],
-        seeds: Sequence[int],
-        read_figures: Callable[[Path], dict[str, float]],
-        *,
-        data: Callable[[Training, int], Sequence[str]] = lambda training, seed: (),
-        options: Sequence[str] = (),
-        keep_checkpoints: bool = True,
-    ) -> None:
-        """
-        Args:
-            output: folder of the grid.
-            trainings: in the order in which they start where nothing else decides.
-            seeds: of the trainings.
-            read_figures: gives the figures in the folder of a training, or raises OSError, ValueError or KeyError.
-            data: function (training, seed) that gives the KEY VALUE pairs of its data sets.
-            options: KEY VALUE pairs for every training, which come last.
-            keep_checkpoints: whether a finished training keeps its checkpoints; if not, the last one stays where other
-                trainings start from it.
-        """
-        self.output, self.trainings, self.seeds, self.options = output, list(trainings), list(seeds), list(options)
-        self._read_figures, self._data, self._keep_checkpoints = read_figures, data, keep_checkpoints
-        self._failed: dict[Task, str] = {}
-        self._began: dict[Task, float] = {}  # time.monotonic() of what runs
+    output: Path
+    trainings: Sequence[Training]  # In the order in which they start where nothing else decides.
+    seeds: Sequence[int]
+    # Gives the figures in the folder of a training, or raises OSError, ValueError or KeyError.
+    read_figures: Callable[[Path], dict[str, float]]
+    # Gives the KEY VALUE pairs of the data sets.
+    data: Callable[[Training, int], Sequence[str]] = lambda training, seed: ()
+    options: Sequence[str] = ()  # KEY VALUE pairs for every training, which come last.
+    keep_checkpoints: bool = True  # Without, only those stay that other trainings start from.
+    _failed: dict[Task, str] = field(default_factory=dict, init=False)
+    _began: dict[Task, float] = field(default_factory=dict, init=False)  # The time.monotonic() of what runs.
 
     def digests(self) -> dict[str, str]:
         """A digest of each training's configuration without its seed, its data and its places."""
-        digests = {}
-        for training in self.trainings:
-            options = [*training.options, *self.options]
-            digests[f"configuration of {training.name}"] = configuration_digest(training.files, options)
-        return digests
+        keys = {row.name: configuration_digest(row.files, [*row.options, *self.options]) for row in self.trainings}
+        return {f"configuration of {name}": digest for name, digest in keys.items()}
 
     def command(self, training: Training, seed: int) -> list[str]:
         """The arguments of the Python interpreter that make a training."""
@@ -92,13 +64,13 @@ class Grid:
         command = [str(TRAIN_NET), "--resume", "--config-file", training.files[0]]
         for overlay in training.files[1:]:
             command += ["--overlay", overlay]
-        command += ["OUTPUT_DIR", str(folder / training.name), "SEED", str(seed), *self._data(training, seed)]
+        command += ["OUTPUT_DIR", str(folder / training.name), "SEED", str(seed), *self.data(training, seed)]
         if training.start:
             command += [training.start_key, str(folder / training.start / FINAL)]
         return [*command, *training.options, *self.options]
 
     def rows(self) -> list[Row]:
-        """Of every training what there is of the seeds, those of earlier sittings included."""
+        """A row for every training, with the seeds of earlier sittings."""
         earlier = {int(path.name[4:]) for path in self.output.glob("seed*") if path.name[4:].isdigit()}
         seeds = sorted(earlier.union(self.seeds))
         rows = []
@@ -116,14 +88,10 @@ class Grid:
         threads: int = 1,
         minutes: float | None = None,
     ) -> None:
-        """Run what is not finished.
+        """Run what is not finished of the named trainings (or of all) and of those that they start from.
 
-        Args:
-            report: called after each training, and in the end, whatever ends the sitting.
-            names: trainings to run, with those that they start from; empty: all.
-            jobs: trainings at a time.
-            threads: of each training.
-            minutes: after them what runs is stopped and nothing else starts; None: until all are done.
+        `report` is called after each training, and in the end, whatever ends the sitting. There run `jobs` trainings
+        at a time, with `threads` each. After the minutes what runs is stopped.
 
         Raises:
             SystemExit: a signal ended the sitting, or trainings failed, which are named.
@@ -183,7 +151,7 @@ class Grid:
         try:
             if status:
                 raise ValueError(f"the end of '{folder}.out' says why")
-            figures = self._read_figures(folder)
+            figures = self.read_figures(folder)
         except (OSError, ValueError, KeyError) as error:
             Result(folder).add(seconds)
             self._failed[task] = str(error)
@@ -191,7 +159,7 @@ class Grid:
             return
         Result(folder).add(seconds, figures)
         print(f"[{folder.name}] {seconds:.0f} s", flush=True)
-        if not self._keep_checkpoints:
+        if not self.keep_checkpoints:
             is_start = any(training.start == task[1] for training in self.trainings)
             for path in folder.glob("*.pth"):
                 if not (is_start and path.name == FINAL):
@@ -221,9 +189,9 @@ def run_grid(
     """Run a grid in its folder, keep the report `NAME.md` and `NAME.json` up to date there, and print it in the end.
 
     Args:
-        grid, names: as for `Grid.run`.
-        args: as `grid_parser` reads them.
-        name: of the report.
+        grid: what to run; `names` are as in `Grid.run`.
+        args: arguments of a `grid_parser`.
+        name: name of the report.
         settings: what decides the figures besides the configurations.
         tables: gives the tables of rows.
         write_data: writes the data sets.
@@ -231,17 +199,17 @@ def run_grid(
     Raises:
         SystemExit: as `claim_folder` and `Grid.run`.
     """
-    began, settings = time.monotonic(), {**settings, "options": " ".join(grid.options)}
+    began = time.monotonic()
+    settings = {**settings, "options": " ".join(grid.options)}
+
+    def report() -> None:
+        rows = grid.rows()
+        write_report(grid.output, name, settings, tables(rows), rows)
+
     with claim_folder(grid.output, {**settings, **grid.digests()}):
         write_data()
         try:
-            report = functools.partial(_report, grid, name, settings, tables)
             grid.run(report, names, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
         finally:
             print((grid.output / f"{name}.md").read_text(encoding="utf-8"))
             print(f"{time.monotonic() - began:.0f} s. TensorBoard: tensorboard --logdir {grid.output}", flush=True)
-
-
-def _report(grid: Grid, name: str, settings: Mapping[str, Any], tables: Callable[[Sequence[Row]], str]) -> None:
-    rows = grid.rows()
-    write_report(grid.output, name, settings, tables(rows), rows)

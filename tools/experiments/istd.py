@@ -27,10 +27,7 @@ def plan(
 ) -> list[Training]:
     """All rows of a table in the order of the published one.
 
-    Args:
-        networks, schemes: files of configs/istd/networks and configs/istd/schemes.
-        sweep: a configuration key and the values that it takes in turn; empty: no variants.
-        overlays: configuration files on top.
+    A sweep is a configuration key and the values that it takes in turn. Overlays are configuration files on top.
     """
     variants = [f"{sweep[0]}={value}" for value in sweep[1:]] or ["-"]
     networks, schemes = (sorted(names, key=order.index) for names, order in ((networks, NETWORKS), (schemes, SCHEMES)))
@@ -60,10 +57,7 @@ def synthetic_scenes(folder: Path, count: int, seed: int = 1) -> Path:
 
 
 def final_figures(folder: Path) -> dict[str, float]:
-    """The figures of a finished training.
-
-    Args:
-        folder: OUTPUT_DIR of the training.
+    """The figures in the OUTPUT_DIR of a finished training.
 
     Returns:
         "epochs"; "validation", the figure that selected the checkpoint, where there was one; and by
@@ -110,8 +104,8 @@ def all_tables(rows: Sequence[Row]) -> str:
 
     Below stand the values of a sweep that are best on the validation images; the test set takes no part in that.
     """
-    figures = [figures for row in rows for figures in row.seeds.values()]
-    keys = [key.rsplit("/", 3) for seed in figures for key in seed if key.count("/") > 2]
+    names = [name for row in rows for figures in row.seeds.values() for name in figures]
+    keys = [name.rsplit("/", 3) for name in names if name.count("/") > 2]
     sections = []
     for dataset in dict.fromkeys(key[0] for key in keys):
         splits = {key[2] for key in keys if key[0] == dataset}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import cv2
 import numpy as np
@@ -24,30 +25,21 @@ def choose_records(records: Sequence[dict], count: int) -> list[dict]:
     for record in records:
         if record.get("points"):
             groups.setdefault(record.get("characteristic", ""), []).append(record)
-    rounds = max(map(len, groups.values()), default=0)
-    return [group[i] for i in range(rounds) for group in groups.values() if i < len(group)][:count]
+    return [record for turn in zip_longest(*groups.values()) for record in turn if record][:count]
 
 
 def evolution_picture(
-    folder: str | os.PathLike,
-    records: Sequence[dict],
-    *,
-    rows: int = 6,
-    versions: int = 7,
-    side: int = 48,
-    zoom: int = 4,
+    folder: str | os.PathLike, records: Sequence[dict], *, rows=6, versions=7, side=48, zoom=4
 ) -> np.ndarray:
-    """Draw a window around the first target of some images: the image, the truth, then the masks of some versions.
+    """Draw windows of `side` pixels around the first targets of `rows` images: image, truth, and versions of the mask.
 
     Args:
         folder: OUTPUT_DIR/pseudo_masks of a training.
         records: dataset dicts of its images.
-        rows, versions: how many images and versions at most.
-        side: of the window, pixels of the image. zoom: pixels of the picture for each of them.
 
     Returns:
-        (H, W) uint8; grey values of masks are 255 times the soft mask. A version in which the image is not in the pool
-        yet has a frame.
+        (H, W) uint8, each pixel `zoom` times as large; gray values of masks are 255 times the soft mask. A version in
+        which the image is not in the pool yet has a frame.
     """
     snapshots = [PseudoMasks.read(path) for path in spread(saved_versions(folder), versions)]
     names = ["image", "truth", *(f"epoch {masks.epoch}" for masks in snapshots)]
@@ -60,14 +52,13 @@ def evolution_picture(
 
 
 def _row(record: dict, snapshots: Sequence[PseudoMasks], side: int, zoom: int) -> np.ndarray:
-    grey = read_infrared(record["file_name"])
-    truth = read_mask(record["mask_file"]) * 255.0 if "mask_file" in record else np.zeros_like(grey)
-    panels = [_window(stretch(grey), record["points"][0], side, zoom), _window(truth, record["points"][0], side, zoom)]
-    for masks in snapshots:
-        panel = _window(masks[record["image_id"]] * 255, record["points"][0], side, zoom)
+    gray = read_infrared(record["file_name"])
+    truth = read_mask(record["mask_file"]) * 255.0 if "mask_file" in record else np.zeros_like(gray)
+    images = [stretch(gray), truth, *(masks[record["image_id"]] * 255 for masks in snapshots)]
+    panels = [_window(image, record["points"][0], side, zoom) for image in images]
+    for panel, masks in zip(panels[2:], snapshots, strict=True):
         if record["image_id"] not in masks.pool:
             cv2.rectangle(panel, (3, 3), (side * zoom - 5, side * zoom - 5), 160, 2)
-        panels.append(panel)
     return np.concatenate(panels, axis=1)
 
 
@@ -75,9 +66,9 @@ def _window(image: np.ndarray, centre: Sequence[int], side: int, zoom: int) -> n
     """The window around [x, y], moved inside the image, black where the image is smaller; enlarged, with an edge."""
     height, width = image.shape
     x0, y0 = (int(np.clip(c - side // 2, 0, max(0, n - side))) for c, n in zip(centre, (width, height), strict=True))
-    part = image[y0 : y0 + side, x0 : x0 + side]
-    out = np.zeros((side, side), np.uint8)
-    out[: part.shape[0], : part.shape[1]] = np.rint(part)
-    out = cv2.resize(out, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
-    out[-1], out[:, -1] = 96, 96
+    part = np.rint(image[y0 : y0 + side, x0 : x0 + side]).astype(np.uint8)
+    part = np.pad(part, [(0, side - length) for length in part.shape])
+    out = cv2.resize(part, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    out[-1] = 96
+    out[:, -1] = 96
     return out

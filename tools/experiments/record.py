@@ -36,9 +36,8 @@ def write_json(path: Path, content: Any) -> None:
 def claim_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Work in a folder, made when missing, that no other process works in and that holds one set of settings.
 
-    Args:
-        output: the folder; its `settings.json` keeps the settings of all sittings.
-        settings: everything that decides figures. A key that an earlier sitting has as well needs the same value.
+    Its `settings.json` keeps the settings of all sittings, everything that decides figures. A key that an earlier
+    sitting has as well needs the same value.
 
     Raises:
         SystemExit: one sentence, if another process works in the folder or it holds trainings of other settings.

@@ -30,21 +30,12 @@ QUALITY = "pseudo_label_quality/"
 
 
 def config_files(prefix: str, stage: str, student: str | None = None, backbone: str | None = None) -> tuple[str, ...]:
-    """The configuration file of "stage1" or "stage2" and its overlays.
+    """The file configs/quick/<prefix>_<stage>.yaml of "stage1" or "stage2", and its overlays.
 
-    Args:
-        prefix: of configs/quick/<prefix>_<stage>.yaml.
-        stage: of the method.
-        student, backbone: None, or overlays of configs/quick/overlays; those of one data set alone are taken where they
-            exist.
+    `student` and `backbone` are None or overlays of configs/quick/overlays. Those of their pair and of one data set
+    alone are taken where they exist.
     """
-    overlays = []
-    if student:
-        overlays += [f"{student}_{stage}", f"{prefix}_{student}"]
-    if backbone:
-        overlays += [backbone, f"{prefix}_{backbone}"]
-    if student and backbone:
-        overlays.append(f"{backbone}_{student}")
+    overlays = (f"{student}_{stage}", f"{prefix}_{student}", backbone, f"{prefix}_{backbone}", f"{backbone}_{student}")
     paths = [f"quick/overlays/{name}.yaml" for name in overlays]
     existing = [path for path in paths if (config_folder() / path).is_file()]
     return tuple(f"configs/{path}" for path in (f"quick/{prefix}_{stage}.yaml", *existing))
@@ -85,10 +76,7 @@ def trainings(prefix: str, student: str | None = None, backbone: str | None = No
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Add what compare and ablate share (configuration, data set, labeled share, seeds) and parse all arguments.
-
-    The paths of data sets come back absolute.
-    """
+    """Add what compare and ablate share, and parse all arguments; the paths of data sets come back absolute."""
     parser.add_argument("--prefix", default="shapes", help="of configs/quick/PREFIX_stage1.yaml and PREFIX_stage2.yaml")
     parser.add_argument("--student", choices=("mask2former",), help="in place of Mask R-CNN")
     parser.add_argument("--backbone", choices=("vit",), help="with MODEL.VIT.CHECKPOINT FILE in --opts")
@@ -143,10 +131,7 @@ def write_data(args: argparse.Namespace) -> None:
 
 
 def final_figures(folder: Path) -> dict[str, float]:
-    """The last evaluation in a training's `metrics.json`.
-
-    Args:
-        folder: OUTPUT_DIR of the training.
+    """The last evaluation in the `metrics.json` of a training's OUTPUT_DIR.
 
     Returns:
         `student/segm/AP` and the like, in percent, for the networks that were evaluated; what was measured of the

@@ -27,11 +27,7 @@ COMPARISON_COLUMNS = {
     "teacher mask AP50": "teacher/segm/AP50",
     "student box AP": "student/bbox/AP",
 }
-ABLATION_COLUMNS = {
-    "AP50": "student/segm/AP50",
-    "EMA teacher mask AP": "teacher/segm/AP",
-    "box AP": "student/bbox/AP",
-}
+ABLATION_COLUMNS = {"AP50": "student/segm/AP50", "EMA teacher mask AP": "teacher/segm/AP", "box AP": "student/bbox/AP"}
 CHANGES = {
     "pseudo-label precision, before → after SAM": ("before/precision", "after/precision"),
     "pseudo-label recall, before → after SAM": ("before/recall", "after/recall"),
@@ -53,9 +49,9 @@ def comparison_table(rows: Sequence[Row]) -> str:
 
 def differences(row: Row, rows: Sequence[Row]) -> list[float]:
     """Student mask AP of a row minus that of the row it is compared with, seed by seed."""
-    against = next((other.seeds for other in rows if other.name == row.against), {})
+    against = next((reference.seeds for reference in rows if reference.name == row.against), {})
     pairs = [(figures, against.get(seed, {})) for seed, figures in row.seeds.items()]
-    return [own[AP] - other[AP] for own, other in pairs if AP in own and AP in other]
+    return [own[AP] - reference[AP] for own, reference in pairs if AP in own and AP in reference]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
@@ -109,10 +105,8 @@ def ablation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     right.legend(loc="lower left", fontsize=8)
     right.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _panel(truth: COCO, image_id: int, images: Path, annotations: Sequence[dict]) -> np.ndarray:
@@ -133,14 +127,9 @@ def _panel(truth: COCO, image_id: int, images: Path, annotations: Sequence[dict]
 def comparison_picture(
     folders: Mapping[str, Path], json_file: Path, images: Path, path: Path, *, count: int = 6, score: float = 0.5
 ) -> None:
-    """Draw ground truth beside the students' predictions on the first test images.
+    """Draw ground truth beside the students' predictions of at least a score, on the first `count` test images.
 
-    Args:
-        folders: title of each training and its OUTPUT_DIR.
-        json_file, images: the test set.
-        path: of the picture.
-        count: rows of the picture.
-        score: least score of a prediction that is drawn.
+    `folders` has the OUTPUT_DIR of each training by its title.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(json_file)

@@ -12,18 +12,11 @@ from experiments.record import write_json
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a training over seeds.
-
-    Attributes:
-        name: the training's name in the grid.
-        title: what tables call it.
-        seeds: by seed the figures of the training, or {"failed": reason}.
-        against: name of the row that it is compared with, "" for none.
-    """
+    """A training over seeds; name, title and against are those of `grid.Training`."""
 
     name: str
     title: str
-    seeds: Mapping[str, Mapping[str, Any]]
+    seeds: Mapping[str, Mapping[str, Any]]  # The figures of each seed, or {"failed": reason}.
     against: str = ""
 
     def values(self, key: str) -> list[float]:
@@ -73,8 +66,5 @@ def write_report(output: Path, name: str, settings: Mapping[str, Any], tables: s
 def _summary(row: Row) -> dict[str, Any]:
     keys = dict.fromkeys(key for figures in row.seeds.values() for key in figures if key != "failed")
     values = {key: row.values(key) for key in keys}
-    return {
-        **asdict(row),
-        "mean": {key: mean(numbers) for key, numbers in values.items()},
-        "std": {key: stdev(numbers) if len(numbers) > 1 else None for key, numbers in values.items()},
-    }
+    deviations = {key: stdev(numbers) if len(numbers) > 1 else None for key, numbers in values.items()}
+    return {**asdict(row), "mean": {key: mean(numbers) for key, numbers in values.items()}, "std": deviations}

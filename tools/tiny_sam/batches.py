@@ -1,11 +1,15 @@
-"""What the tiny SAM trains on: prompts for the objects of synthetic scenes, drawn by seed and iteration."""
+"""What the tiny SAM trains on: prompts for the objects of synthetic scenes, drawn by seed and iteration.
 
+`options` are everywhere the arguments of tools/train_tiny_sam.py.
+"""
+
+import argparse
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -16,6 +20,7 @@ from tiny_sam.scenes import make_scenes
 
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
+PROMPTS = 6  # Prompts an image.
 # kind -> (number of points, with a box, with a mask), share of the iterations
 KINDS = {
     (1, False, False): 0.25,
@@ -28,66 +33,28 @@ KINDS = {
 }
 
 
-@dataclass
-class TrainingOptions:
-    """What decides a training of the tiny SAM.
+class Batch(NamedTuple):
+    """B images of side S and N = B * PROMPTS prompts, in the order of the images."""
 
-    Either `iterations` (repeatable) or, when it is 0, `minutes` of wall time ends the run and the rate's decay. With
-    `workers` 0 this process draws the batches itself; their content is the same.
-    """
-
-    output: Path
-    minutes: float = 35.0
-    iterations: int = 0
-    seed: int = 17
-    pool: int = 8000  # Scenes.
-    images: int = 12  # Images a step.
-    prompts: int = 6  # Prompts an image.
-    rate: float = 1.2e-3  # Learning rate at its height.
-    weight_decay: float = 0.02
-    ema: float = 0.998
-    save_seconds: float = 120.0
-    device: str = "cpu"
-    workers: int = 0
-
-
-@dataclass
-class Batch:
-    """Images (B, 3, S, S) float, normalised and padded; `count` prompts an image in the order of the images.
-
-    labels (B, S, S) uint8, the objects of each image; targets (B * count, S, S) float 0/1; points (B * count, P, 2)
-    x, y in input pixels with labels (B * count, P), or None; boxes (B * count, 4) or None; masks
-    (B * count, 1, S / 2, S / 2) logits or None.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    targets: torch.Tensor
-    count: int
-    points: tuple[torch.Tensor, torch.Tensor] | None
-    boxes: torch.Tensor | None
-    masks: torch.Tensor | None
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
-
-        def move(value):
-            if isinstance(value, tuple):
-                return tuple(map(move, value))
-            return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-
-        return Batch(**{name: move(value) for name, value in vars(self).items()})
+    images: torch.Tensor  # (B, 3, S, S) float, normalized and padded.
+    labels: torch.Tensor  # (B, S, S) uint8, the objects of each image.
+    targets: torch.Tensor  # (N, S, S) float 0/1.
+    points: torch.Tensor | None  # (N, P, 2) x, y in input pixels.
+    point_labels: torch.Tensor | None  # (N, P) 1 inside of the object, 0 outside.
+    boxes: torch.Tensor | None  # (N, 4) x0, y0, x1, y1 in input pixels.
+    masks: torch.Tensor | None  # (N, 1, S / 2, S / 2) logits.
 
 
 class Batches(torch.utils.data.Dataset):
     """The batches of a training by iteration; what is drawn follows the seed and the iteration alone."""
 
-    def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions):
-        self.scenes, self.options = scenes, options
+    def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: argparse.Namespace):
+        self.scenes = scenes
+        self.options = options
 
     def __getitem__(self, iteration: int) -> Batch:
         rng = np.random.default_rng(derive_seed(self.options.seed, "batch", iteration))
-        return make_batch(self.scenes, self.options, rng)
+        return make_batch(self.scenes, self.options.images, rng)
 
     def loader(self, start: int) -> Iterator[Batch]:
         """The batches from iteration `start` on, without end, drawn ahead by the workers."""
@@ -103,7 +70,7 @@ class Batches(torch.utils.data.Dataset):
 
 
 def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Flip, turn and recolour a scene (S, S, 3), (S, S); sometimes cut it to a shape that leaves padding."""
+    """Flip, turn and recolor a scene (S, S, 3), (S, S); sometimes cut it to a shape that leaves padding."""
     turns = rng.integers(4)
     image, labels = np.rot90(image, turns), np.rot90(labels, turns)
     if rng.random() < 0.5:
@@ -121,16 +88,14 @@ def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
 
 def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`count` points in a mask (h, w), some of them moved a little; some after the first are negatives beside it."""
-    rows, cols = np.nonzero(mask)
-    chosen = rng.integers(len(rows), size=count)
-    points = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32)
+    inside = np.argwhere(mask)[:, ::-1]
+    points = inside[rng.integers(len(inside), size=count)].astype(np.float32)
     labels = np.ones(count, np.float32)
     if rng.random() < 0.3:
         points += rng.normal(0, 1.2, points.shape)
     for index in range(1, count):
         if rng.random() < 0.08:
-            near = points[0] + rng.normal(0, 12, 2)
-            near = np.clip(near, 0, np.array(mask.shape)[::-1] - 1)
+            near = np.clip(points[0] + rng.normal(0, 12, 2), 0, np.array(mask.shape)[::-1] - 1)
             if not mask[int(near[1]), int(near[0])]:
                 points[index], labels[index] = near, 0
     return np.clip(points, 0, np.array(mask.shape)[::-1] - 1), labels
@@ -138,10 +103,8 @@ def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.
 
 def _box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The mask's box xyxy, its sides moved by up to a tenth of its extent."""
-    rows, cols = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], np.float32)
-    extent = np.tile(box[2:] - box[:2], 2)
-    return box + rng.uniform(-0.1, 0.1, 4) * extent
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([x, y, x + width, y + height]) + rng.uniform(-0.1, 0.1, 4) * [width, height, width, height]
 
 
 def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -151,15 +114,14 @@ def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (soft - float(rng.uniform(0.3, 0.7))) * 16
 
 
-def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, rng: np.random.Generator) -> Batch:
+def make_batch(scenes: tuple[np.ndarray, np.ndarray], image_count: int, rng: np.random.Generator) -> Batch:
     """Draw images, then objects and prompts of one kind, from the pool of scenes."""
-    kinds = list(KINDS)
-    count, with_box, with_mask = kinds[rng.choice(len(kinds), p=np.array(list(KINDS.values())))]
-    images = torch.zeros(options.images, 3, IMAGE_SIZE, IMAGE_SIZE)
-    targets = torch.zeros(options.images * options.prompts, IMAGE_SIZE, IMAGE_SIZE)
-    objects = torch.zeros(options.images, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    points, labels, boxes = [], [], []
-    for index in range(options.images):
+    count, with_box, with_mask = list(KINDS)[rng.choice(len(KINDS), p=list(KINDS.values()))]
+    images = torch.zeros(image_count, 3, IMAGE_SIZE, IMAGE_SIZE)
+    targets = torch.zeros(image_count * PROMPTS, IMAGE_SIZE, IMAGE_SIZE)
+    objects = torch.zeros(image_count, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    points, point_labels, boxes = [], [], []
+    for index in range(image_count):
         present = np.array([])
         while not len(present):
             pick = rng.integers(len(scenes[0]))
@@ -170,26 +132,26 @@ def make_batch(scenes: tuple[np.ndarray, np.ndarray], options: TrainingOptions, 
         normal = ((image - MEAN) / STD).astype(np.float32)
         images[index, :, :height, :width] = torch.from_numpy(normal).permute(2, 0, 1)
         objects[index, :height, :width] = torch.from_numpy(np.ascontiguousarray(marks))
-        order = np.resize(rng.permutation(present), options.prompts)
+        order = np.resize(rng.permutation(present), PROMPTS)
         for slot, mark in enumerate(order):
             mask = marks == mark
-            targets[index * options.prompts + slot, :height, :width] = torch.from_numpy(mask.astype(np.float32))
-            where, sign = _points(mask, max(count, 1), rng)
-            points.append(where)
-            labels.append(sign)
+            targets[index * PROMPTS + slot, :height, :width] = torch.from_numpy(mask)
+            positions, signs = _points(mask, max(count, 1), rng)
+            points.append(positions)
+            point_labels.append(signs)
             boxes.append(_box(mask, rng))
     return Batch(
         images=images,
         labels=objects,
         targets=targets,
-        count=options.prompts,
-        points=(torch.from_numpy(np.stack(points)).float(), torch.from_numpy(np.stack(labels))) if count else None,
+        points=torch.from_numpy(np.stack(points)).float() if count else None,
+        point_labels=torch.from_numpy(np.stack(point_labels)) if count else None,
         boxes=torch.from_numpy(np.stack(boxes)).float() if with_box else None,
         masks=_rough_mask(targets, rng) if with_mask else None,
     )
 
 
-def draw_pool(options: TrainingOptions, part: int = 500) -> tuple[np.ndarray, np.ndarray]:
+def draw_pool(options: argparse.Namespace, part: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """The scenes of a training, images (pool, S, S, 3) and labels (pool, S, S), drawn in parts by the workers."""
     counts = [min(part, options.pool - start) for start in range(0, options.pool, part)]
     seeds = [derive_seed(options.seed, "train", index) for index in range(len(counts))]

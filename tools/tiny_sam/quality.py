@@ -1,9 +1,9 @@
 """Measured quality of a segmenter on held-out synthetic scenes: mean IoU for random points and for boxes."""
 
-import cv2
 import numpy as np
 import torch
 
+from s4m.pseudo_labels.masks import tight_boxes
 from s4m.sam.segmenter import PromptableSegmenter
 from s4m.sam.structures import Prompts
 from tiny_sam.scenes import make_scenes
@@ -14,28 +14,22 @@ HELD_OUT_SEED = 2_000_003
 def object_prompts(
     labels: np.ndarray, points: int, rng: np.random.Generator, most: int = 8
 ) -> tuple[Prompts, np.ndarray]:
-    """Prompts for objects of a scene: points uniformly within each, or with `points` 0 its box.
+    """Prompts for at most `most` objects of a scene: points uniformly within each, or with `points` 0 its box.
 
-    Args:
-        labels: (H, W) int, 0 background.
-        points: P, positive points an object.
-        rng: draws the points, and the objects where there are more than `most`.
+    Labels are (H, W) int, 0 background.
 
     Returns:
         N prompts, and the objects' masks (N, H, W) bool.
     """
     marks = rng.permutation(np.setdiff1d(labels, [0]))[:most]
     masks = np.stack([labels == mark for mark in marks])
-    where, boxes = [], []
+    positions = []
     for mask in masks:
-        rows, cols = np.nonzero(mask)
-        chosen = rng.integers(len(rows), size=points)
-        where.append(np.stack([cols[chosen], rows[chosen]], axis=1))
-        x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-        boxes.append([x, y, x + w, y + h])
-    position = torch.tensor(np.stack(where), dtype=torch.float32)
-    box = None if points else torch.tensor(boxes, dtype=torch.float32)
-    return Prompts(position, torch.ones(position.shape[:2]), box), masks
+        inside = np.argwhere(mask)[:, ::-1]
+        positions.append(inside[rng.integers(len(inside), size=points)])
+    coordinates = torch.tensor(np.stack(positions), dtype=torch.float32)
+    boxes = None if points else tight_boxes(torch.from_numpy(masks))
+    return Prompts(coordinates, torch.ones(coordinates.shape[:2]), boxes), masks
 
 
 def mean_iou(

@@ -4,15 +4,13 @@ Shapes (smooth blobs, stars, crosses, strokes, rings, half-moons, superellipses,
 their own, none of them those of `s4m.data.shapes`: what the tiny SAM knows of that data set it has by generalization.
 """
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
 SIZE = 128
 _LEAST_AREA = 24  # visible pixels of an object
 _LEAST_VISIBLE = 0.35  # share of an object that later ones must leave visible
-_LEAST_CONTRAST = 28.0  # distance in grey levels between an object's colour and the mean of what it covers
+_LEAST_CONTRAST = 28.0  # distance in gray levels between an object's color and the mean of what it covers
 _SUPER = 2  # shapes are drawn at this multiple and averaged down, so that their edges are smooth
 Rng = np.random.Generator
 
@@ -77,29 +75,23 @@ def _shard(rng: Rng) -> list[np.ndarray]:
     return [_rotate(cv2.convexHull(points.astype(np.float32))[:, 0], rng.uniform(0, 6.28))]
 
 
-def _ring(rng: Rng) -> list[np.ndarray]:
-    return [_polar(np.ones(48), 0) * [1, rng.uniform(0.6, 1)]]
-
-
-def _moon(rng: Rng) -> list[np.ndarray]:
-    return [_polar(np.ones(48), 0)]
-
-
-# Name -> function that draws a shape's polygons (points, 2), x and y, of about unit radius around (0, 0).
-SHAPES: dict[str, Callable[[Rng], list[np.ndarray]]] = {
-    function.__name__.removeprefix("_"): function
-    for function in (_blob, _cell, _star, _cross, _stroke, _superellipse, _shard, _ring, _moon)
+# Each function draws the polygons (points, 2) of a shape, x and y, of about unit radius around (0, 0).
+SHAPES = {
+    "blob": _blob,
+    "cell": _cell,
+    "star": _star,
+    "cross": _cross,
+    "stroke": _stroke,
+    "superellipse": _superellipse,
+    "shard": _shard,
+    "ring": lambda rng: [_polar(np.ones(48), 0) * [1, rng.uniform(0.6, 1)]],
+    "moon": lambda rng: [_polar(np.ones(48), 0)],
 }
 
 
-def draw_shape(kind: str, center: np.ndarray, radius: float, rng: Rng, size: int = SIZE) -> np.ndarray:
-    """Coverage (size, size) float32 in [0, 1] of one shape.
-
-    Args:
-        kind: a key of `SHAPES`.
-        center: x, y in pixels of the image; radius: half its extent in pixels.
-    """
-    canvas = np.zeros((size * _SUPER, size * _SUPER), np.uint8)
+def draw_shape(kind: str, center: np.ndarray, radius: float, rng: Rng) -> np.ndarray:
+    """Coverage (SIZE, SIZE) float32 in [0, 1] of a shape of `SHAPES`; center (x, y) and radius are in pixels."""
+    canvas = np.zeros((SIZE * _SUPER, SIZE * _SUPER), np.uint8)
 
     def fill(points: np.ndarray, value: int) -> None:
         pixels = (points * radius + center) * _SUPER
@@ -113,53 +105,47 @@ def draw_shape(kind: str, center: np.ndarray, radius: float, rng: Rng, size: int
     elif kind == "moon":
         turn = rng.uniform(0, 6.28)
         fill(parts[0] * rng.uniform(0.7, 1) + np.array([np.cos(turn), np.sin(turn)]) * rng.uniform(0.45, 0.8), 0)
-    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _noise_bank(rng: Rng, size: int, count: int = 48) -> np.ndarray:
-    """(count, 2 * size, 2 * size) noise fields with power-law spectra, unit variance."""
-    side = 2 * size
+def _noise_bank(rng: Rng) -> np.ndarray:
+    """(48, 2 * SIZE, 2 * SIZE) noise fields with power-law spectra, unit variance."""
+    side = 2 * SIZE
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
     fields = []
-    for slope in rng.uniform(0.3, 2.4, count):
+    for slope in rng.uniform(0.3, 2.4, 48):
         spectrum = np.fft.rfft2(rng.normal(size=(side, side))) * frequency**-slope
-        field = np.fft.irfft2(spectrum, s=(side, side))
+        field = np.fft.irfft2(spectrum)
         fields.append((field - field.mean()) / field.std())
     return np.stack(fields).astype(np.float32)
 
 
 class SceneMaker:
-    """Draws scenes; the same seed gives the same scenes in the same order.
+    """Draws scenes; the same seed gives the same scenes in the same order."""
 
-    Args:
-        seed: of everything drawn.
-        size: side of the square images in pixels.
-    """
-
-    def __init__(self, seed: int, size: int = SIZE):
+    def __init__(self, seed: int):
         self.rng = np.random.default_rng(seed)
-        self.size = size
-        self.noise = _noise_bank(self.rng, size)
-        self.grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)
+        self.noise = _noise_bank(self.rng)
+        self.grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(np.float32)
 
     def _field(self) -> np.ndarray:
-        y, x = self.rng.integers(0, self.size, 2)
-        return self.noise[self.rng.integers(len(self.noise)), y : y + self.size, x : x + self.size]
+        y, x = self.rng.integers(0, SIZE, 2)
+        return self.noise[self.rng.integers(len(self.noise)), y : y + SIZE, x : x + SIZE]
 
     def _ramp(self) -> np.ndarray:
         turn = self.rng.uniform(0, 6.28)
         return self.grid @ np.array([np.cos(turn), np.sin(turn)], np.float32)
 
     def pattern(self) -> np.ndarray:
-        """One texture (size, size) of about unit variance: noise, gradient, stripes, hatching, dots or patches."""
+        """One texture (SIZE, SIZE) of about unit variance: noise, gradient, stripes, hatching, dots or patches."""
         rng = self.rng
         kind = rng.choice(["flat", "noise", "gradient", "stripes", "hatch", "dots", "patches"])
         if kind == "flat":
-            return np.zeros((self.size, self.size), np.float32)
+            return np.zeros((SIZE, SIZE), np.float32)
         if kind == "noise":
             return self._field()
         if kind == "gradient":
-            ramp = self._ramp() if rng.random() < 0.6 else np.hypot(*(self.grid - rng.uniform(0, self.size, 2)).T).T
+            ramp = self._ramp() if rng.random() < 0.6 else np.hypot(*(self.grid - rng.uniform(0, SIZE, 2)).T).T
             return (ramp - ramp.mean()) / (ramp.std() + 1e-6)
         if kind == "stripes":
             return 1.4 * np.sin(self._ramp() * 6.28 / rng.uniform(3, 24) + rng.uniform(0, 2) * self._field())
@@ -169,22 +155,22 @@ class SceneMaker:
         if kind == "dots":
             period = rng.uniform(5, 18)
             waves = np.cos(_rotate(self.grid.reshape(-1, 2), rng.uniform(0, 3)) * 6.28 / period).sum(1)
-            return np.where(waves.reshape(self.size, self.size) > rng.uniform(0.5, 1.4), 1.5, -0.5)
+            return np.where(waves.reshape(SIZE, SIZE) > rng.uniform(0.5, 1.4), 1.5, -0.5)
         levels = rng.integers(2, 5)
         return np.floor(np.clip(self._field() * 0.5 + 0.5, 0, 0.999) * levels) / levels * 3 - 1.5
 
     def texture(self, base: np.ndarray, strength: float) -> np.ndarray:
-        """(size, size, 3) colours around `base` (3,) in 0..255, with a pattern of the given strength."""
-        tint = base * 0 + self.rng.uniform(0.4, 1, 3) * self.rng.choice([-1, 1])
+        """(SIZE, SIZE, 3) colors around `base` (3,) in 0..255, with a pattern of the given strength."""
+        tint = self.rng.uniform(0.4, 1, 3) * self.rng.choice([-1, 1])
         return base + strength * self.pattern()[..., None] * tint
 
-    def _paint(self, image: np.ndarray, alpha: np.ndarray, colour: np.ndarray, strength: float) -> np.ndarray:
+    def _paint(self, image: np.ndarray, alpha: np.ndarray, color: np.ndarray, strength: float) -> np.ndarray:
         rng = self.rng
         if rng.random() < 0.2:
             dx, dy = rng.uniform(-5, 5, 2)
-            moved = cv2.warpAffine(alpha, np.float32([[1, 0, dx], [0, 1, dy]]), (self.size, self.size))
+            moved = cv2.warpAffine(alpha, np.float32([[1, 0, dx], [0, 1, dy]]), (SIZE, SIZE))
             image = image * (1 - rng.uniform(0.2, 0.6) * cv2.GaussianBlur(moved, (0, 0), 1.5)[..., None])
-        paint = self.texture(colour, strength)
+        paint = self.texture(color, strength)
         if rng.random() < 0.25:
             inside = cv2.erode(alpha, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 3)))
             paint = paint + (alpha - inside)[..., None] * rng.uniform(-90, 90)
@@ -194,7 +180,7 @@ class SceneMaker:
         rng = self.rng
         if rng.random() < 0.3:
             ramp = self._ramp()
-            image = image * (1 + rng.uniform(0, 0.4) * (ramp - ramp.mean()) / self.size)[..., None]
+            image = image * (1 + rng.uniform(0, 0.4) * (ramp - ramp.mean()) / SIZE)[..., None]
         if rng.random() < 0.3:
             image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.4, 1.2))
         if rng.random() < 0.2:
@@ -203,27 +189,26 @@ class SceneMaker:
         return np.clip(image, 0, 255).astype(np.uint8)
 
     def _objects(self, base: np.ndarray) -> tuple[list[tuple[str, float, np.ndarray, float]], bool]:
-        """(shape, radius, colour, texture strength) of each object of a scene, and whether they are cells."""
-        rng, scale = self.rng, self.size / SIZE
+        """(shape, radius, color, texture strength) of each object of a scene, and whether they are cells."""
+        rng = self.rng
         if rng.random() < 0.25:
-            colour = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 120, 3), 0, 255)
-            typical, strength = rng.uniform(5, 14) * scale, rng.uniform(0, 15)
+            color = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 120, 3), 0, 255)
+            typical, strength = rng.uniform(5, 14), rng.uniform(0, 15)
             count = int(rng.integers(5, 22))
             radii = typical * rng.uniform(0.7, 1.4, count)
-            return [("cell", r, colour + rng.normal(0, 12), strength) for r in radii], True
-        kinds = list(SHAPES)
+            return [("cell", r, color + rng.normal(0, 12), strength) for r in radii], True
         count = int(rng.integers(2, 11))
         largest = 48 if count < 6 else 32
         objects = []
         for _ in range(count):
-            radius = np.exp(rng.uniform(np.log(7), np.log(largest))) * scale
+            radius = np.exp(rng.uniform(np.log(7), np.log(largest)))
             near = rng.random() < 0.25
-            colour = base + rng.uniform(-60, 60, 3) if near else rng.uniform(0, 255, 3)
-            objects.append((str(rng.choice(kinds)), radius, colour, rng.choice([4, 10, 20, 40])))
+            color = base + rng.uniform(-60, 60, 3) if near else rng.uniform(0, 255, 3)
+            objects.append((str(rng.choice(list(SHAPES))), radius, color, rng.choice([4, 10, 20, 40])))
         return objects, False
 
     def scene(self) -> tuple[np.ndarray, np.ndarray]:
-        """One scene: image (size, size, 3) uint8 RGB, and labels (size, size) uint8: 0 background, k the k-th object.
+        """One scene: image (SIZE, SIZE, 3) uint8 RGB, and labels (SIZE, SIZE) uint8: 0 background, k the k-th object.
 
         Objects occlude those drawn before them, and labels show what is visible; an object that would hide most of
         another is left out.
@@ -232,34 +217,30 @@ class SceneMaker:
         base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.repeat(rng.uniform(0, 255), 3)
         objects, cells = self._objects(base)
         image = self.texture(base, rng.uniform(0, 8) if cells else rng.choice([4, 10, 20, 40]))
-        labels, areas = np.zeros((self.size, self.size), np.uint8), np.zeros(len(objects) + 1)
-        for index, (kind, radius, colour, strength) in enumerate(objects, start=1):
-            alpha = draw_shape(kind, rng.uniform(0, self.size, 2), radius, rng, self.size)
+        labels, areas = np.zeros((SIZE, SIZE), np.uint8), np.zeros(len(objects) + 1)
+        for index, (kind, radius, color, strength) in enumerate(objects, start=1):
+            alpha = draw_shape(kind, rng.uniform(0, SIZE, 2), radius, rng)
             mask = alpha > 0.5
             if mask.sum() < _LEAST_AREA or (cells and (mask & (labels > 0)).sum() > 0.05 * mask.sum()):
                 continue
             left = np.bincount(labels[~mask], minlength=len(areas))
             if (left < np.maximum(_LEAST_AREA, _LEAST_VISIBLE * areas))[areas > 0].any():
                 continue
-            colour = self._distinct(np.clip(colour, 0, 255), image[mask].mean(0))
-            image = self._paint(image, alpha, colour, strength)
+            color = np.clip(color, 0, 255)
+            while np.linalg.norm(color - image[mask].mean(0)) < _LEAST_CONTRAST:
+                color = rng.uniform(0, 255, 3)
+            image = self._paint(image, alpha, color, strength)
             labels[mask], areas[index] = index, mask.sum()
         return self._finish(image), labels
 
-    def _distinct(self, colour: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """The colour (3,), or a random one where it could hardly be told from what it covers."""
-        while np.linalg.norm(colour - below) < _LEAST_CONTRAST:
-            colour = self.rng.uniform(0, 255, 3)
-        return colour
 
-
-def make_scenes(seed: int, count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Scenes that hold at least one object: images (count, size, size, 3) and labels (count, size, size), uint8."""
-    maker = SceneMaker(seed, size)
-    images = np.empty((count, size, size, 3), np.uint8)
-    labels = np.empty((count, size, size), np.uint8)
-    for index in range(count):
-        labels[index] = 0
-        while not labels[index].any():
-            images[index], labels[index] = maker.scene()
+def make_scenes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes that hold at least one object: images (count, SIZE, SIZE, 3) and labels (count, SIZE, SIZE), uint8."""
+    maker = SceneMaker(seed)
+    scenes = []
+    while len(scenes) < count:
+        image, labels = maker.scene()
+        if labels.any():
+            scenes.append((image, labels))
+    images, labels = map(np.stack, zip(*scenes, strict=True))
     return images, labels

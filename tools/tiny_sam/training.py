@@ -1,5 +1,6 @@
 """Training of the tiny SAM on synthetic scenes: prompts, losses, and a loop that is bounded, saved and resumed."""
 
+import argparse
 import logging
 import math
 import time
@@ -13,10 +14,13 @@ from torch.nn import functional as F
 from d2kit.files import atomic_write
 from d2kit.rng import seed_everything
 from s4m.sam.tiny import DIM, build_tiny_sam
-from tiny_sam.batches import Batch, Batches, TrainingOptions, draw_pool
+from tiny_sam.batches import PROMPTS, Batch, Batches, draw_pool
 
 logger = logging.getLogger(__name__)
 
+WEIGHT_DECAY = 0.02
+EMA_DECAY = 0.998
+SAVE_SECONDS = 120.0
 # Rows down and columns right, in pixels of the low-resolution masks, between pixels that belong together or not.
 OFFSETS = ((0, 1), (1, 0), (0, 3), (3, 0), (3, 3), (3, -3), (0, 8), (8, 0))
 
@@ -80,13 +84,10 @@ def affinity_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def forward(model: Sam, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """All four masks (N, 4, s, s) and qualities (N, 4) for the prompts of a batch, with gradients.
-
-    Args:
-        embedding: (B, C, h, w) of the batch's images.
-    """
-    embedding = embedding.repeat_interleave(batch.count, dim=0)
-    sparse, dense = model.prompt_encoder(points=batch.points, boxes=batch.boxes, masks=batch.masks)
+    """All four masks (N, 4, s, s) and qualities (N, 4) for a batch's prompts and embedding (B, C, h, w)."""
+    embedding = embedding.repeat_interleave(PROMPTS, dim=0)
+    points = None if batch.points is None else (batch.points, batch.point_labels)
+    sparse, dense = model.prompt_encoder(points=points, boxes=batch.boxes, masks=batch.masks)
     return model.mask_decoder.predict_masks(
         image_embeddings=embedding.new_zeros(1, 1, 1, 1),  # the decoder repeats one image: each prompt brings its own
         image_pe=model.prompt_encoder.get_dense_pe(),
@@ -96,9 +97,12 @@ def forward(model: Sam, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Te
 
 
 class TinySamTraining:
-    """Model, averaged weights, optimizer and place in the schedule; goes on from a checkpoint in the output folder."""
+    """Model, averaged weights, optimizer and place in the schedule; goes on from a checkpoint in the output folder.
 
-    def __init__(self, options: TrainingOptions):
+    `options` are the arguments of tools/train_tiny_sam.py.
+    """
+
+    def __init__(self, options: argparse.Namespace):
         seed_everything(options.seed)
         self.options = options
         self.model = build_tiny_sam().to(options.device, memory_format=torch.channels_last).train()
@@ -106,9 +110,10 @@ class TinySamTraining:
         self.affinity = AffinityHead().to(options.device)
         parameters = [*self.model.parameters(), *self.affinity.parameters()]
         decayed, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.rate)
-        self.iteration, self.seconds = 0, 0.0
+        self.iteration = 0
+        self.seconds = 0.0
         self.checkpoint = options.output / "training.pth"
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=options.device, weights_only=True)
@@ -136,7 +141,8 @@ class TinySamTraining:
 
     def step(self, batch: Batch) -> float:
         """One optimizer step on the batch of this iteration. Returns the loss."""
-        batch = batch.to(self.options.device)
+        device = self.options.device
+        batch = Batch(*(part if part is None else part.to(device, non_blocking=True) for part in batch))
         warmup = min(1.0, (self.iteration + 1) / 200)
         rate = self.options.rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group in self.optimizer.param_groups:
@@ -149,7 +155,7 @@ class TinySamTraining:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         self.iteration += 1
-        decay = min(self.options.ema, (1 + self.iteration) / (10 + self.iteration))
+        decay = min(EMA_DECAY, (1 + self.iteration) / (10 + self.iteration))
         for name, value in self.model.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
         return loss.item()
@@ -160,16 +166,17 @@ class TinySamTraining:
             return
         logger.info("drawing %d scenes", self.options.pool)
         scenes = draw_pool(self.options)
-        saved, losses = self.seconds, []
+        saved = self.seconds
+        losses = []
         batches = Batches(scenes, self.options).loader(self.iteration)
         while self.progress < 1:
             start = time.monotonic()
             losses.append(self.step(next(batches)))
             self.seconds += time.monotonic() - start
             if self.iteration % 50 == 0:
-                mean, losses = float(np.mean(losses)), []
-                logger.info("iteration %d, %.0f s, loss %.4f", self.iteration, self.seconds, mean)
-            if self.seconds - saved > self.options.save_seconds:
+                logger.info("iteration %d, %.0f s, loss %.4f", self.iteration, self.seconds, np.mean(losses))
+                losses.clear()
+            if self.seconds - saved > SAVE_SECONDS:
                 saved = self.seconds
                 self.save()
         self.save()

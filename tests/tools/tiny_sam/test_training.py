@@ -6,18 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tiny_sam.batches import Batches, TrainingOptions
-from tiny_sam.scenes import make_scenes
+from tiny_sam.batches import Batches
 from tiny_sam.training import OFFSETS, AffinityHead, TinySamTraining, affinity_loss, mask_loss, promptable_loss
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    return make_scenes(5, 6)
-
-
-def options(folder, **changes) -> TrainingOptions:
-    return TrainingOptions(**{"output": folder, "images": 2, "prompts": 2, "pool": 6, "iterations": 4} | changes)
 
 
 def test_mask_loss_by_hand():
@@ -76,7 +66,7 @@ def test_affinity_moves_the_embedding():
     assert embedding.grad.abs().sum() > 0
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, tmp_path):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, options, tmp_path):
     batches = Batches(scenes, options(tmp_path))
     whole = TinySamTraining(options(tmp_path / "whole"))
     losses = [whole.step(batches[index]) for index in range(4)]
@@ -90,7 +80,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, tmp_path):
         torch.testing.assert_close(second.average[key], value, rtol=1e-3, atol=1e-5)
 
 
-def test_the_loop_ends_and_leaves_weights(tmp_path):
+def test_the_loop_ends_and_leaves_weights(options, tmp_path):
     training = TinySamTraining(options(tmp_path, iterations=2, pool=2))
     training.run()
     assert training.iteration == 2 and training.progress >= 1
@@ -100,7 +90,7 @@ def test_the_loop_ends_and_leaves_weights(tmp_path):
     assert TinySamTraining(options(tmp_path, iterations=2)).progress >= 1
 
 
-def test_time_ends_a_run_too(tmp_path):
+def test_time_ends_a_run_too(options, tmp_path):
     training = TinySamTraining(options(tmp_path, iterations=0, minutes=1 / 60))
     training.seconds = 0.5
     assert training.progress == pytest.approx(0.5)
