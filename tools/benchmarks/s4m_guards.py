@@ -37,12 +37,8 @@ def configure(files: tuple[str, ...], device: str, guards: bool) -> CfgNode:
     cfg = compose_config(files, add_keys=[add_s4m_config])
     cfg.DATASETS.UNLABELED = ("drawn here",)
     cfg.MODEL.DEVICE = device
-<<<<<<< HEAD
     cfg.S4M.CALIBRATION.BOUNDS = (cfg.S4M.SELECTION.SCORE, cfg.S4M.SELECTION.SCORE)
-=======
     cfg.S4M.TEACHER.WEIGHTS = ""
-    cfg.S4M.CALIBRATION.WARMUP = 1 << 30
->>>>>>> shrink
     for name in GUARDS:
         cfg.S4M[name].ENABLED = guards
     return cfg
