@@ -20,6 +20,7 @@ from detectron2.modeling.backbone import ResNet
 from detectron2.utils.logger import setup_logger
 
 from d2kit.loader import StreamLoader
+from s4m.data.builtin import register_shapes
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper
 from s4m.data.two_stream import TwoStreamLoader, load_labeled, load_unlabeled
 from s4m.engine.hooks import MeanTeacher
@@ -44,6 +45,8 @@ def frozen_sam(name: str, checkpoint: str = "") -> Callable[[], PromptableSegmen
     """What builds the segmenter when it is first needed."""
     return partial(build_segmenter, name, checkpoint)
 
+
+register_shapes()  # shapes_train_5 and its companions
 
 mask_rcnn = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 mask_rcnn._target_ = S4MRCNN
