@@ -36,14 +36,6 @@ class ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _require_finite(weights: dict[str, torch.Tensor], name: str) -> None:
-    bad = non_finite(weights)
-    if bad:
-        raise FloatingPointError(
-            f"{len(bad)} weights are not finite, the first '{bad[0]}': {name} is not saved, the last checkpoint stays."
-        )
-
-
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and safe reads.
 
@@ -52,16 +44,21 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write `<save_dir>/<name>.pth` at once or not at all.
+        """Write `<save_dir>/<name>.pth` completely or not at all.
 
         Raises:
-            OSError: one sentence that names the file, for example when the disk is full; older files are untouched.
+            OSError: the file cannot be written, for example because the disk is full; older files are untouched.
             FloatingPointError: a weight is not finite; older files are untouched.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
-        _require_finite(data["model"], name)
+        bad = non_finite(data["model"])
+        if bad:
+            raise FloatingPointError(
+                f"{len(bad)} weights are not finite, the first '{bad[0]}': {name} is not saved, "
+                "the last checkpoint stays."
+            )
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -74,14 +71,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the file that `--resume` reads, atomically; the best model so far is not a place to resume from."""
+        """Name atomically the file that `--resume` reads, unless it is the best model."""
         if last_filename_basename.startswith("model_best"):
             return
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint; see Detectron2.
+        """Load a checkpoint as Detectron2 does.
 
         Raises:
             FileNotFoundError: `path` is a local file that does not exist.

@@ -1,4 +1,4 @@
-"""Atomic writes, of pictures too, and safe reads of outside files."""
+"""Atomic writes of files and pictures, and safe reads of weights."""
 
 import contextlib
 import os
@@ -21,11 +21,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
     temporary file is removed and the old file stays.
 
     Args:
-        path: file to write; its folder is made when missing.
+        path: file to write; a missing folder is made.
         mode: "wb" or "w" (UTF-8).
 
     Raises:
-        OSError: one sentence that names the file when it cannot be written (disk full, no permission).
+        OSError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
     temporary = ""
@@ -50,11 +50,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Write (H, W) grey or (H, W, 3) BGR pixels, uint8 or uint16, as PNG by `atomic_write`.
+    """Write (H, W) gray or (H, W, 3) BGR pixels, uint8 or uint16, as PNG by `atomic_write`.
 
     Raises:
-        ValueError: the pixels are no picture.
-        OSError: as `atomic_write`.
+        ValueError: shape or type do not fit a picture.
+        OSError: the file cannot be written.
     """
     try:
         content = cv2.imencode(".png", picture)[1].tobytes()
@@ -65,7 +65,7 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
 
 
 def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> dict:
-    """Load an outside torch checkpoint with `weights_only=True` onto the CPU.
+    """Load a torch checkpoint with `weights_only=True` onto the CPU.
 
     Args:
         path: file to read.

@@ -1,4 +1,4 @@
-"""One sentence for a training whose numbers are not finite any more."""
+"""Checks for NaN and infinity in losses and weights."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -6,16 +6,16 @@ import torch
 
 
 def non_finite(values: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the floating-point tensors that hold NaN or infinity."""
+    """Return the names of the floating-point tensors that hold NaN or infinity."""
     return [name for name, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def require_finite_losses(losses: Mapping[str, torch.Tensor], images: Callable[[], Iterable[str]]) -> None:
-    """Raise FloatingPointError unless the sum of the losses is finite; the device is waited for once.
+    """Raise FloatingPointError unless the sum of the losses is finite; the check synchronizes the device once.
 
     Args:
-        losses: scalars by name, any number of them.
-        images: gives the names of the images that the losses are of; called only for the error.
+        losses: scalars by name.
+        images: returns the file names of the batch; called only for the error.
     """
     if not losses or torch.isfinite(sum(value.detach() for value in losses.values())):
         return

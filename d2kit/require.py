@@ -1,4 +1,4 @@
-"""One clear sentence when Detectron2, OpenCV or an optional library is missing, or Detectron2 is too old."""
+"""Clear errors when Detectron2, OpenCV or an optional library is missing or too old."""
 
 import importlib
 import importlib.util
@@ -9,11 +9,7 @@ MINIMUM = (0, 6)
 
 
 def require_detectron2(package: str) -> None:
-    """Raise ImportError with one sentence if Detectron2 cannot be imported or is older than 0.6.
-
-    Args:
-        package: the name of the package that needs it, for the message.
-    """
+    """Raise ImportError, naming the package that needs it, if Detectron2 is missing or older than 0.6."""
     wanted = ".".join(map(str, MINIMUM))
     try:
         import detectron2
@@ -28,7 +24,7 @@ def require_detectron2(package: str) -> None:
 
 
 def require_opencv() -> None:
-    """Raise ImportError with one sentence if the module cv2, of any build of OpenCV, is not installed."""
+    """Raise ImportError if no build of OpenCV provides the module cv2."""
     if importlib.util.find_spec("cv2") is None:
         raise ImportError(
             "OpenCV is not installed: `pip install opencv-python`, or opencv-python-headless on a machine without a "
@@ -37,15 +33,7 @@ def require_opencv() -> None:
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
-    """Import an optional library.
-
-    Args:
-        module: name to import.
-        extra: of this project's extras, the one that brings it.
-
-    Raises:
-        ImportError: one sentence when it is not installed.
-    """
+    """Import an optional library; if it is missing, an ImportError names this project's extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Randomness that follows a seed and a position, so that neither workers, ranks nor a resume change it."""
+"""Randomness that depends only on a seed and a position, not on workers, ranks or a resume."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 31-bit seed that depends on every part (for example cfg.SEED, "labeled", position) and on nothing else."""
+    """Hash the parts, for example (cfg.SEED, "labeled", position), to a 31-bit seed."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & 0x7FFFFFFF
 
@@ -24,7 +24,7 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run the block with the CPU generators (`random`, NumPy, torch) seeded, then put their states back."""
+    """Run the block with the CPU generators (`random`, NumPy, torch) seeded, then restore their states."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""timm's ViTs with images of any size, and the files of weights they come in."""
+"""timm's ViTs for images of any size, and their weights."""
 
 import sys
 
@@ -6,14 +6,14 @@ from torch import nn
 
 
 def build_timm_vit(name: str, pretrained: bool = False) -> nn.Module:
-    """A ViT of timm without a classifier.
+    """Build a timm ViT without a classifier.
 
     Args:
         name: for example "vit_small_patch14_dinov2" or "vit_small_plus_patch16_dinov3".
-        pretrained: let timm fetch its weights.
+        pretrained: whether timm downloads the weights.
 
     Raises:
-        ValueError: timm has no such model, or it is no ViT with images of any size.
+        ValueError: timm has no such model, or it is not a ViT for images of any size.
     """
     import timm
 
@@ -29,16 +29,17 @@ def build_timm_vit(name: str, pretrained: bool = False) -> nn.Module:
 
 
 def load_strictly(model: nn.Module, state: dict, name: str, path: str, prefix: str = "") -> None:
-    """Load a state dict in timm's layout, or in Meta's of DINOv2 and DINOv3, every tensor of it.
+    """Load every tensor of a state dict in timm's layout, or in Meta's layout of DINOv2 and DINOv3.
 
     Args:
-        model: what `build_timm_vit` gave, or another model.
-        state: content of the file; the usual wrappers around a state dict are taken off.
-        name: of the model; path: of the file; both for the message.
-        prefix: of the model's weights in a file that holds more; "" for none.
+        model: a ViT of `build_timm_vit`, or another model.
+        state: content of the file; the wrappers "model", "state_dict" and "teacher" are removed.
+        name: name of the model, for the message.
+        path: path of the file, for the message.
+        prefix: prefix of the model's weights in a file that holds more networks; "" for none.
 
     Raises:
-        ValueError: one sentence when the weights are not this model's.
+        ValueError: tensors are missing, unknown or of another shape.
     """
     for wrapper in ("model", "state_dict", "teacher"):
         state = state.get(wrapper, state) if isinstance(state, dict) else {}
@@ -46,9 +47,10 @@ def load_strictly(model: nn.Module, state: dict, name: str, path: str, prefix: s
         state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)} or state
     elif "mask_token" in state or "storage_tokens" in state:
         state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
-    wanted = model.state_dict()
-    missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
-    reshaped = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    expected = model.state_dict()
+    missing = expected.keys() - state.keys()
+    unexpected = state.keys() - expected.keys()
+    reshaped = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     if missing or unexpected or reshaped:
         raise ValueError(
             f"'{path}' does not hold the weights of {name}: {len(missing)} tensors are missing, {len(unexpected)} are "
