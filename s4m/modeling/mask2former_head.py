@@ -155,7 +155,8 @@ def _check_report(folder: str, report: dict) -> None:
     """Raise a ValueError if the folder lacks needed weights, or has weights whose shapes differ beyond the classes."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NOT_IN_FILES))
     if missing:
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, such as '{missing[0]}'.")
+        lack = f"{len(missing)} weights, such as '{missing[0]}'"
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {lack}.")
     reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_SHAPED_BY_CLASSES))
     if reshaped:
         raise ValueError(
