@@ -129,10 +129,11 @@ def peak_bytes(way: Way, memory: str = "torch", device: str = "cpu") -> int:
     gc.collect()
     if memory == "python":
         tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
         way()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        return peak
+        return peak - before
     if torch.device(device).type == "cpu":
         return _cpu_tensor_peak(way)
     torch.cuda.synchronize(device)
