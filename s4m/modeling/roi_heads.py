@@ -1,9 +1,9 @@
-"""Mask R-CNN parts that learn from pseudo-labels: weights per instance, ignored regions, soft masks.
+"""ROI heads that learn from pseudo-labels with weights per instance, ignored regions and soft masks.
 
 Ground truth and pseudo-labels are `Instances` in the frame of the network's input image with `gt_boxes`, `gt_classes`
-(-1 marks an ignored region) and `gt_masks`; `gt_weights` (N,) and `gt_soft_masks` (N, H, W) in [0, 1] are optional, and
-so are `gt_teacher_masks` and `gt_sam_masks` (N, H, W) in [0, 1] with `gt_refined` (N,) bool, which the boundary-aware
-consistency needs (`s4m.losses.boundary_consistency`). Without the optional fields all losses equal Detectron2's own.
+(-1 marks an ignored region) and `gt_masks`. Optional fields are `gt_weights` (N,), `gt_soft_masks` (N, H, W) in [0, 1]
+and, for the boundary-aware consistency, `gt_teacher_masks`, `gt_sam_masks` (N, H, W) in [0, 1] and `gt_refined` (N,)
+bool. Without the optional fields all losses equal Detectron2's own.
 """
 
 import math
@@ -23,11 +23,12 @@ from s4m.losses.weighted import box_losses, global_count
 from s4m.modeling.ignored import inside_ignored, outside_ignored, split_ignored
 from s4m.pseudo_labels.masks import truth_masks
 
-_MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")  # too large to go along with every proposal
+# These fields are too large to be copied to every proposal.
+_MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")
 
 
 def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
-    """(R,) weight per sampled proposal: the instance's on foreground, 1 on background, 0 on ignored ones."""
+    """Return the weight (R,) of each proposal: the instance's on foreground, 1 on background, 0 on ignored ones."""
     weights = []
     for p in proposals:
         weight = torch.ones(len(p), device=device)
@@ -41,16 +42,13 @@ def _instance_weights(proposals: list[Instances], num_classes: int, device: torc
 def box_head_losses(
     predictor: FastRCNNOutputLayers, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
 ) -> dict[str, torch.Tensor]:
-    """The two losses of a box head, weighted for each proposal and divided by the count over all processes.
+    """Return `loss_cls` and `loss_box_reg`, weighted for each proposal and divided by the count over all processes.
 
     Args:
-        predictor: its classes, its kind of box regression and its loss weights are read.
+        predictor: the box predictor, which holds the classes, the type of box regression and the loss weights.
         predictions: scores (R, K+1) and deltas (R, 4K) or (R, 4).
-        proposals: sampled proposals with `proposal_boxes`, `gt_classes` (-1 ignored), and, where an image has labels,
-            `gt_boxes` and `gt_weights`.
-
-    Returns:
-        `loss_cls`, a weighted cross entropy, and `loss_box_reg`.
+        proposals: sampled proposals with `proposal_boxes`, `gt_classes` (-1 is ignored), and, where an image has
+            labels, `gt_boxes` and `gt_weights`.
     """
     scores, deltas = predictions
     classes = cat([p.gt_classes for p in proposals], dim=0)
@@ -72,7 +70,6 @@ def _box_loss(
     classes: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """The weighted sum of the box regression of foreground proposals."""
     boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
     targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
     index = torch.nonzero((classes >= 0) & (classes < predictor.num_classes)).flatten()
@@ -84,22 +81,20 @@ def _box_loss(
 
 
 def _to_single_precision(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-    """A forward hook: under autocast a float16 sigmoid would round all logits above 8.3 to 1."""
+    """Serve as a forward hook: under autocast a float16 sigmoid would round all logits above 8.3 to 1."""
     return output.float()
 
 
 def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Tensor:
-    """Targets of the mask head for the proposals of one image.
+    """Return the mask head's targets (R, side, side) for one image: 0 or 1, or soft where it has `gt_soft_masks`.
 
     Args:
         proposals: R foreground proposals with `proposal_boxes` and `gt_index` (R,) into `labels`.
         labels: the image's instances with `gt_masks` (BitMasks or PolygonMasks) or `gt_soft_masks` (N, H, W) in [0, 1].
-        side: target side in cells.
-
-    Returns:
-        (R, side, side) float: 0 or 1, or the soft probability where the image has `gt_soft_masks`.
+        side: number of cells on each side of a target.
     """
-    boxes, index = proposals.proposal_boxes.tensor, proposals.gt_index
+    boxes = proposals.proposal_boxes.tensor
+    index = proposals.gt_index
     soft = labels.has("gt_soft_masks")
     if not soft and isinstance(labels.gt_masks, PolygonMasks):
         return labels.gt_masks[index].crop_and_resize(boxes, side).float()
@@ -109,13 +104,13 @@ def mask_targets(proposals: Instances, labels: Instances, side: int) -> torch.Te
 
 
 def _align(maps: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, side: int) -> torch.Tensor:
-    """Maps (N, C, H, W) of an image -> (R, C, side, side) float: in each of R boxes (R, 4) the maps of its index."""
+    """Crop the map of `index` (R,) among (N, C, H, W) to each of the boxes (R, 4): (R, C, side, side) float."""
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
     return ROIAlign((side, side), 1.0, 0, aligned=True)(maps.to(boxes), rois)
 
 
 def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> torch.Tensor:
-    """`outside_ignored` of the mask targets (R, side, side) of an image's R proposals."""
+    """Apply `outside_ignored` to the mask targets (R, side, side) of an image's R proposals."""
     ignored = labels.gt_classes < 0
     if not ignored.any():
         return torch.ones_like(targets, dtype=torch.bool)
@@ -126,7 +121,7 @@ def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> 
 
 
 def _grown(proposals: Instances, cells: int, side: int) -> Instances:
-    """Foreground proposals with boxes that are larger by `cells` of their `side` cells on each side."""
+    """Enlarge the boxes of foreground proposals by `cells` of their `side` cells on each side."""
     boxes = proposals.proposal_boxes.tensor
     margin = (boxes[:, 2:] - boxes[:, :2]) * (cells / side)
     larger = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
@@ -143,15 +138,15 @@ class PseudoLabelROIHeads(StandardROIHeads):
     def __init__(self, *, boundary: BoundaryConsistency | None = None, **kwargs):
         """
         Args:
-            boundary: a loss of the mask head on targets that have its fields; None: there is none.
-            kwargs: StandardROIHeads' arguments.
+            boundary: an additional loss of the mask head on targets that have its fields, or None.
+            kwargs: arguments of StandardROIHeads.
         """
         super().__init__(**kwargs)
         self.boundary = boundary
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """StandardROIHeads' arguments and `S4M.BOUNDARY`."""
+        """Read StandardROIHeads' arguments and `S4M.BOUNDARY`."""
         return {**super().from_config(cfg, input_shape), "boundary": BoundaryConsistency.read(cfg)}
 
     @classmethod
@@ -176,7 +171,7 @@ class PseudoLabelROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
-        """As Detectron2's; `targets` may hold `gt_weights`, `gt_soft_masks` and ignored regions."""
+        """Run as Detectron2's; `targets` may hold `gt_weights`, `gt_soft_masks` and ignored regions."""
         if not self.training:
             return super().forward(images, features, proposals, targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
@@ -188,20 +183,20 @@ class PseudoLabelROIHeads(StandardROIHeads):
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """As Detectron2's, but masks are named by `gt_index`, and background inside ignored regions gets class -1."""
-        slim = []
+        """Sample as Detectron2 does; masks get an index `gt_index`, and background in ignored regions gets class -1."""
+        without_maps = []
         for image in targets:
             fields = {k: v for k, v in image.get_fields().items() if k not in _MAPS}
             index = torch.arange(len(image), device=image.gt_classes.device)
-            slim.append(split_ignored(Instances(image.image_size, **fields, gt_index=index))[0])
-        sampled = super().label_and_sample_proposals(proposals, slim)
+            without_maps.append(split_ignored(Instances(image.image_size, **fields, gt_index=index))[0])
+        sampled = super().label_and_sample_proposals(proposals, without_maps)
         for p, image in zip(sampled, targets, strict=True):
             background = p.gt_classes == self.num_classes
             p.gt_classes[background & inside_ignored(p.proposal_boxes, split_ignored(image)[1])] = -1
         return sampled
 
     def _box_losses(self, features: dict[str, torch.Tensor], proposals: list[Instances]) -> dict[str, torch.Tensor]:
-        """`box_head_losses`, which need not be those of the predictor itself; else as Detectron2's `_forward_box`."""
+        """Run Detectron2's `_forward_box` with `box_head_losses` in place of the predictor's own losses."""
         levels = [features[name] for name in self.box_in_features]
         pooled = self.box_pooler(levels, [p.proposal_boxes for p in proposals])
         predictions = self.box_predictor(self.box_head(pooled))
@@ -216,10 +211,10 @@ class PseudoLabelROIHeads(StandardROIHeads):
     def _mask_losses(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, torch.Tensor]:
-        """Binary cross entropy, the mean over an instance's cells, weighted, over the count of all processes.
+        """Return the weighted binary cross entropy, averaged over each instance's cells and over all processes.
 
-        Cells of ignored regions that are not the instance's own do not count. `loss_boundary` stands beside it where it
-        is wanted and the targets have its fields.
+        Cells of ignored regions count only if they are the instance's own. `loss_boundary` joins `loss_mask` where the
+        heads have this loss and the targets have its fields.
         """
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         levels = [features[name] for name in self.mask_in_features]
@@ -236,17 +231,17 @@ class PseudoLabelROIHeads(StandardROIHeads):
         column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
         chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
         entropy = F.binary_cross_entropy_with_logits(chosen, cat(mask_goals, dim=0), reduction="none")
-        each = {"loss_mask": (entropy * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)}
+        losses = {"loss_mask": (entropy * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)}
         if with_boundary:
-            each["loss_boundary"] = self._boundary_losses(chosen, valid, pairs)
-        return {key: (weights * loss).sum() / count * self.mask_head.loss_weight for key, loss in each.items()}
+            losses["loss_boundary"] = self._boundary_losses(chosen, valid, pairs)
+        return {key: (weights * loss).sum() / count * self.mask_head.loss_weight for key, loss in losses.items()}
 
     def _boundary_losses(
         self, logits: torch.Tensor, valid: torch.Tensor, pairs: list[tuple[Instances, Instances]]
     ) -> torch.Tensor:
-        """The boundary-aware consistency (R,) of the chosen logits (R, side, side), of which valid cells count.
+        """Return the boundary-aware consistency (R,) of logits (R, side, side), of which `valid` cells count.
 
-        Objects often end where their box does: targets are seen with a margin as wide as the band.
+        Objects often end where their box does, so the targets get a margin as wide as the band.
         """
         side = logits.shape[-1]
         margin = math.ceil(self.boundary.width * side)

@@ -21,19 +21,19 @@ from s4m.modeling.switches import log_idle_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
-from s4m.pseudo_labels.strong_augmentation import strong_augment, strong_options
+from s4m.pseudo_labels.strong_augmentation import strong_augment
 from s4m.sam import PromptableSegmenter, build_segmenter
 
-_LOGGED_BATCHES = 20  # batches that a logged rate covers: the period of Detectron2's writers
+_LOGGED_BATCHES = 20  # A logged rate covers this many batches, which is the period of Detectron2's writers.
 
 
 @META_ARCH_REGISTRY.register()
 class TeacherStudent(nn.Module):
     """A student that learns from labels, from SAM's structure and from the pseudo-labels of its own moving average.
 
-    Training takes `{"labeled": [...], "unlabeled": [...]}` (a plain list counts as labelled) of Detectron2's
-    dictionaries and returns a dictionary of losses. In eval mode it is the network that `S4M.TEST.NETWORK` names. The
-    teacher exists when there are unlabelled data sets. The frozen segmenter is no submodule: it is in no checkpoint,
+    Training takes `{"labeled": [...], "unlabeled": [...]}` (a plain list counts as labeled) of Detectron2's
+    dictionaries and returns a dictionary of losses. In eval mode the network that `S4M.TEST.NETWORK` names answers. The
+    teacher exists when there are unlabeled data sets. The frozen segmenter is no submodule: it is in no checkpoint,
     optimizer or DDP bucket.
     """
 
@@ -55,29 +55,29 @@ class TeacherStudent(nn.Module):
         Args:
             student: the network that learns.
             teacher: another instance of it, or None for supervised training.
-            labeler: turns the teacher's predictions into targets; needed with a teacher.
+            labeler: it turns the teacher's predictions into targets; a teacher needs it.
             structure: the loss of structural distillation, or None.
-            make_segmenter: builds SAM at its first use; None where nothing needs it.
+            make_segmenter: a function that builds SAM, called at its first use; None where nothing needs SAM.
             unsup_weight: weight of the losses on pseudo-labels.
             evaluate: "student" or "teacher", the network that answers in eval mode.
-            strong_labeled: arguments of `strong_augment` for labelled images; None: they are seen as they are.
-            teacher_weights: the file that `s4m.engine.weights.load_teacher` reads; training does not begin before.
+            strong_labeled: arguments of `strong_augment` for labeled images; None leaves these images as they are.
+            teacher_weights: file that `s4m.engine.weights.load_teacher` must read before training begins.
         """
         super().__init__()
         self.student = student
         self.teacher = teacher
         self.labeler = labeler
-        self.calibration = None if labeler is None else labeler.calibration  # a part of this: its state is saved
+        self.calibration = None if labeler is None else labeler.calibration  # As a submodule it is saved.
         self.structure = structure
         self._make_segmenter = make_segmenter
         self._segmenter: PromptableSegmenter | None = None
         self.unsup_weight = unsup_weight
         self.evaluate = evaluate
         self.strong_labeled = strong_labeled
-        self.awaited_teacher = "" if teacher is None else teacher_weights  # until it is loaded
-        self.last_record: PseudoLabelRecord | None = None  # of the latest training step, for whoever logs
+        self.awaited_teacher = "" if teacher is None else teacher_weights  # It is empty once they are loaded.
+        self.last_record: PseudoLabelRecord | None = None  # It is of the latest training step.
         self._match_counts: deque[torch.Tensor] = deque(maxlen=_LOGGED_BATCHES)
-        self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM looks at the augmented views
+        self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM sees the augmented views.
         if teacher is not None:
             teacher.requires_grad_(False).eval()
             self.reset_teacher()
@@ -87,9 +87,10 @@ class TeacherStudent(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read DATASETS.UNLABELED, MODEL.DEVICE and everything under S4M."""
         semi = len(cfg.DATASETS.UNLABELED) > 0
-        if cfg.S4M.TEST.NETWORK not in ("student", "teacher"):
-            raise ValueError(f"S4M.TEST.NETWORK must be student or teacher, not '{cfg.S4M.TEST.NETWORK}'.")
-        if cfg.S4M.TEST.NETWORK == "teacher" and not semi:
+        network = cfg.S4M.TEST.NETWORK
+        if network not in ("student", "teacher"):
+            raise ValueError(f"S4M.TEST.NETWORK must be student or teacher, not '{network}'.")
+        if network == "teacher" and not semi:
             raise ValueError("S4M.TEST.NETWORK is teacher, but without DATASETS.UNLABELED there is no teacher.")
         needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)
         if needs_sam and not cfg.S4M.SAM.NAME:
@@ -102,7 +103,6 @@ class TeacherStudent(nn.Module):
         make_segmenter = partial(
             build_segmenter, sam.NAME, sam.CHECKPOINT, cfg.MODEL.DEVICE, sam.DECODE_CHUNK, sam.ENCODE_BATCH
         )
-        labeled_options = {**strong_options(cfg), "bgr": cfg.INPUT.FORMAT == "BGR"}
         return {
             "student": build(cfg),
             "teacher": build(cfg) if semi else None,
@@ -110,14 +110,14 @@ class TeacherStudent(nn.Module):
             "structure": StructuralDistillation(cfg) if cfg.S4M.SD.ENABLED else None,
             "make_segmenter": make_segmenter if needs_sam else None,
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
-            "evaluate": cfg.S4M.TEST.NETWORK,
-            "strong_labeled": labeled_options if cfg.S4M.STRONG.LABELED else None,
+            "evaluate": network,
+            "strong_labeled": {"bgr": cfg.INPUT.FORMAT == "BGR"} if cfg.S4M.STRONG.LABELED else None,
             "teacher_weights": cfg.S4M.TEACHER.WEIGHTS,
         }
 
     @property
     def device(self) -> torch.device:
-        """Device of the student."""
+        """The device of the student."""
         return next(self.student.parameters()).device
 
     @property
@@ -139,13 +139,17 @@ class TeacherStudent(nn.Module):
         update_ema(self.teacher, self.student, decay=0.0)
 
     def forward(self, batch: dict[str, list[dict]] | list[dict]) -> dict[str, torch.Tensor] | list[dict]:
-        """Losses in training, Detectron2's outputs in eval mode."""
+        """Return losses in training and Detectron2's outputs in eval mode."""
         if not self.training:
             return (self.teacher if self.evaluate == "teacher" else self.student)(batch)
         labeled, unlabeled = (batch, []) if isinstance(batch, list) else (batch["labeled"], batch["unlabeled"])
         losses = self._learn_from_labels(labeled) if labeled else {}
         if unlabeled and self.teacher is not None:
-            self._check_teacher()
+            if self.awaited_teacher:
+                raise RuntimeError(
+                    f"The teacher of S4M.TEACHER.WEIGHTS '{self.awaited_teacher}' was never loaded: call "
+                    "s4m.engine.weights.load_teacher after MODEL.WEIGHTS are loaded, as S4MTrainer does."
+                )
             if self.calibration is not None and labeled and self.calibration.due():
                 self.calibrate(labeled)
             losses.update(self._learn_from_teacher(unlabeled))
@@ -153,8 +157,8 @@ class TeacherStudent(nn.Module):
         return losses
 
     def _learn_from_labels(self, labeled: list[dict]) -> dict[str, torch.Tensor]:
-        seen = labeled if self.strong_labeled is None else [self._strong(entry) for entry in labeled]
-        losses, features, padded_size = self.student.losses_and_features(seen)
+        views = labeled if self.strong_labeled is None else [self._strong(entry) for entry in labeled]
+        losses, features, padded_size = self.student.losses_and_features(views)
         if self.structure is not None:
             losses["loss_structure"] = self.structure(labeled, features, padded_size, self.segmenter)
         return losses
@@ -164,7 +168,7 @@ class TeacherStudent(nn.Module):
         return {**entry, "image": strong_augment(entry["image"], generator=generator, **self.strong_labeled)}
 
     def _learn_from_teacher(self, unlabeled: list[dict]) -> dict[str, torch.Tensor]:
-        self.last_record = None  # else the masks of two batches would be held
+        self.last_record = None  # Otherwise the masks of two batches would be in memory.
         targets, self.last_record = self.pseudo_label(unlabeled)
         if has_event_storage():
             get_event_storage().put_scalars(**self.last_record.scalars())
@@ -175,51 +179,44 @@ class TeacherStudent(nn.Module):
         return {f"{key}_pseudo": self.unsup_weight * value for key, value in losses.items()}
 
     def _log_matching(self, record: PseudoLabelRecord) -> None:
-        """Rates over the last batches: rare outcomes would not be seen in the writers' medians of single batches."""
+        """Log rates over the last batches; the writers' medians over single batches would hide rare outcomes."""
         counts = match_counts(record.images)
         if counts is not None:
             self._match_counts.append(counts)
-            rates = match_rates(torch.stack([*self._match_counts]).sum(dim=0), "pseudo_labels/match/")
+            rates = match_rates(torch.stack(list(self._match_counts)).sum(dim=0), "pseudo_labels/match/")
             get_event_storage().put_scalars(**rates, smoothing_hint=False)
 
     @torch.no_grad()
     def pseudo_label(self, weak: list[dict]) -> tuple[list[dict], PseudoLabelRecord]:
-        """The teacher's predictions on the weak views, selected, refined by SAM, mixed and strongly augmented.
+        """Turn weak views into training dictionaries for the student, and record what became of the pseudo-labels.
+
+        The teacher's predictions are selected, refined by SAM, mixed and strongly augmented.
 
         Args:
-            weak: dictionaries of the unlabelled mapper.
-
-        Returns:
-            training dictionaries for the student, and what happened to the pseudo-labels.
+            weak: dictionaries of the unlabeled mapper.
         """
-        predictions, source = self._ask_teacher(weak)
+        predictions, source = self._predict_as_teacher(weak)
         if self.training and self.calibration is not None:
             self.calibration.observe(predictions)
         return self.labeler(weak, predictions, self.segmenter, source)
 
     @torch.no_grad()
     def calibrate(self, labeled: list[dict]) -> None:
-        """Fit the confidence of pseudo-labels to what those of labelled images are worth.
+        """Fit the confidence of pseudo-labels to the IoU that pseudo-labels of labeled images reach.
 
         Args:
-            labeled: dictionaries of the labelled mapper, with `crowds` where there are any.
+            labeled: dictionaries of the labeled mapper, with `crowds` where there are any.
         """
         weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in labeled]
-        predictions, source = self._ask_teacher(weak)
+        predictions, source = self._predict_as_teacher(weak)
         labels = self.labeler.refined(weak, predictions, self.segmenter, source)
-        truths, crowds = [entry["instances"] for entry in labeled], [entry.get("crowds") for entry in labeled]
+        truths = [entry["instances"] for entry in labeled]
+        crowds = [entry.get("crowds") for entry in labeled]
         self.calibration.learn(labels, truths, crowds)
 
-    def _ask_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
+    def _predict_as_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
         predictions = self.teacher.predict(weak, self.labeler.min_score)
         return predictions, None if self.sam_source is None else self.sam_source(weak)
-
-    def _check_teacher(self) -> None:
-        if self.awaited_teacher:
-            raise RuntimeError(
-                f"The teacher of S4M.TEACHER.WEIGHTS '{self.awaited_teacher}' was never loaded: call "
-                "s4m.engine.weights.load_teacher after MODEL.WEIGHTS are loaded, as S4MTrainer does."
-            )
 
     @staticmethod
     def _before_load(model: "TeacherStudent", state: dict, prefix: str, *_) -> None:

@@ -13,8 +13,9 @@ from d2kit.rng import seeded
 from d2kit.vit import build_timm_vit, load_strictly
 from s4m.modeling.normalization import require_imagenet_rgb
 
-RANDOM = "random"  # a checkpoint's name: untrained weights from a fixed seed
-_SCALES = {16: (4.0, 2.0, 1.0, 0.5), 8: (2.0, 1.0, 0.5)}  # of the token map, for the maps of strides 4, 8, ...
+RANDOM = "random"  # A checkpoint of this name stands for untrained weights from a fixed seed.
+# For each stride of the token map: the factors by which the pyramid scales it to the strides 4, 8, ...
+_SCALES = {16: (4.0, 2.0, 1.0, 0.5), 8: (2.0, 1.0, 0.5)}
 
 
 class ViTTokens(nn.Module):
@@ -27,29 +28,30 @@ class ViTTokens(nn.Module):
     def __init__(self, model: nn.Module, layer: int):
         """
         Args:
-            model: of `build_timm_vit`; changed.
-            layer: block whose output is taken, counted from 0, or from the end if negative.
+            model: a network from `build_timm_vit`, which this module changes.
+            layer: index of the block whose output is taken, counted from 0, or from the end if negative.
         """
         super().__init__()
         depth = len(model.blocks)
         if not -depth <= layer < depth:
             raise ValueError(f"MODEL.VIT.LAYER is {layer}, but the network has {depth} blocks.")
         model.prune_intermediate_layers([layer % depth], prune_norm=True, prune_head=True)
-        self.model, self._native_grid = model, tuple(model.patch_embed.grid_size)
+        self.model = model
+        self._native_grid = tuple(model.patch_embed.grid_size)
         self._prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         self.pos_embed = model.pos_embed
         if self.pos_embed is not None:
-            del model.pos_embed  # a parameter is not assigned to; the resampled one stands in its place while it runs
+            del model.pos_embed  # The resampled embedding takes the place of this parameter in each forward pass.
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h * patch, w * patch) normalised images -> (B, C, h, w) tokens, each of mean 0 and variance 1."""
+        """Turn normalized images (B, 3, h * patch, w * patch) into tokens (B, C, h, w) of mean 0 and variance 1."""
         model = self.model
         grid = tuple(side // patch for side, patch in zip(images.shape[-2:], model.patch_embed.patch_size, strict=True))
         if self.pos_embed is not None:
             from timm.layers import resample_abs_pos_embed
 
             model.patch_embed.grid_size = grid
-            # past nn.Module's registration: at the native grid this is the parameter itself
+            # Assignment through __dict__ avoids a registration: at the native grid this is the parameter itself.
             model.__dict__["pos_embed"] = resample_abs_pos_embed(
                 self.pos_embed, list(grid), list(self._native_grid), self._prefix, antialias=False
             )
@@ -58,12 +60,12 @@ class ViTTokens(nn.Module):
         finally:
             if self.pos_embed is not None:
                 model.__dict__["pos_embed"] = None
-        # whatever block they come from, the pyramid gets them at one scale
+        # The pyramid gets tokens of one scale, whatever block they come from.
         return F.layer_norm(tokens.permute(0, 2, 3, 1), tokens.shape[1:2]).permute(0, 3, 1, 2)
 
 
 class ViTBackbone(Backbone):
-    """Tokens of a ViT as one map, `tokens`, of a stride that is a power of two.
+    """A ViT whose tokens form one map, `tokens`, of a stride that is a power of two.
 
     The image is resized by patch size / stride, so that a patch of 14 pixels stands for `stride` pixels of the input.
     A frozen ViT is no submodule: it is in no checkpoint, optimizer or DDP bucket, and always in eval mode.
@@ -72,16 +74,18 @@ class ViTBackbone(Backbone):
     def __init__(self, network: ViTTokens, *, stride: int, frozen: bool):
         """
         Args:
-            network: gives the tokens.
-            stride: pixels of the input that a token stands for; the input's sides are multiples of it.
-            frozen: the ViT does not train.
+            network: the ViT.
+            stride: number of input pixels that a token stands for; the input's sides are multiples of it.
+            frozen: whether the ViT stays untrained.
         """
         super().__init__()
-        self.stride, self.frozen = stride, frozen
-        self.patch, self.depth = network.model.patch_embed.patch_size[0], len(network.model.blocks)
+        self.stride = stride
+        self.frozen = frozen
+        self.patch = network.model.patch_embed.patch_size[0]
+        self.depth = len(network.model.blocks)
         if frozen:
             network.eval().requires_grad_(False)
-            object.__setattr__(self, "network", network)  # past nn.Module's registration
+            object.__setattr__(self, "network", network)  # It does not become a submodule.
         else:
             self.network = network
         self._out_features = ["tokens"]
@@ -90,17 +94,17 @@ class ViTBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Of the input's sides."""
+        """The sides of the input are multiples of this number."""
         return self.stride
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, H, W), RGB with ImageNet's mean and deviation, -> {"tokens": (B, C, H / stride, W / stride)}.
+        """Turn (B, 3, H, W), RGB normalized by ImageNet's statistics, into {"tokens": (B, C, H / stride, W / stride)}.
 
         Raises:
             ValueError: a side is no multiple of the stride.
         """
         if any(side % self.stride for side in x.shape[-2:]):
-            raise ValueError(f"images of {tuple(x.shape[-2:])} pixels: sides must be multiples of {self.stride}")
+            raise ValueError(f"The sides of images must be multiples of {self.stride}, not {tuple(x.shape[-2:])} pixels.")
         size = [side // self.stride * self.patch for side in x.shape[-2:]]
         if size != list(x.shape[-2:]):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -116,12 +120,12 @@ class ViTFeaturePyramid(SimpleFeaturePyramid):
 
     @property
     def size_divisibility(self) -> int:
-        """Of the input's sides: the largest stride but the pooled level's."""
+        """The sides of the input are multiples of the largest stride except the pooled level's."""
         return self._size_divisibility
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """None besides; Detectron2's own names the divisibility by a key that nothing reads."""
+        """There are no further constraints; Detectron2's own property uses a key that nothing reads."""
         return {}
 
 
@@ -131,7 +135,7 @@ class TimmBackbone(Backbone):
     def __init__(self, model: nn.Module):
         """
         Args:
-            model: without classifier; its last four stages have the strides 4, 8, 16 and 32.
+            model: a network without classifier, whose last four stages have the strides 4, 8, 16 and 32.
         """
         super().__init__()
         stages = list(model.feature_info)[-4:]
@@ -146,20 +150,20 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Of the input's sides."""
+        """The sides of the input are multiples of this number."""
         return 32
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, H, W) -> {name: (B, C, H / stride, W / stride)}."""
+        """Turn (B, 3, H, W) into {name: (B, C, H / stride, W / stride)}."""
         maps = self.bottom_up.forward_intermediates(x, indices=4, intermediates_only=True, output_fmt="NCHW")
         return dict(zip(self._out_features, maps, strict=True))
 
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTFeaturePyramid:
-    """A timm ViT with Detectron2's simple feature pyramid, as MODEL.VIT says: p2, p3, ... and a pooled last level.
+    """Build the timm ViT of MODEL.VIT with Detectron2's simple feature pyramid and a pooled last level.
 
-    With MODEL.VIT.STRIDE 16 the maps are p2 to p6, with 8 they are p2 to p5.
+    With MODEL.VIT.STRIDE 16 the maps are p2 to p6; with 8 they are p2 to p5.
 
     Raises:
         FileNotFoundError, ValueError: a key or the checkpoint is wrong.
@@ -173,14 +177,15 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTFeaturePyrami
     if node.CHECKPOINT != RANDOM:
         load_strictly(model, load_weights(node.CHECKPOINT, "MODEL.VIT.CHECKPOINT"), node.NAME, node.CHECKPOINT)
     network = ViTBackbone(ViTTokens(model, node.LAYER), stride=node.STRIDE, frozen=node.FROZEN)
-    scales, pool = _SCALES[node.STRIDE], LastLevelMaxPool()
+    scales = _SCALES[node.STRIDE]
+    pool = LastLevelMaxPool()
     pool.in_feature = f"p{len(scales) + 1}"
     return ViTFeaturePyramid(network, "tokens", node.OUT_CHANNELS, scales, top_block=pool)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The hierarchical timm network that MODEL.TIMM names, at any image size.
+    """Build the hierarchical timm network that MODEL.TIMM names, for any image size.
 
     Raises:
         FileNotFoundError, ValueError: a key or the checkpoint is wrong.
@@ -196,7 +201,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     model = timm.create_model(node.NAME, num_classes=0, **any_size)
     if node.CHECKPOINT:
         state = load_weights(node.CHECKPOINT, "MODEL.TIMM.CHECKPOINT")
-        state, classifier = state.get("model", state), f"{model.pretrained_cfg['classifier']}."
+        state = state.get("model", state)
+        classifier = f"{model.pretrained_cfg['classifier']}."
         state = {key: value for key, value in state.items() if not key.startswith(classifier)}
         load_strictly(model, state, node.NAME, node.CHECKPOINT)
     return TimmBackbone(model)
