@@ -199,7 +199,7 @@ def cityscapes_tree(tmp_path_factory) -> Path:
 def small_options(shapes):
     """Function (**more) -> the options KEY VALUE ... that make any configuration here small, on the shapes.
 
-    `semi` says whether there are unlabelled images; the keys of `more` have `__` for the point.
+    `semi` says whether there are unlabeled images; the keys of `more` have `__` for the point.
     """
 
     def make(*, semi: bool, **more) -> list:

@@ -22,7 +22,7 @@ def losses(folder):
     return {key for key in logged if key.startswith("loss_")}
 
 
-def test_the_example_trains_from_unlabelled_images(small_options, tmp_path, monkeypatch):
+def test_the_example_trains_from_unlabeled_images(small_options, tmp_path, monkeypatch):
     assert len(SCRIPT.read_text().splitlines()) < 45
     short = {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": ()}
     options = small_options(semi=True, S4M__TEACHER__EMA_DECAY=0.75, **short)

@@ -118,7 +118,7 @@ STAGES = {
         "S4M.ARP.SCALE": (0.8, 1.2),
     },
 }
-# Labelled and unlabelled images an iteration, and the burn-in.
+# Labeled and unlabeled images an iteration, and the burn-in.
 STUDENTS = {
     "coco/Mask2Former-R50": (12, 12, 25000),
     "coco/R50-FPN": (16, 16, 18750),

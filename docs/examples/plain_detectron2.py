@@ -1,4 +1,4 @@
-"""A plain Detectron2 training script that learns from unlabelled images, too, because it imports `s4m`."""
+"""A plain Detectron2 training script that learns from unlabeled images, too, because it imports `s4m`."""
 
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup

@@ -21,7 +21,7 @@ from istd import add_istd_config
 from istd.checkpoints import load_network, load_student
 from istd.data.images import read_infrared
 from istd.deploy.export import export_student
-from istd.deploy.quantize import quantise
+from istd.deploy.quantize import quantize
 from istd.deploy.runners import open_model, run_network
 from istd.deploy.score import compare_runners
 from istd.engine.data import load_datasets
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", help="json file for the scores")
 
 
-def quantise_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, scored: list[dict]) -> None:
+def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, scored: list[dict]) -> None:
     """Write the int8 form; it never sees an image that is scored."""
     source = next((path for path in args.output if path.endswith(".onnx")), None)
     if source is None:
@@ -53,7 +53,7 @@ def quantise_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, 
         raise ValueError(f"{min(both)} is both in --calibrate and in --evaluate: calibrate on training images alone.")
     step = max(1, len(records) // max(1, args.calibration_images))
     chosen = records[::step][: args.calibration_images]
-    quantise(source, args.int8, [read_infrared(record["file_name"], depth) for record in chosen])
+    quantize(source, args.int8, [read_infrared(record["file_name"], depth) for record in chosen])
     print(args.int8)
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         export_student(network, recipe, path)
         print(path)
     if args.int8:
-        quantise_student(args, cfg, recipe.depth, scored)
+        quantize_student(args, cfg, recipe.depth, scored)
     if not scored:
         return
     files = [*args.output, *([args.int8] if args.int8 else [])]

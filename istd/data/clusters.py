@@ -136,7 +136,7 @@ class ClusterModel:
 def fit_clusters(features: np.ndarray, *, num_clusters: int = 0, seed: int = 0) -> ClusterModel:
     """Cluster images by their statistics.
 
-    Drop features of variance < 1e-10 and the later of each pair with |correlation| >= 0.95; standardise; PCA to 90 %
+    Drop features of variance < 1e-10 and the later of each pair with |correlation| >= 0.95; standardize; PCA to 90 %
     of the variance (2 to 20 components); k-means. Then rank the features by their mutual information with the
     clusters and fit again on the first 32. Images that cannot be told apart share one cluster.
 

@@ -57,11 +57,11 @@ def _entropy(weights: np.ndarray) -> float:
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
     """Skewness and excess kurtosis; 0 for constant values."""
-    centred = values - values.mean()
-    std = centred.std()
+    centered = values - values.mean()
+    std = centered.std()
     if std < 1e-6:
         return 0.0, 0.0
-    z = centred / std
+    z = centered / std
     square = z * z
     return float((square * z).mean()), float((square * square).mean() - 3)
 
@@ -132,8 +132,8 @@ def _box_dimension(edges: np.ndarray) -> float:
 
 
 def _cooccurrence(byte: np.ndarray) -> dict[str, float]:
-    quantised = byte // (256 // GLCM_LEVELS)
-    matrix = graycomatrix(quantised, GLCM_DISTANCES, ANGLES, GLCM_LEVELS, symmetric=True, normed=True)
+    quantized = byte // (256 // GLCM_LEVELS)
+    matrix = graycomatrix(quantized, GLCM_DISTANCES, ANGLES, GLCM_LEVELS, symmetric=True, normed=True)
     features = {}
     for name in ("contrast", "homogeneity", "energy", "correlation"):
         for distance, row in zip(GLCM_DISTANCES, graycoprops(matrix, name), strict=True):
@@ -193,18 +193,18 @@ def _binary_patterns(byte: np.ndarray) -> dict[str, float]:
 
 def _gabor(grey: np.ndarray) -> dict[str, float]:
     features = {}
-    centred = grey - grey.mean()
+    centered = grey - grey.mean()
     for wavelength in (4.0, 8.0):
         for index, angle in enumerate(ANGLES):
             kernel = cv2.getGaborKernel((15, 15), wavelength / 2, angle, wavelength, 1.0, 0.0, cv2.CV_32F)
             kernel -= kernel.mean()
-            response = cv2.filter2D(centred, cv2.CV_32F, kernel / np.abs(kernel).sum())
+            response = cv2.filter2D(centered, cv2.CV_32F, kernel / np.abs(kernel).sum())
             features[f"gabor_{wavelength:.0f}_{index * 45}"] = np.log1p(float((response * response).mean()))
     return features
 
 
 def _natural_scene(grey: np.ndarray) -> dict[str, float]:
-    """Mean-subtracted, contrast-normalised (MSCN) values and products of neighbours."""
+    """Mean-subtracted, contrast-normalized (MSCN) values and products of neighbors."""
     mean = cv2.GaussianBlur(grey, (7, 7), 7 / 6)
     std = np.sqrt(np.maximum(cv2.GaussianBlur(grey * grey, (7, 7), 7 / 6) - mean * mean, 0))
     mscn = (grey - mean) / (std + 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 from istd.data.images import stretch
 from istd.evaluation.regions import find_regions
 
-BOX_COLOUR, MASK_COLOUR = (0, 220, 255), (0, 0, 255)  # BGR
+BOX_COLOR, MASK_COLOR = (0, 220, 255), (0, 0, 255)  # BGR
 MARGIN = 4  # pixels between a target and the box drawn around it, which would hide it
 COLUMNS = ("file", "frame", "x", "y", "x0", "y0", "x1", "y1", "area", "score")
 
@@ -72,11 +72,11 @@ def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: Sequence[Detect
     """
     picture = cv2.cvtColor(stretch(grey).astype(np.uint8), cv2.COLOR_GRAY2BGR)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, MASK_COLOUR, 1)
+    cv2.drawContours(picture, outlines, -1, MASK_COLOR, 1)
     for found in detections:
         x0, y0, x1, y1 = found.box
         corner, opposite = (x0 - MARGIN, y0 - MARGIN), (x1 + MARGIN - 1, y1 + MARGIN - 1)
-        cv2.rectangle(picture, corner, opposite, BOX_COLOUR, 1)
+        cv2.rectangle(picture, corner, opposite, BOX_COLOR, 1)
         label = (max(corner[0], 0), corner[1] - 3 if corner[1] > 12 else opposite[1] + 12)
-        cv2.putText(picture, f"{found.score:.2f}", label, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BOX_COLOUR, 1, cv2.LINE_AA)
+        cv2.putText(picture, f"{found.score:.2f}", label, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BOX_COLOR, 1, cv2.LINE_AA)
     return picture

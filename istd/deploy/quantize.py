@@ -1,4 +1,4 @@
-"""Static int8 quantisation of an exported ONNX file by ONNX Runtime."""
+"""Static int8 quantization of an exported ONNX file by ONNX Runtime."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ def first_and_last(proto) -> list[str]:
     return [node.name for node in convolutions if INPUT in node.input] + [node.name for node in convolutions[-1:]]
 
 
-def quantise(path: str | os.PathLike, output: str | os.PathLike, images: Sequence[np.ndarray]) -> None:
+def quantize(path: str | os.PathLike, output: str | os.PathLike, images: Sequence[np.ndarray]) -> None:
     """Write an int8 form of an ONNX file: weights by channel, activations by their range on calibration images.
 
     Input, output and metadata stay, so that it runs like the file it comes from.
@@ -35,12 +35,12 @@ def quantise(path: str | os.PathLike, output: str | os.PathLike, images: Sequenc
         ValueError: no image to calibrate by, or `path` is no exported network.
         ImportError: one sentence, when onnx or onnxruntime are not installed.
     """
-    onnx, quantisation = require_extra("onnx", "onnx"), require_extra("onnxruntime.quantization", "onnx")
+    onnx, quantization = require_extra("onnx", "onnx"), require_extra("onnxruntime.quantization", "onnx")
     if not len(images):
         raise ValueError(f"'{output}': there is no image to calibrate by.")
     runner = open_model(path)
 
-    class Reader(quantisation.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self):
             self.inputs = (prepare(runner.recipe, grey, runner.multiple) for grey in images)
 
@@ -50,17 +50,17 @@ def quantise(path: str | os.PathLike, output: str | os.PathLike, images: Sequenc
 
     with tempfile.TemporaryDirectory() as folder:
         ready, found = Path(folder, "ready.onnx"), Path(folder, "int8.onnx")
-        quantisation.quant_pre_process(os.fspath(path), os.fspath(ready), skip_symbolic_shape=True)
-        quantisation.quantize_static(
+        quantization.quant_pre_process(os.fspath(path), os.fspath(ready), skip_symbolic_shape=True)
+        quantization.quantize_static(
             ready,
             found,
             Reader(),
-            quant_format=quantisation.QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
             nodes_to_exclude=first_and_last(onnx.load(ready)),
             per_channel=True,
-            activation_type=quantisation.QuantType.QUInt8,
-            weight_type=quantisation.QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
         )
         proto = onnx.load(found)
     onnx.helper.set_model_props(proto, {METADATA: write_metadata(runner.recipe, runner.multiple)})

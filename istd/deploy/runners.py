@@ -26,7 +26,7 @@ OUTPUT = "probability"
 
 
 class Deployed(nn.Module):
-    """What an exported file computes: (B, channels, H, W) normalised -> (B, 1, H, W) target probability.
+    """What an exported file computes: (B, channels, H, W) normalized -> (B, 1, H, W) target probability.
 
     H and W are multiples of `multiple`: padding is up to who runs the file, see `istd.recipe.prepare`.
     """
@@ -62,7 +62,7 @@ class Runner:
     """A network ready to run.
 
     Attributes:
-        run: (B, channels, H, W) float32 on the CPU, normalised, sides multiples of `multiple` -> (B, 1, H, W) float32
+        run: (B, channels, H, W) float32 on the CPU, normalized, sides multiples of `multiple` -> (B, 1, H, W) float32
             target probability on the CPU.
         recipe: how it is fed.
         multiple: see `run`.

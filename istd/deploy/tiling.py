@@ -11,7 +11,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     Args:
         length: of the side, 1 or more.
         tile: length of a tile; a side that is no longer has one tile, of the side's length.
-        overlap: least overlap of neighbours, below `tile`.
+        overlap: least overlap of neighbors, below `tile`.
     """
     if length <= tile:
         return [0]
@@ -52,7 +52,7 @@ def predict_tiled(
         predict: (h, w) grey values, h and w at most `tile` -> (h, w) probability.
         image: (H, W).
         tile: side of a tile, pixels; 0 predicts the image in one piece.
-        overlap: least overlap of neighbouring tiles, pixels; 0 leaves seams.
+        overlap: least overlap of neighboring tiles, pixels; 0 leaves seams.
 
     Returns:
         (H, W) float32; every pixel is predicted. An image that fits into one tile is predicted in one piece.

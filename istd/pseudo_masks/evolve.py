@@ -17,7 +17,7 @@ def evolve_mask(
     *,
     points: Points | None = None,
     decay: float = 0.97,
-    neighbourhood: int = 33,
+    neighborhood: int = 33,
     core: int = 3,
     base: float = 0.5,
     gain: float = 0.5,
@@ -27,8 +27,8 @@ def evolve_mask(
     """One update of a soft pseudo-mask.
 
     For each 8-connected region of mask > `region_threshold`, with its centroid c rounded to a pixel and `area` in
-    pixels: peak = max of p in the `neighbourhood` around c; threshold = base * peak + gain * (peak - base * peak) *
-    area / (area_scale * H * W); the 8-connected parts of {p > threshold} inside the neighbourhood that share a pixel
+    pixels: peak = max of p in the `neighborhood` around c; threshold = base * peak + gain * (peak - base * peak) *
+    area / (area_scale * H * W); the 8-connected parts of {p > threshold} inside the neighborhood that share a pixel
     with the `core` around c are the new region. On the union of the new regions mask <- (mask + p) / 2, elsewhere
     mask <- decay * mask. Windows are cut at the image's border. From an area of 2 * area_scale * H * W on (with the
     published constants) the threshold is the peak itself, and there is no new region. LESPS is `decay=0.9`, or
@@ -40,7 +40,7 @@ def evolve_mask(
         points: [x, y] pixels that stay 1. None, as published: every pixel whose mask is exactly 1 stays 1, which
             includes the whole of a first mask; given: only these, so that a first mask can shrink as well as grow.
         decay: factor of the mask outside the new regions.
-        neighbourhood, core: side in pixels, odd; base, gain, area_scale: constants of the threshold.
+        neighborhood, core: side in pixels, odd; base, gain, area_scale: constants of the threshold.
 
     Returns: (H, W) float32, a new array.
 
@@ -49,7 +49,7 @@ def evolve_mask(
     """
     mask, probability = _as_pair(mask, probability)
     new, scale = mask * np.float32(decay), area_scale * mask.size
-    reach, inner = neighbourhood // 2, core // 2
+    reach, inner = neighborhood // 2, core // 2
     for x, y, area in _regions(mask, region_threshold):
         x0, y0 = max(0, x - reach), max(0, y - reach)
         window = (slice(y0, y + reach + 1), slice(x0, x + reach + 1))
@@ -76,7 +76,7 @@ def _parts_touching(above: np.ndarray, near: tuple[slice, slice]) -> np.ndarray:
 def _regions(mask: np.ndarray, threshold: float) -> list[tuple[int, int, int]]:
     """Centroid x, y (rounded) and area of each 8-connected region of mask > threshold."""
     binary = cv2.compare(mask, threshold, cv2.CMP_GT)
-    x, y, width, height = cv2.boundingRect(binary)  # labelling is what costs: only where there is something
+    x, y, width, height = cv2.boundingRect(binary)  # labeling is what costs: only where there is something
     if not width:
         return []
     part = binary[y : y + height, x : x + width]

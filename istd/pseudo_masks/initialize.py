@@ -37,7 +37,7 @@ def initialize_mask(
     Per point: a window of `window` pixels a side (x - window/2 up to, not including, x + window/2, cut at the image's
     border); the part of the image that lies above its 3x3 Gaussian blur (8-bit subtraction, negative values are 0,
     so that only what is brighter than its surrounding has edges); Canny; 3x3 closing; of the external contours the one
-    that holds the point (on the contour counts). Its area is OpenCV's contour area, which runs through the centres of
+    that holds the point (on the contour counts). Its area is OpenCV's contour area, which runs through the centers of
     the contour's pixels; up to `max_area` the filled contour joins the mask. The point's own pixel always does.
 
     `blur_sigma` 1.0 is what comes nearest to the published share of easy images on NUAA-SIRST's test set (0.61 where

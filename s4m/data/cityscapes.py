@@ -1,4 +1,4 @@
-"""Cityscapes' instances, read by Detectron2's loader, as a COCO-format json that the labelled fractions are made of."""
+"""Cityscapes' instances, read by Detectron2's loader, as a COCO-format json that the labeled fractions are made of."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The geometric recipe that labelled and unlabelled views share."""
+"""The geometric recipe that labeled and unlabeled views share."""
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -41,7 +41,7 @@ class CropAndPad(T.Augmentation):
 
 
 def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
-    """Augmentations of the weak view: flip, resize and crop as INPUT.* says, no change of colour.
+    """Augmentations of the weak view: flip, resize and crop as INPUT.* says, no change of color.
 
     With INPUT.LSJ.ENABLED: flip, large-scale jitter, a padded square crop (INPUT.CROP and INPUT.MIN_SIZE_TRAIN take no
     part). Otherwise Detectron2's order: crop if INPUT.CROP.ENABLED, resize of the shortest edge, flip; with

@@ -1,4 +1,4 @@
-"""Dataset dicts -> network inputs, for labelled images, unlabelled images and evaluation."""
+"""Dataset dicts -> network inputs, for labeled images, unlabeled images and evaluation."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ class _GeometryMapper:
 
 
 class LabeledMapper(_GeometryMapper):
-    """Image and ground truth of one labelled record, as Detectron2's DatasetMapper gives them, with bitmasks.
+    """Image and ground truth of one labeled record, as Detectron2's DatasetMapper gives them, with bitmasks.
 
     The result has `image` (3, H, W) uint8 in INPUT.FORMAT; `instances` with gt_boxes, gt_classes and gt_masks
     (BitMasks) in the frame of `image`; `transforms`, the TransformList from the un-augmented image; `source_size`
@@ -158,7 +158,7 @@ class LabeledMapper(_GeometryMapper):
 
 
 class UnlabeledMapper(_GeometryMapper):
-    """Weak view of one unlabelled record: the labelled stream's geometry, no annotation.
+    """Weak view of one unlabeled record: the labeled stream's geometry, no annotation.
 
     The result has `image` (3, H, W) uint8 in INPUT.FORMAT, `transforms`, `source_size`, `valid_size`, `file_name`,
     `image_id`, `height` and `width`, with the meaning they have in LabeledMapper.

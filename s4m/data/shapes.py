@@ -14,8 +14,8 @@ from d2kit.files import atomic_write, write_png
 from s4m.data.textures import TEXTURES, paint
 
 _SUBPIXEL_BITS = 4
-_MIN_COLOR_DISTANCE = 40.0  # grey levels between an object's mean colour and what it covers
-_MIN_CHANNEL_LEAD = 40.0  # grey levels between a tinted object's strongest colour channel and the others
+_MIN_COLOR_DISTANCE = 40.0  # grey levels between an object's mean color and what it covers
+_MIN_CHANNEL_LEAD = 40.0  # grey levels between a tinted object's strongest color channel and the others
 _PLACEMENT_TRIES = 12
 
 
@@ -80,7 +80,7 @@ class ShapesRecipe:
     backgrounds: tuple[str, ...] = ("checker", "noise", "gradient")
     surfaces: tuple[str, ...] = ("flat", "noise", "gradient", "stripes", "checker")
     objects: tuple[int, int] = (2, 6)  # least and most objects an image
-    tinted: float = 0.0  # share of objects whose strongest colour channel tells their class (its index modulo 3)
+    tinted: float = 0.0  # share of objects whose strongest color channel tells their class (its index modulo 3)
     radius: tuple[float, float] = (0.06, 0.22)  # of the circle of equal area
     min_inside: float = 0.6  # fraction of an object that lies within the image
     min_visible: float = 0.35  # fraction of an object's pixels in the image that later objects must leave
@@ -134,7 +134,7 @@ def _clutter(canvas: np.ndarray, recipe: ShapesRecipe, rng: np.random.Generator)
 
 
 def _object_color(below: np.ndarray, channel: int | None, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that stands out from the mean of the covered pixels (N, 3), one channel well above the rest."""
+    """A random color that stands out from the mean of the covered pixels (N, 3), one channel well above the rest."""
     ground = below.mean(axis=0)
     while True:
         color = rng.uniform(20, 235, 3)

@@ -1,4 +1,4 @@
-"""Nested labelled fractions of a COCO json, with the matching unlabelled sets."""
+"""Nested labeled fractions of a COCO json, with the matching unlabeled sets."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ def split_name(percent: float, fold: int, unlabeled: bool = False) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One labelled fraction and its unlabelled images, as COCO contents."""
+    """One labeled fraction and its unlabeled images, as COCO contents."""
 
     percent: float
     fold: int
@@ -85,7 +85,7 @@ def make_splits(
 ) -> list[Split]:
     """Random fractions of the images of a COCO content, nested: of one fold, the smaller lies in the larger.
 
-    Images that `write_tiles` cut out of one count as that one: they are labelled together, and the fractions are those
+    Images that `write_tiles` cut out of one count as that one: they are labeled together, and the fractions are those
     of the images that were cut.
 
     Args:

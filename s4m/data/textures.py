@@ -1,4 +1,4 @@
-"""Random two-colour textures for synthetic images."""
+"""Random two-color textures for synthetic images."""
 
 from collections.abc import Callable
 
@@ -81,13 +81,13 @@ TEXTURES: dict[str, Callable[[Size, np.random.Generator], np.ndarray]] = {
 
 
 def paint(name: str, size: Size, color: np.ndarray, contrast: float, rng: np.random.Generator) -> np.ndarray:
-    """An image of one texture that wavers between two colours around `color`.
+    """An image of one texture that wavers between two colors around `color`.
 
     Args:
         name: key of TEXTURES.
         size: (H, W).
-        color: (3,) mean of the two colours, 0 to 255.
-        contrast: distance of the two colours, in grey levels.
+        color: (3,) mean of the two colors, 0 to 255.
+        contrast: distance of the two colors, in grey levels.
 
     Returns:
         (H, W, 3) float32, not clipped.

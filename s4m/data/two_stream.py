@@ -1,4 +1,4 @@
-"""The labelled and the unlabelled stream of a training, side by side."""
+"""The labeled and the unlabeled stream of a training, side by side."""
 
 import itertools
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class TwoStreamLoader:
-    """Endless batches {"labeled": [...], "unlabeled": [...]}; the second list is empty without an unlabelled set."""
+    """Endless batches {"labeled": [...], "unlabeled": [...]}; the second list is empty without an unlabeled set."""
 
     def __init__(self, *, labeled: StreamLoader, unlabeled: StreamLoader | None = None) -> None:
         self.labeled = labeled
@@ -45,7 +45,7 @@ def _require_files(dicts: Sequence[dict], key: str) -> None:
 
 
 def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
-    """Dataset dicts of the labelled sets.
+    """Dataset dicts of the labeled sets.
 
     Args:
         names: registered names.
@@ -53,7 +53,7 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
 
     Raises:
         FileNotFoundError: an image is absent.
-        ValueError: no set is named, one has no annotations, their classes differ, or no object is labelled at all.
+        ValueError: no set is named, one has no annotations, their classes differ, or no object is labeled at all.
     """
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
@@ -68,9 +68,9 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
         raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes")
     objects = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
     if not any(objects):
-        raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labelled object")
+        raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labeled object")
     if filter_empty and not all(objects):
-        logger.info("%d of %d labelled images have no object and are left out", len(dicts) - sum(objects), len(dicts))
+        logger.info("%d of %d labeled images have no object and are left out", len(dicts) - sum(objects), len(dicts))
         dicts = list(itertools.compress(dicts, objects))
     _require_files(dicts, "DATASETS.TRAIN")
     if any(classes):
@@ -79,7 +79,7 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
 
 
 def load_unlabeled(names: Sequence[str]) -> list[dict]:
-    """Dataset dicts of the unlabelled sets, without the annotations that the sets may have.
+    """Dataset dicts of the unlabeled sets, without the annotations that the sets may have.
 
     Raises:
         FileNotFoundError: an image is absent.
@@ -97,15 +97,15 @@ def load_unlabeled(names: Sequence[str]) -> list[dict]:
 
 
 def warn_of_copies(labeled: Sequence[dict], unlabeled: Sequence[dict]) -> None:
-    """Warn once if unlabelled files hold labelled images under another name.
+    """Warn once if unlabeled files hold labeled images under another name.
 
-    Labelled images in the unlabelled set by their own path are as intended: that set may be the whole training set.
+    Labeled images in the unlabeled set by their own path are as intended: that set may be the whole training set.
     """
     ours = {d["file_name"] for d in labeled}
     copies = find_copies(ours, {d["file_name"] for d in unlabeled} - ours)
     if copies:
         logger.warning(
-            "%d unlabelled image(s) are labelled images under another name, for example '%s' is '%s'",
+            "%d unlabeled image(s) are labeled images under another name, for example '%s' is '%s'",
             len(copies),
             copies[0][1],
             copies[0][0],
@@ -138,8 +138,8 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
     """Build the training data from cfg.
 
     DATASETS.TRAIN and DATASETS.UNLABELED name the sets (see `resolve_datasets`), SOLVER.IMS_PER_BATCH and
-    S4M.UNLABELED_BATCH the images a batch over all processes, DATALOADER.SAMPLER_TRAIN the labelled sampler; the
-    unlabelled images are drawn uniformly. Order and augmentation follow SEED and the position in the stream alone;
+    S4M.UNLABELED_BATCH the images a batch over all processes, DATALOADER.SAMPLER_TRAIN the labeled sampler; the
+    unlabeled images are drawn uniformly. Order and augmentation follow SEED and the position in the stream alone;
     with SEED < 0 a seed is drawn and logged. DATALOADER.ASPECT_RATIO_GROUPING takes no part.
 
     Raises:

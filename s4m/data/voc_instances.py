@@ -218,7 +218,7 @@ def prepare_voc(
 
     Raises:
         FileNotFoundError: a list, an image or an annotation is absent.
-        ValueError: a training or unlabelled list shares an image with the validation list, or what the readers say.
+        ValueError: a training or unlabeled list shares an image with the validation list, or what the readers say.
     """
     voc, images = Path(voc), Path(voc, "JPEGImages")
     folder = Path(output) if output is not None else voc / "coco"

@@ -28,7 +28,7 @@ def overlay(record: ImageRecord, class_names: list[str], input_format: str) -> n
 
 
 class PseudoLabelOverlay(HookBase):
-    """Shows one unlabelled image with its pseudo-labels, before and after SAM, every `period` iterations."""
+    """Shows one unlabeled image with its pseudo-labels, before and after SAM, every `period` iterations."""
 
     def __init__(self, cfg: CfgNode, model: TeacherStudent):
         """

@@ -40,7 +40,7 @@ def _with_output(cfg: CfgNode, name: str) -> CfgNode:
 
 
 def check_classes(cfg: CfgNode) -> None:
-    """Raise ValueError if the network does not have the classes of the labelled sets."""
+    """Raise ValueError if the network does not have the classes of the labeled sets."""
     for name in cfg.DATASETS.TRAIN:
         names, count = MetadataCatalog.get(name).get("thing_classes"), cfg.MODEL.ROI_HEADS.NUM_CLASSES
         if names is not None and len(names) != count:
@@ -78,7 +78,7 @@ class S4MTrainer(ResumableTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Labelled and unlabelled images side by side."""
+        """Labeled and unlabeled images side by side."""
         loader = build_two_stream_loader(cfg)
         check_classes(cfg)
         return loader

@@ -171,7 +171,7 @@ def draw_overlay(
     scores: Sequence[float] | torch.Tensor | None = None,
     gap: int = 4,
 ) -> np.ndarray:
-    """Pseudo-labels side by side, the teacher's masks at the left, SAM's at the right, one colour an instance.
+    """Pseudo-labels side by side, the teacher's masks at the left, SAM's at the right, one color an instance.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -191,7 +191,7 @@ def draw_overlay(
     return np.concatenate([halves[0], np.full((len(image), gap, 3), 255, np.uint8), halves[1]], axis=1)
 
 
-def _colour(index: int) -> tuple[int, int, int]:
+def _color(index: int) -> tuple[int, int, int]:
     """Well separated hues: the golden ratio of the circle apart."""
     hsv = np.uint8([[[int(index * 0.618034 * 180) % 180, 200, 255]]])
     return tuple(int(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
@@ -201,10 +201,10 @@ def _paint(image: np.ndarray, masks: np.ndarray, texts: Sequence[str]) -> np.nda
     canvas = np.ascontiguousarray(image).copy()
     scale = max(0.3, min(image.shape[:2]) / 1000)
     for index, mask in enumerate(masks):
-        canvas[mask] = (0.55 * canvas[mask] + 0.45 * np.array(_colour(index))).astype(np.uint8)
+        canvas[mask] = (0.55 * canvas[mask] + 0.45 * np.array(_color(index))).astype(np.uint8)
     for index, (mask, text) in enumerate(zip(masks, texts, strict=True)):
         outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, outline, -1, _colour(index), 1)
+        cv2.drawContours(canvas, outline, -1, _color(index), 1)
         rows, columns = np.nonzero(mask)
         if len(rows):
             corner = int(columns.min()), int(min(max(rows.min(), 10 * scale / 0.3), len(canvas) - 1))

@@ -66,8 +66,8 @@ def draw_reliability(sums: Mapping[str, torch.Tensor]) -> np.ndarray:
         axes = figure.add_subplot(1, len(sums), number + 1)
         count, confidence, iou = rows.T.numpy()
         full, width = count > 0, 1 / len(rows)
-        centres = (np.arange(len(rows)) + 0.5) * width
-        axes.bar(centres, count / max(count.sum(), 1), width, color="lightgrey", label="share of labels")
+        centers = (np.arange(len(rows)) + 0.5) * width
+        axes.bar(centers, count / max(count.sum(), 1), width, color="lightgrey", label="share of labels")
         axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
         axes.plot(confidence[full] / count[full], iou[full] / count[full], marker="o", label="mean IoU")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=name, title=f"ECE {expected_calibration_error(rows):.3f}")

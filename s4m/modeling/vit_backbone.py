@@ -104,7 +104,8 @@ class ViTBackbone(Backbone):
             ValueError: a side is no multiple of the stride.
         """
         if any(side % self.stride for side in x.shape[-2:]):
-            raise ValueError(f"The sides of images must be multiples of {self.stride}, not {tuple(x.shape[-2:])} pixels.")
+            size = tuple(x.shape[-2:])
+            raise ValueError(f"The sides of images must be multiples of {self.stride}, not {size} pixels.")
         size = [side // self.stride * self.patch for side in x.shape[-2:]]
         if size != list(x.shape[-2:]):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)

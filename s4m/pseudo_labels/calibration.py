@@ -2,7 +2,7 @@
 
 A pseudo-label's confidence is the IoU with the truth that is to be expected of its mask and class, a wrong class
 counting 0. It is a logistic map of class score, SAM's predicted IoU and the IoU of teacher mask and SAM mask (also of
-an answer of SAM that was rejected), fitted to what the teacher's pseudo-labels of labelled training images are worth;
+an answer of SAM that was rejected), fitted to what the teacher's pseudo-labels of labeled training images are worth;
 without samples it is the mean of the logits.
 """
 
@@ -23,7 +23,7 @@ from s4m.ranges import require_range
 _BINS = 50  # of the scores in [0, 1]
 _FEATURES = 5
 _PRIOR = (0.0, 0.0, 1.0, 1 / 3, 1 / 3)  # without SAM the score itself, with SAM the mean of the three logits
-_PRIOR_STRENGTH = 2.0  # as many labelled predictions as the prior outweighs, roughly
+_PRIOR_STRENGTH = 2.0  # as many labeled predictions as the prior outweighs, roughly
 _MARGIN = 0.02  # logits are of numbers at least this far from 0 and 1
 _NEWTON_STEPS = 30  # of at most length 1
 _SAME_OBJECT = 0.5  # IoU of boxes from which a doubtful prediction says nothing that a pseudo-label does not
@@ -131,7 +131,7 @@ class ConfidenceCalibration(nn.Module):
             decay: of a class's distribution at each iteration that saw the class.
             warmup: predictions.
             period: iterations from one fit to the next.
-            samples: latest labelled predictions that the fit is to.
+            samples: latest labeled predictions that the fit is to.
             floor: confidence below which a region is ignored.
 
         Raises:
@@ -193,12 +193,12 @@ class ConfidenceCalibration(nn.Module):
         return unsure
 
     def due(self) -> bool:
-        """Whether this iteration fits confidence to labelled images."""
+        """Whether this iteration fits confidence to labeled images."""
         return int(self.steps) % self.period == 0
 
     @torch.no_grad()
     def observe(self, predictions: list[Instances]) -> None:
-        """Let the classes' distributions follow the teacher's predictions on one unlabelled batch.
+        """Let the classes' distributions follow the teacher's predictions on one unlabeled batch.
 
         Args:
             predictions: of each image, with `scores` and `pred_classes`; all processes call this together.
@@ -231,7 +231,7 @@ class ConfidenceCalibration(nn.Module):
     def learn(
         self, labels: list[Instances], truths: list[Instances], crowds: Sequence[Instances | None] | None = None
     ) -> None:
-        """Fit confidence to what pseudo-labels of labelled images are worth, the latest samples of former calls too.
+        """Fit confidence to what pseudo-labels of labeled images are worth, the latest samples of former calls too.
 
         Pseudo-labels in void or crowds, of which nobody knows, are left out (`unjudged`).
 

@@ -1,4 +1,4 @@
-"""Copy-paste between the unlabelled images of a batch, in both directions (S4M, ARP)."""
+"""Copy-paste between the unlabeled images of a batch, in both directions (S4M, ARP)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def mix(
             have the same fields. A tensor field (N, H, W), such as `gt_soft_masks`, is moved and occluded with them.
         fraction: as in `draw_pairs`.
         min_area: least area of a pasted instance, as a fraction of its own image.
-        dynamic: rescale each pasted instance and put its centre anywhere in the target; otherwise it stays where it
+        dynamic: rescale each pasted instance and put its center anywhere in the target; otherwise it stays where it
             was, in pixels from the top left corner.
         scale: range of the rescaling factor.
         generator: of the CPU, draws the pairs; None: torch's own.
@@ -114,7 +114,7 @@ def place(
     scale: Sequence[float],
     generator: torch.Generator | None = None,
 ) -> list[Placement]:
-    """Every instance rescaled by a factor of its own, its centre uniform over the target image (height, width)."""
+    """Every instance rescaled by a factor of its own, its center uniform over the target image (height, width)."""
     numbers = torch.rand(len(instances), 3, generator=generator, dtype=torch.float64).tolist()
     placements = []
     for (x0, y0, x1, y1), (resize, across, down) in zip(_whole_boxes(instances), numbers, strict=True):

@@ -24,7 +24,7 @@ from s4m.sam import PromptableSegmenter
 
 
 class PseudoLabeler:
-    """Turns a weakly augmented batch and the teacher's predictions into a strongly augmented, labelled batch.
+    """Turns a weakly augmented batch and the teacher's predictions into a strongly augmented, labeled batch.
 
     Args:
         score, min_pixels: of `select`.
@@ -112,7 +112,7 @@ class PseudoLabeler:
         images = [entry.image for entry in record.images]
         if self.mixing is not None:
             if len(weak) == 1:
-                log_first_n(logging.WARNING, "S4M.ARP mixes nothing: each process has one unlabelled image a batch.")
+                log_first_n(logging.WARNING, "S4M.ARP mixes nothing: each process has one unlabeled image a batch.")
             pairing = torch.Generator().manual_seed(derive_seed("pairs", *[entry["seed"] for entry in seeded]))
             images, targets = mix(
                 images, targets, generator=pairing, generators=_generators(seeded, "paste"), **self.mixing

@@ -25,7 +25,7 @@ def strong_augment(
     bgr: bool,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Colour jitter, greyscale and Gaussian blur, each with its probability.
+    """Color jitter, grayscale and Gaussian blur, each with its probability.
 
     The same count of random numbers is drawn whatever happens, so that a probability changes nothing but its own step.
 
@@ -44,7 +44,7 @@ def strong_augment(
     order = torch.randperm(4, generator=generator).tolist()
     result = image.flip(0) if bgr else image
     if chance[0] < jitter_prob:
-        result = _colour_jitter(result, jitter, chance[3:7], order)
+        result = _color_jitter(result, jitter, chance[3:7], order)
     if chance[1] < grey_prob:
         result = TF.rgb_to_grayscale(result, num_output_channels=3)
     if chance[2] < blur_prob:
@@ -53,7 +53,7 @@ def strong_augment(
     return result.flip(0) if bgr else result
 
 
-def _colour_jitter(
+def _color_jitter(
     image: torch.Tensor, strength: Sequence[float], chance: Sequence[float], order: Sequence[int]
 ) -> torch.Tensor:
     """The four adjustments in the given order; `chance` in [0, 1) picks each factor from its range."""

@@ -10,7 +10,7 @@ class ViewTransform:
     """The way between an un-augmented image (source) and its augmented view, for points one way and masks the other.
 
     Any Detectron2 transforms that together move pixels by an affine map: resize, crop, pad, flip, rotate, extent; those
-    of colour do nothing here. The map is read off the transforms' own `apply_coords`, so a crop that cannot tell the
+    of color do nothing here. The map is read off the transforms' own `apply_coords`, so a crop that cannot tell the
     size it was cut from is inverted too.
 
     Args:
@@ -38,7 +38,7 @@ class ViewTransform:
 
     def points_to_source(self, points: torch.Tensor) -> torch.Tensor:
         """Points (..., 2) x, y of the view, pixels by their index -> of the source; clamped to it."""
-        # Detectron2's coordinates have pixel centres at halves.
+        # Detectron2's coordinates have pixel centers at halves.
         moved = self._moved(points.float() + 0.5) - 0.5
         height, width = self.source_size
         return torch.minimum(moved.clamp(min=0), moved.new_tensor([width - 1, height - 1]))

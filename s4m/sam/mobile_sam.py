@@ -31,7 +31,7 @@ _UNUSED = re.compile(r"^(norm_head|head)\.|\.(attention_bias_idxs|ab)$")
 
 
 class TinyViTEncoder(nn.Module):
-    """TinyViT-5M with its last stage at stride 16, and a neck: (B, 3, S, S) normalised -> (B, 256, S/16, S/16).
+    """TinyViT-5M with its last stage at stride 16, and a neck: (B, 3, S, S) normalized -> (B, 256, S/16, S/16).
 
     Windows are 7, 14 and 7 cells wide; what does not fill the last one is padded, so any S that 16 divides will do.
     """

@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class TinyEncoder(nn.Module):
-    """Convolutional encoder: (B, 3, S, S) normalised images -> (B, `dim`, S/8, S/8).
+    """Convolutional encoder: (B, 3, S, S) normalized images -> (B, `dim`, S/8, S/8).
 
     Stride-16 features give context from above; stride-4 features, folded into channels (pixel unshuffle), give the
     fine edges that the mask decoder unfolds again when it upscales by four.

@@ -22,7 +22,7 @@ def test_round_trip(acm, tmp_path):
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-def test_published_layout_is_recognised(acm, tmp_path):
+def test_published_layout_is_recognized(acm, tmp_path):
     alcnet = build_network("ALCNet", in_channels=3, norm="GN")
     for network, name, channels, norm in ((acm[0], "ACM", 1, "BN"), (alcnet, "ALCNet", 3, "GN")):
         state = {"model." + key.replace("classifier.", "head."): v for key, v in network.state_dict().items()}
@@ -50,7 +50,7 @@ def test_other_files_are_refused(acm, tmp_path):
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("size", [(32, 64), (96, 135)])
-def test_predict_normalises_and_pads(acm, size, always):
+def test_predict_normalizes_and_pads(acm, size, always):
     network, _ = acm
     recipe = Recipe("ACM", {"in_channels": 1, "norm": "BN"}, mean=10, std=2, pad_multiple=32, pad_always=always)
     grey = np.random.default_rng(0).uniform(0, 255, size).astype(np.float32)

@@ -95,7 +95,7 @@ def ir_metrics(options: argparse.Namespace) -> Iterator[Case]:
         goals = [Goal(f"at least {least:g} times as fast", "speed_ratio", least)] if least else []
         ways = {
             "a regionprops pass per metric": lambda p=probability, t=target: score_plainly(p, t),
-            "one labelling pass": lambda p=probability, t=target: _score(p, t),
+            "one labeling pass": lambda p=probability, t=target: _score(p, t),
         }
         comparison = Comparison(*ways, _difference_by_name, tolerance, goals)
         yield Case({"regions": regions, "image_size": [SIDE, SIDE]}, ways, [comparison], memory="python")
@@ -110,7 +110,7 @@ def evolve_mask_plainly(
     probability: np.ndarray,
     *,
     decay: float = 0.97,
-    neighbourhood: int = 33,
+    neighborhood: int = 33,
     core: int = 3,
     base: float = 0.5,
     gain: float = 0.5,
@@ -122,9 +122,9 @@ def evolve_mask_plainly(
     grow = np.zeros(mask.shape, bool)
     for region in measure.regionprops(measure.label(mask > region_threshold, connectivity=2)):
         seed = np.zeros(mask.shape, np.uint8)
-        y, x = (int(centre + ROUND_UP) for centre in region.centroid)
+        y, x = (int(center + ROUND_UP) for center in region.centroid)
         seed[y, x] = 1
-        around = cv2.dilate(seed, np.ones((neighbourhood, neighbourhood), np.uint8)) > 0
+        around = cv2.dilate(seed, np.ones((neighborhood, neighborhood), np.uint8)) > 0
         peak = float(probability[around].max())
         threshold = region_peak_threshold(peak, int(region.area), area_scale * mask.size, base, gain)
         parts = measure.label((probability > np.float32(threshold)) & around, connectivity=2)

@@ -15,7 +15,7 @@ from benchmarks.harness import Case, Comparison, scenario
 from experiments.table import markdown
 from istd.checkpoints import Recipe
 from istd.deploy.export import Deployed, export_student
-from istd.deploy.quantize import quantise
+from istd.deploy.quantize import quantize
 from istd.deploy.runners import open_model, run_network
 from istd.modeling import NETWORK_REGISTRY, Network, build_network
 
@@ -58,7 +58,7 @@ def _cases_of(name: str, folder: Path, options: argparse.Namespace) -> Iterator[
     runners = {"PyTorch": run_network(network, recipe, options.device)}
     if torch.device(options.device).type == "cpu":
         export_student(network, recipe, folder / "float.onnx")
-        quantise(folder / "float.onnx", folder / "int8.onnx", np.random.default_rng(0).uniform(0, 255, (2, 128, 128)))
+        quantize(folder / "float.onnx", folder / "int8.onnx", np.random.default_rng(0).uniform(0, 255, (2, 128, 128)))
         runners |= {"ONNX Runtime": open_model(folder / "float.onnx"), "int8": open_model(folder / "int8.onnx")}
     comparisons = [Comparison(*WAYS[:2], _difference, {"probability": 1e-4})] if len(runners) > 1 else []
     parameters = sum(parameter.numel() for parameter in Deployed(network).parameters())

@@ -62,10 +62,10 @@ def _row(record: dict, snapshots: Sequence[PseudoMasks], side: int, zoom: int) -
     return np.concatenate(panels, axis=1)
 
 
-def _window(image: np.ndarray, centre: Sequence[int], side: int, zoom: int) -> np.ndarray:
+def _window(image: np.ndarray, center: Sequence[int], side: int, zoom: int) -> np.ndarray:
     """The window around [x, y], moved inside the image, black where the image is smaller; enlarged, with an edge."""
     height, width = image.shape
-    x0, y0 = (int(np.clip(c - side // 2, 0, max(0, n - side))) for c, n in zip(centre, (width, height), strict=True))
+    x0, y0 = (int(np.clip(c - side // 2, 0, max(0, n - side))) for c, n in zip(center, (width, height), strict=True))
     part = np.rint(image[y0 : y0 + side, x0 : x0 + side]).astype(np.uint8)
     part = np.pad(part, [(0, side - length) for length in part.shape])
     out = cv2.resize(part, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)

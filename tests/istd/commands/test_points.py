@@ -11,10 +11,10 @@ from istd.data.points import PointSource
 def masks(tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
-    for name, centres in (("a_pixels0", [(10, 12)]), ("b", []), ("c", [(5, 5), (30, 20)])):
+    for name, centers in (("a_pixels0", [(10, 12)]), ("b", []), ("c", [(5, 5), (30, 20)])):
         mask = np.zeros((40, 50), np.uint8)
-        for centre in centres:
-            cv2.circle(mask, centre, 4, 255, -1)
+        for center in centers:
+            cv2.circle(mask, center, 4, 255, -1)
         cv2.imwrite(str(folder / f"{name}.png"), mask)
     return folder
 

@@ -143,7 +143,7 @@ def test_names_by_path(root):
         ("sirst:", "'sirst:' is not registered"),
         ("sirst:/data", "'sirst:/data' is not registered"),
         ("sirst::train.txt", "'sirst::train.txt' is not registered"),
-        ("sirst:/data:train.txt:colour=red", "has no option colour; the options are points, images, masks"),
+        ("sirst:/data:train.txt:color=red", "has no option color; the options are points, images, masks"),
     ],
 )
 def test_bad_names(name, message):

@@ -29,11 +29,11 @@ def test_8_bit_files_keep_their_values(tmp_path, byte, extension):
     assert image_size(path) == (20, 30)
 
 
-def test_colour_becomes_luma_and_not_a_channel(tmp_path, byte):
-    colour = np.stack([byte, byte // 2, 255 - byte], axis=-1)
-    luma = colour @ np.array([0.299, 0.587, 0.114])
-    Image.fromarray(colour).save(tmp_path / "a.png")
-    Image.fromarray(np.dstack([colour, byte])).save(tmp_path / "b.png")
+def test_color_becomes_luma_and_not_a_channel(tmp_path, byte):
+    color = np.stack([byte, byte // 2, 255 - byte], axis=-1)
+    luma = color @ np.array([0.299, 0.587, 0.114])
+    Image.fromarray(color).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([color, byte])).save(tmp_path / "b.png")
     for name in "ab":
         assert np.abs(read_infrared(tmp_path / f"{name}.png") - luma).max() <= 0.51
 
@@ -57,14 +57,14 @@ def test_16_bit_by_type_and_by_range(tmp_path, deep, extension):
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
-def test_16_bit_colour_is_not_cut_to_8(tmp_path, deep, extension):
+def test_16_bit_color_is_not_cut_to_8(tmp_path, deep, extension):
     path = tmp_path / f"a.{extension}"
-    colour = np.stack([deep, deep // 2, deep // 3], axis=-1)
+    color = np.stack([deep, deep // 2, deep // 3], axis=-1)
     if extension == "png":
-        cv2.imwrite(str(path), colour[..., ::-1])
+        cv2.imwrite(str(path), color[..., ::-1])
     else:
-        tifffile.imwrite(path, colour, photometric="rgb")
-    luma = colour @ np.array([0.299, 0.587, 0.114])
+        tifffile.imwrite(path, color, photometric="rgb")
+    luma = color @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(read_infrared(path, "type"), luma / 257, atol=0.01)
     assert image_size(path) == (20, 30)
 
@@ -104,7 +104,7 @@ def test_a_truncated_image_is_named(tmp_path, byte, deep, extension):
         read_infrared(path)
 
 
-KINDS = ["8.png", "16.png", "colour16.png", "8.jpg", "8.bmp", "8.tif", "16.tif", "zlib.tif", "lzw.tif"]
+KINDS = ["8.png", "16.png", "color16.png", "8.jpg", "8.bmp", "8.tif", "16.tif", "zlib.tif", "lzw.tif"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_damaged_bytes_are_one_named_error(tmp_path, byte, deep, kind):
     elif kind == "16.tif":
         tifffile.imwrite(path, deep)
     else:
-        arrays = {"16.png": deep, "colour16.png": np.stack([deep] * 3, axis=-1)}
+        arrays = {"16.png": deep, "color16.png": np.stack([deep] * 3, axis=-1)}
         cv2.imwrite(str(path), arrays.get(kind, byte))
     content, generator = path.read_bytes(), np.random.default_rng(KINDS.index(kind))
     for turn in range(48):

@@ -1,4 +1,4 @@
-"""What of a mask file is target: instances, palettes, colours, soft borders, and what is unclear."""
+"""What of a mask file is target: instances, palettes, colors, soft borders, and what is unclear."""
 
 import cv2
 import numpy as np
@@ -43,14 +43,14 @@ def test_instances_that_touch_keep_their_shape():
     assert foreground(np.pad(many, 2)).sum() == 60
 
 
-COLOURS = [(128, 0, 0), (0, 0, 255), (64, 0, 128), (0, 20, 0)]
+COLORS = [(128, 0, 0), (0, 0, 255), (64, 0, 128), (0, 20, 0)]
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
 def test_a_palette_s_background_is_index_0(tmp_path, extension):
     for background in ((0, 0, 0), (30, 40, 50)):
         image = Image.fromarray(spots([1, 2, 3, 4]), mode="P")
-        image.putpalette([*background, *np.ravel(COLOURS)])
+        image.putpalette([*background, *np.ravel(COLORS)])
         image.save(tmp_path / f"m.{extension}")
         assert np.array_equal(read_mask(tmp_path / f"m.{extension}"), TARGETS)
 
@@ -68,12 +68,12 @@ def test_palettes_of_greys_and_unclear_ones(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "16-bit"])
-def test_colours_of_instances_count_by_their_largest_channel(tmp_path, kind):
-    colour = np.array([(0, 0, 0), *COLOURS], np.uint8)[spots([1, 2, 3, 4])]
+def test_colors_of_instances_count_by_their_largest_channel(tmp_path, kind):
+    color = np.array([(0, 0, 0), *COLORS], np.uint8)[spots([1, 2, 3, 4])]
     if kind == "16-bit":
-        cv2.imwrite(str(tmp_path / "m.png"), colour.astype(np.uint16)[..., ::-1] * 257)
+        cv2.imwrite(str(tmp_path / "m.png"), color.astype(np.uint16)[..., ::-1] * 257)
     else:
-        Image.fromarray(colour).convert(kind).save(tmp_path / "m.png")
+        Image.fromarray(color).convert(kind).save(tmp_path / "m.png")
     assert np.array_equal(read_mask(tmp_path / "m.png"), TARGETS)
 
 

@@ -153,7 +153,7 @@ def test_points_of_no_one_and_many_targets():
 
 def test_coarse_points_are_on_their_own_target():
     mask = np.zeros((60, 90), np.uint8)
-    cv2.circle(mask, (20, 20), 8, 1, 1)  # a ring, whose centre is not target
+    cv2.circle(mask, (20, 20), 8, 1, 1)  # a ring, whose center is not target
     cv2.circle(mask, (20, 20), 2, 1, -1)  # around another target
     cv2.circle(mask, (60, 30), 5, 1, -1)
     labels = cv2.connectedComponents(mask, connectivity=8)[1]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from istd.deploy.detections import BOX_COLOUR, MASK_COLOUR, Detection, detection_table, draw_overlay, find_detections
+from istd.deploy.detections import BOX_COLOR, MASK_COLOR, Detection, detection_table, draw_overlay, find_detections
 
 
 @pytest.fixture
@@ -39,6 +39,6 @@ def test_overlay(probability):
     found = find_detections(probability, 0.5)
     picture = draw_overlay(grey, probability > 0.5, found)
     assert picture.shape == (40, 50, 3) and picture.dtype == np.uint8
-    assert tuple(picture[10, 20]) == MASK_COLOUR, "the mask's outline"
-    assert tuple(picture[6, 20]) == BOX_COLOUR, "the box stands off the target"
+    assert tuple(picture[10, 20]) == MASK_COLOR, "the mask's outline"
+    assert tuple(picture[6, 20]) == BOX_COLOR, "the box stands off the target"
     assert not draw_overlay(grey, probability > 2, []).any()

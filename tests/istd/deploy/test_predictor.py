@@ -1,4 +1,4 @@
-"""The predictor: from a configuration, from a file, on grey and colour images, tiled."""
+"""The predictor: from a configuration, from a file, on grey and color images, tiled."""
 
 import numpy as np
 import pytest
@@ -44,10 +44,10 @@ def test_a_file_predicts_like_the_checkpoint(trained, tmp_path):
     assert other.probability(grey).shape == predictor.probability(grey).shape == (50, 100)
 
 
-def test_colour_is_opencv_s(bright):
-    colour = np.zeros((6, 5, 3), np.uint8)
-    colour[..., 2] = 200  # red
-    np.testing.assert_allclose(bright().probability(colour), round(0.299 * 200) / 255, atol=1e-6)
+def test_color_is_opencv_s(bright):
+    color = np.zeros((6, 5, 3), np.uint8)
+    color[..., 2] = 200  # red
+    np.testing.assert_allclose(bright().probability(color), round(0.299 * 200) / 255, atol=1e-6)
 
 
 def test_every_pixel_of_a_large_image_is_predicted(bright):

@@ -7,20 +7,20 @@ import pytest
 from istd.checkpoints import Recipe
 from istd.deploy import open_model
 from istd.deploy.export import export_student
-from istd.deploy.quantize import first_and_last, quantise
+from istd.deploy.quantize import first_and_last, quantize
 from istd.modeling import NETWORK_REGISTRY
 
 
 @pytest.fixture(scope="module")
 def exported(build_settled, tmp_path_factory):
-    path = tmp_path_factory.mktemp("quantise") / "student.onnx"
+    path = tmp_path_factory.mktemp("quantize") / "student.onnx"
     export_student(build_settled("ALCNet"), Recipe("ALCNet", threshold=0.4), path)
     return path
 
 
 def test_int8(exported, tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (3, 64, 80)).astype(np.float32)
-    quantise(exported, tmp_path / "out" / "int8.onnx", images)
+    quantize(exported, tmp_path / "out" / "int8.onnx", images)
     plain, small = open_model(exported), open_model(tmp_path / "out" / "int8.onnx")
     assert small.recipe == plain.recipe and small.multiple == plain.multiple
     assert (tmp_path / "out" / "int8.onnx").stat().st_size < 0.5 * exported.stat().st_size
@@ -33,7 +33,7 @@ def test_int8(exported, tmp_path):
 def test_every_network_has_an_int8_form(name, build_settled, tmp_path):
     plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     export_student(build_settled(name), Recipe(name), plain)
-    quantise(plain, small, np.random.default_rng(0).uniform(0, 255, (2, 33, 70)).astype(np.float32))
+    quantize(plain, small, np.random.default_rng(0).uniform(0, 255, (2, 33, 70)).astype(np.float32))
     kinds = {node.op_type for node in onnx.load(small).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     assert small.stat().st_size < 0.6 * plain.stat().st_size
@@ -50,7 +50,7 @@ def test_the_first_and_the_last_convolution_stay_in_float(exported, tmp_path):
     excluded = first_and_last(proto)
     convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
     assert excluded[-1] == convolutions[-1].name and len(excluded) <= 2
-    quantise(exported, tmp_path / "int8.onnx", np.zeros((1, 32, 32), np.float32) + 50)
+    quantize(exported, tmp_path / "int8.onnx", np.zeros((1, 32, 32), np.float32) + 50)
     made = {output: node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node for output in node.output}
     last = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type == "Conv"][-1]
     assert made.get(last.input[1]) != "DequantizeLinear" and "DequantizeLinear" in made.values()
@@ -58,5 +58,5 @@ def test_the_first_and_the_last_convolution_stay_in_float(exported, tmp_path):
 
 def test_calibration_needs_an_image(exported, tmp_path):
     with pytest.raises(ValueError, match="int8.onnx': there is no image to calibrate by"):
-        quantise(exported, tmp_path / "int8.onnx", [])
+        quantize(exported, tmp_path / "int8.onnx", [])
     assert not (tmp_path / "int8.onnx").exists()

@@ -50,7 +50,7 @@ def test_one_tile_is_exactly_the_untiled_prediction():
 
 
 def test_seams_are_blended():
-    """Tiles that disagree as much as they can: neighbouring pixels differ by one step of the ramp, not by a jump."""
+    """Tiles that disagree as much as they can: neighboring pixels differ by one step of the ramp, not by a jump."""
     answers = iter([0.0, 1.0, 0.0, 1.0])
     found = predict_tiled(lambda tile: np.full(tile.shape, next(answers)), np.zeros((20, 100)), 64, 28)
     assert found[0, 0] == 0 and found[0, -1] == 1

@@ -177,7 +177,7 @@ def test_batch_of_one_trains_with_group_norm_and_raises_with_batch_norm():
         build_network("ACM", norm="BN").train()(x)
 
 
-def test_initialisation_of_the_alcl_family():
+def test_initialization_of_the_alcl_family():
     torch.manual_seed(0)
     alcl, mlcl = build_network("ALCLNet"), build_network("MLCLNet")
     convs = [m for m in alcl.modules() if isinstance(m, nn.Conv2d)]
@@ -246,7 +246,7 @@ def test_frozen_statistics_record_nothing_and_change_no_output():
         quiet = network(x)
     assert all(torch.equal(value, before[key]) for key, value in statistics(network).items())
     loud = network(x)
-    assert torch.equal(quiet, loud), "the batch's own statistics normalise in both passes"
+    assert torch.equal(quiet, loud), "the batch's own statistics normalize in both passes"
     after = statistics(network)
     assert all(not torch.equal(after[key], before[key]) for key in before)
     network.eval()

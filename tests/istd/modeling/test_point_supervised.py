@@ -139,7 +139,7 @@ def test_sample_weights_follow_alpha_without_gradient():
     first = model(images)["loss_mask"]
     single = model.both_maps(model.collect(images), learner="teacher")[1][0]
     each = bce(single, model.collect(images).targets)
-    low, high = 2**-0.5, 2**0.5  # tanh is 1 in float32, but r is +-5: exp(+-log 2) normalised by their mean 1.25
+    low, high = 2**-0.5, 2**0.5  # tanh is 1 in float32, but r is +-5: exp(+-log 2) normalized by their mean 1.25
     assert first.item() == pytest.approx(((each[0] * 2 + each[1] * 0.5) / 1.25 / 2).item(), rel=1e-4)
     assert even.item() == pytest.approx(each.mean().item(), rel=1e-4)
     assert low < first.item() / even.item() < high

@@ -76,7 +76,7 @@ def test_too_many_layers():
         build_vfm(TINY, "random", layers=8)
 
 
-def test_input_is_resized_to_the_patch_grid_and_normalised(tiny):
+def test_input_is_resized_to_the_patch_grid_and_normalized(tiny):
     x = images(1, 3, 96, 135)
     assert tiny.prepare(x).shape == (1, 3, 96, 128)
     assert tiny(x)[0].shape == (1, 64, 6, 8)

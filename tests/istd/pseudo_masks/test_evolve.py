@@ -20,7 +20,7 @@ def test_an_empty_mask_stays_empty():
 
 def test_one_region_by_hand():
     mask = square(30, 30, 1, 1, 0.8)
-    probability = square(29, 28, 3, 5, 0.6) + square(5, 5, 4, 4, 0.9)  # the second is outside the neighbourhood
+    probability = square(29, 28, 3, 5, 0.6) + square(5, 5, 4, 4, 0.9)  # the second is outside the neighborhood
     threshold = 0.5 * 0.6 + 0.5 * 0.3 * 1 / SCALE
     assert threshold < 0.6
     new = evolve_mask(mask, probability)

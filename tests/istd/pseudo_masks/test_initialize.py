@@ -6,10 +6,10 @@ from istd.data.images import read_infrared, read_mask
 from istd.pseudo_masks.initialize import initialize_mask, is_easy
 
 
-def blob(height=60, width=80, centres=((40, 30),), radius=2.0, level=140.0):
+def blob(height=60, width=80, centers=((40, 30),), radius=2.0, level=140.0):
     rows, columns = np.mgrid[:height, :width]
     image = np.full((height, width), 60.0, np.float32)
-    for x, y in centres:
+    for x, y in centers:
         image += level * (np.hypot(columns - x, rows - y) <= radius)
     return image
 
@@ -36,10 +36,10 @@ def test_a_point_without_edges_is_only_itself():
 
 
 def test_many_points_each_have_their_own_window():
-    centres = [(10, 10), (40, 30), (70, 50)]
-    mask, found = initialize_mask(blob(centres=centres), [*map(list, centres), [60, 5]])
+    centers = [(10, 10), (40, 30), (70, 50)]
+    mask, found = initialize_mask(blob(centers=centers), [*map(list, centers), [60, 5]])
     assert found.tolist() == [True, True, True, False]
-    assert all(mask[y, x] == 1 for x, y in [*centres, (60, 5)])
+    assert all(mask[y, x] == 1 for x, y in [*centers, (60, 5)])
     assert not is_easy(found) and is_easy(found, 0.75)
 
 
@@ -51,9 +51,9 @@ def test_large_contours_are_refused(radius, expected):
 
 @pytest.mark.parametrize("point", [(1, 1), (78, 58), (0, 59)])
 def test_windows_are_cut_at_the_border(point):
-    mask, found = initialize_mask(blob(centres=[point]), [list(point)])
+    mask, found = initialize_mask(blob(centers=[point]), [list(point)])
     assert found.all() and mask[point[1], point[0]] == 1
-    inner, _ = initialize_mask(blob(centres=[(40, 30)]), [[40, 30]])
+    inner, _ = initialize_mask(blob(centers=[(40, 30)]), [[40, 30]])
     assert mask.sum() <= inner.sum()
 
 

@@ -159,7 +159,7 @@ def test_cache_of_embeddings_is_filled_while_training(make_trainer, tmp_path):
     assert asked == []
 
 
-def test_cache_of_embeddings_holds_the_labelled_images_of_calibration_too(make_trainer, tmp_path):
+def test_cache_of_embeddings_holds_the_labeled_images_of_calibration_too(make_trainer, tmp_path):
     options = {"S4M__CALIBRATION__ENABLED": True, "S4M__SAM__CACHE": str(tmp_path / "cache"), "SOLVER__MAX_ITER": 1}
     trainer = make_trainer("stage2", **options)
     batch = next(iter(trainer.build_train_loader(trainer.cfg)))

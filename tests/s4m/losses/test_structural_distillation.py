@@ -127,7 +127,7 @@ def test_padding_never_reaches_the_grid():
 
 
 def test_the_grid_reads_positions_in_the_frame_of_the_image():
-    # features hold their own x and y in pixels; the grid must read the centres of its cells
+    # features hold their own x and y in pixels; the grid must read the centers of its cells
     y, x = torch.meshgrid(torch.arange(32) * 2 + 1.0, torch.arange(40) * 2 + 1.0, indexing="ij")
     grid = sd.resize_to_grid(torch.stack([y, x]), (48, 60), (64, 80), (8.0, 10.0))
     torch.testing.assert_close(grid[0, :, 0], torch.arange(8) * 6 + 3.0)

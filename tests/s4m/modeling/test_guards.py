@@ -15,7 +15,7 @@ SWITCHES = ("BOUNDARY", "CALIBRATION", "MATCHING")
 
 
 def scene(seed):
-    """One labelled image as the mapper gives it."""
+    """One labeled image as the mapper gives it."""
     recipe = ShapesRecipe(image_size=(64, 64), objects=(2, 3))
     image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
     masks = BitMasks(torch.stack([torch.from_numpy(owner == i + 1) for i in range(len(names))]))
@@ -235,7 +235,7 @@ def test_calibration_learns_in_training_every_period_and_its_state_continues(sma
 
 
 @pytest.mark.parametrize("region", ["crowds", "void", None])
-def test_predictions_in_void_and_crowds_of_labelled_images_teach_nothing(small_cfg, region):
+def test_predictions_in_void_and_crowds_of_labeled_images_teach_nothing(small_cfg, region):
     model = build(small_cfg, ["CALIBRATION"], S4M__PR__ENABLED=False)
     entry = {**scene(0), "instances": scene(0)["instances"][:0]}
     everywhere = BitMasks(torch.ones(5, 64, 64, dtype=torch.bool))  # one of each class
@@ -247,7 +247,7 @@ def test_predictions_in_void_and_crowds_of_labelled_images_teach_nothing(small_c
     assert (model.calibration.drawn == 0) == (region is not None)
 
 
-def test_labelling_outside_training_changes_no_state(small_cfg):
+def test_labeling_outside_training_changes_no_state(small_cfg):
     model = build(small_cfg, ["CALIBRATION"]).eval()
     before = {key: value.clone() for key, value in model.calibration.state_dict().items()}
     model.pseudo_label([{k: v for k, v in scene(0).items() if k != "instances"}])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def scene(seed, size=(64, 64), empty=False):
-    """One labelled image as the mapper gives it; `empty`: without an instance."""
+    """One labeled image as the mapper gives it; `empty`: without an instance."""
     recipe = ShapesRecipe(image_size=size, objects=(1, 3))
     image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
     labels = [] if empty else list(range(1, len(names) + 1))
@@ -89,9 +89,9 @@ def alone():
         pytest.param([scene(0)], [weak(1)], id="batch-of-one"),
         pytest.param([scene(0, (47, 95))], [weak(1, (33, 70))], id="odd-shapes"),
         pytest.param([scene(i) for i in range(3)], [weak(i, (64, 40 + i)) for i in range(5)], id="many"),
-        pytest.param([scene(0, empty=True)], [weak(1), weak(2)], id="no-labelled-instance"),
+        pytest.param([scene(0, empty=True)], [weak(1), weak(2)], id="no-labeled-instance"),
         pytest.param([scene(0, empty=True), scene(1)], [weak(2)], id="one-empty-image"),
-        pytest.param([], [weak(1), weak(2)], id="only-unlabelled"),
+        pytest.param([], [weak(1), weak(2)], id="only-unlabeled"),
     ],
 )
 def test_any_batch_gives_finite_losses_and_gradients(whole, labeled, unlabeled):

@@ -11,7 +11,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 
 def build(small_cfg, folder, **options):
-    """A model from a folder in the hub's layout, on images normalised as its backbone expects."""
+    """A model from a folder in the hub's layout, on images normalized as its backbone expects."""
     pixels = {"MODEL__PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL__PIXEL_STD": [58.395, 57.12, 57.375]}
     options = {"INPUT__FORMAT": "RGB", **pixels, "MODEL__MASK2FORMER__PRETRAINED": str(folder), **options}
     torch.manual_seed(0)

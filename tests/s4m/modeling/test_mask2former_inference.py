@@ -16,7 +16,7 @@ PROBABILITIES = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.25, 0.05, 0.7
 
 
 def ramp(height, width, scale_y, scale_x):
-    """Where each cell's centre lies, as 1000 y + x in pixels: bilinear interpolation keeps it inside."""
+    """Where each cell's center lies, as 1000 y + x in pixels: bilinear interpolation keeps it inside."""
     y, x = (torch.arange(height) + 0.5) * scale_y, (torch.arange(width) + 0.5) * scale_x
     return y, x, 1000 * y[:, None] + x
 
@@ -26,7 +26,7 @@ def test_padding_is_cut_off_before_the_second_resize():
     found = resize_logits(logits, (64, 96), (40, 80), (61, 121))
     assert found.shape == (1, 61, 121)
     y, x, _ = ramp(61, 121, 40 / 61, 80 / 121)
-    # beyond the image's last pixel centres there is nothing to interpolate with: no cell of the padding
+    # beyond the image's last pixel centers there is nothing to interpolate with: no cell of the padding
     wanted = 1000 * y.clamp(max=39.5)[:, None] + x.clamp(max=79.5)
     torch.testing.assert_close(found[0, 4:, 4:], wanted[4:, 4:], rtol=0, atol=0.02)
 

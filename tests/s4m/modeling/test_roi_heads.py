@@ -277,9 +277,9 @@ def test_rpn_equals_detectron2_and_ignores_regions():
     region = labels([BOXES[0], [32, 0, 64, 64]], [1, -1])
     torch.manual_seed(1)
     kept, _ = ours.label_and_sample_anchors(anchors, [region])
-    centre = Boxes.cat(anchors).get_centers()
-    assert not ((kept[0] == 0) & (centre[:, 0] > 48)).any()
-    assert (kept[0] == 1).any() and ((kept[0] == 0) & (centre[:, 0] < 24)).any()
+    center = Boxes.cat(anchors).get_centers()
+    assert not ((kept[0] == 0) & (center[:, 0] > 48)).any()
+    assert (kept[0] == 1).any() and ((kept[0] == 0) & (center[:, 0] < 24)).any()
 
 
 @pytest.mark.parametrize("key", ["USE_SIGMOID_CE", "BBOX_REG_LOSS_TYPE"])

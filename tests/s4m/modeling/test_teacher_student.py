@@ -16,7 +16,7 @@ GUARDS = {"S4M__BOUNDARY__ENABLED": True, "S4M__CALIBRATION__ENABLED": True}  # 
 
 
 def scene(seed, size=(64, 64), empty=False):
-    """One labelled image as the mapper gives it; `empty`: without an instance."""
+    """One labeled image as the mapper gives it; `empty`: without an instance."""
     recipe = ShapesRecipe(image_size=size, objects=(1, 3))
     image, owner, names = draw_scene(recipe, np.random.default_rng(seed))
     labels = [] if empty else list(range(1, len(names) + 1))
@@ -87,9 +87,9 @@ def encoded(whole, monkeypatch):
         pytest.param(lambda: batch([scene(0)], [weak(1)]), id="batch-of-one"),
         pytest.param(lambda: batch([scene(0, (47, 95))], [weak(1, (33, 70))]), id="odd-shapes"),
         pytest.param(lambda: batch([scene(i) for i in range(3)], [weak(i, (64, 40 + i)) for i in range(5)]), id="many"),
-        pytest.param(lambda: batch([scene(0, empty=True)], [weak(1), weak(2)]), id="no-labelled-instance"),
+        pytest.param(lambda: batch([scene(0, empty=True)], [weak(1), weak(2)]), id="no-labeled-instance"),
         pytest.param(lambda: batch([scene(0, empty=True), scene(1)], [weak(2)]), id="one-empty-image"),
-        pytest.param(lambda: batch([], [weak(1), weak(2)]), id="only-unlabelled"),
+        pytest.param(lambda: batch([], [weak(1), weak(2)]), id="only-unlabeled"),
     ],
 )
 def test_any_batch_gives_finite_losses(request, name, data):
@@ -126,7 +126,7 @@ def test_plain_list_is_supervised(whole):
         torch.testing.assert_close(listed[key], split[key])
 
 
-def test_labelled_images_are_augmented_for_the_student_alone(whole, encoded, monkeypatch):
+def test_labeled_images_are_augmented_for_the_student_alone(whole, encoded, monkeypatch):
     seen = {"student": [], "sam": []}
 
     def spy(name, function):

@@ -132,7 +132,7 @@ def columns(*widths, size=(10, 40)):
     return masks
 
 
-def labelled(scores, classes, masks):
+def labeled(scores, classes, masks):
     labels = scored(scores, classes)
     result = Instances(tuple(masks.shape[1:]), **labels.get_fields())
     result.pred_masks = masks
@@ -146,11 +146,11 @@ def truth(masks, classes):
 def test_learning_takes_the_iou_with_the_class_and_forgets_the_oldest():
     calibration = ConfidenceCalibration(num_classes=2, samples=3)
     masks = columns(20, 20, 20)
-    found = labelled([0.9, 0.8, 0.6], [0, 0, 1], masks)
+    found = labeled([0.9, 0.8, 0.6], [0, 0, 1], masks)
     annotated = truth(columns(10, 20, 20), [0, 1, 0])
     calibration.learn([found], [annotated])
     torch.testing.assert_close(calibration.worth, torch.tensor([0.5, 0, 0], dtype=torch.float64))
-    empty = labelled([], [], masks[:0])
+    empty = labeled([], [], masks[:0])
     calibration.learn([empty, found[:1]], [annotated, truth(masks[:0], [])])
     torch.testing.assert_close(calibration.worth, torch.tensor([0.0, 0, 0], dtype=torch.float64))
     assert calibration.drawn == 4
@@ -173,7 +173,7 @@ def test_what_lies_in_void_or_a_crowd_of_its_class_teaches_nothing():
     masks[2, 2, :11] = masks[2, 4, :11] = True  # half of them
     masks[3, 6, :10] = masks[4, 6, :10] = True  # in the crowd, of its class and of another
     masks[5, 0, :20] = masks[5, 4] = True  # two thirds in void, and a third of it the object
-    found = labelled([0.9, 0.8, 0.7, 0.6, 0.55, 0.5], [0, 0, 0, 1, 0, 0], masks)
+    found = labeled([0.9, 0.8, 0.7, 0.6, 0.55, 0.5], [0, 0, 0, 1, 0, 0], masks)
     regions = torch.zeros(2, 10, 40, dtype=torch.bool)
     regions[0, 0, :20] = regions[1, 4] = True
     annotated, crowd = truth(regions, [0, -1]), torch.zeros(1, 10, 40, dtype=torch.bool)
@@ -193,7 +193,7 @@ def test_confidence_learns_that_scores_promise_too_much():
     calibration = ConfidenceCalibration(num_classes=1)
     scores, masks = torch.linspace(0.5, 0.99, 200), torch.zeros(200, 1, 100, dtype=torch.bool)
     masks[:, :, :50] = True
-    found = labelled(scores.tolist(), [0] * 200, masks)
+    found = labeled(scores.tolist(), [0] * 200, masks)
     before = calibration.confidence(found)
     torch.testing.assert_close(before, scores.clamp(max=0.98))
     calibration.learn([found], [truth(masks[:1].roll(25, dims=2), [0])])  # 25 of 75 pixels
@@ -207,7 +207,7 @@ def test_calibrated_confidence_beats_the_score_on_labels_that_it_did_not_see():
     scores = 0.5 + 0.5 * torch.rand(600, generator=generator)
     widths = (100 * (1.6 * scores - 0.8 + 0.2 * torch.rand(600, generator=generator)).clamp(0, 1)).int()
     whole, masks = torch.ones(1, 1, 100, dtype=torch.bool), torch.arange(100)[None, None] < widths[:, None, None]
-    found = labelled(scores.tolist(), [0] * 600, masks)
+    found = labeled(scores.tolist(), [0] * 600, masks)
     calibration.learn([found[:300]], [truth(whole, [0])])
     held_out = found[300:]
     confidences = {"raw": held_out.scores, "calibrated": calibration.confidence(held_out)}
@@ -220,7 +220,7 @@ def test_calibrated_confidence_beats_the_score_on_labels_that_it_did_not_see():
 def test_confidence_of_refined_labels(count):
     calibration = ConfidenceCalibration(num_classes=3)
     masks = torch.rand(count, 6, 7, generator=torch.Generator().manual_seed(0)) > 0.3
-    labels = labelled([0.9] * count, [1] * count, masks)
+    labels = labeled([0.9] * count, [1] * count, masks)
     torch.testing.assert_close(calibration.confidence(labels), labels.scores)
     labels.sam_quality, labels.sam_agreement = torch.full((count,), 0.9), torch.ones(count)
     confidence = calibration.confidence(labels)
@@ -283,12 +283,12 @@ def test_no_prediction_is_no_target():
 def test_state_resumes():
     first, second = (ConfidenceCalibration(num_classes=2, warmup=1) for _ in range(2))
     first.observe([scored([0.5, 0.8], [0, 1])])
-    first.learn([labelled([0.9], [0], columns(20))], [truth(columns(10), [0])])
+    first.learn([labeled([0.9], [0], columns(20))], [truth(columns(10), [0])])
     second.load_state_dict(first.state_dict())
     assert not list(first.parameters())
     for calibration in (first, second):
         calibration.observe([scored([0.6], [1])])
-        calibration.learn([labelled([0.7], [1], columns(20))], [truth(columns(20), [1])])
+        calibration.learn([labeled([0.7], [1], columns(20))], [truth(columns(20), [1])])
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert first.scalars() == second.scalars()

@@ -18,7 +18,7 @@ from s4m.sam.structures import Frame
 
 
 class Painter:
-    """A segmenter whose image is its embedding: three answers (nothing, the colour under the point, half of it)."""
+    """A segmenter whose image is its embedding: three answers (nothing, the color under the point, half of it)."""
 
     device = torch.device("cpu")
 
@@ -42,8 +42,8 @@ class Painter:
         ]
 
     def answer(self, red, prompts, frame):
-        centre = prompts.points[:, 0] if prompts.boxes is None else (prompts.boxes[:, :2] + prompts.boxes[:, 2:]) / 2
-        x, y = centre.long().unbind(1)
+        center = prompts.points[:, 0] if prompts.boxes is None else (prompts.boxes[:, :2] + prompts.boxes[:, 2:]) / 2
+        x, y = center.long().unbind(1)
         red = red[: frame.side, : frame.side]
         same = red[None] == red[y, x][:, None, None]
         half = same & (torch.arange(frame.side) >= tight_boxes(same)[:, 0, None] + 4)[:, None]
@@ -84,7 +84,7 @@ def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, m
     image, masks, labels = scene(make_predictions, make_squares, 300, (135, 180))
     (found,) = refined([labels], [image], Painter(), Guards(box=box))
     index = torch.arange(300)
-    alone = (index >= 50) & (index < 250)  # of two squares of one colour SAM's answer is both
+    alone = (index >= 50) & (index < 250)  # of two squares of one color SAM's answer is both
     assert torch.equal(found.sam_accepted, alone)
     assert torch.equal(found.pred_masks, torch.where(alone[:, None, None], masks, labels.pred_masks))
     assert torch.equal(found.pred_boxes.tensor, tight_boxes(found.pred_masks))
@@ -92,7 +92,7 @@ def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, m
 
 
 class Blind(Painter):
-    """By points it sees no square of the colours 1 and 4; it notes how many boxes it is asked about."""
+    """By points it sees no square of the colors 1 and 4; it notes how many boxes it is asked about."""
 
     def __init__(self):
         super().__init__()
@@ -169,7 +169,7 @@ def test_rejected_instances_keep_the_teachers_mask(make_predictions, make_square
     torch.testing.assert_close(found.sam_quality, torch.full((4,), 0.9))  # of the answer that was not taken
     shares = torch.tensor(
         [4 / 8, 4 / 7, 4 / 7, 4 / 7]
-    )  # of the teacher's columns; the first square has no left neighbour
+    )  # of the teacher's columns; the first square has no left neighbor
     torch.testing.assert_close(found.sam_agreement, shares)
 
 

@@ -129,9 +129,9 @@ def test_dynamic_scale_and_position():
     assert (heights.min(), heights.max()) == (16, 24)
     assert abs(heights.mean() - 20) < 0.5
     assert all(abs(p.size[1] - 2 * p.size[0]) <= 1 for p in placements)
-    centres = torch.tensor([[p.corner[0] + p.size[1] // 2, p.corner[1] + p.size[0] // 2] for p in placements]).float()
-    assert centres.amin(dim=0).tolist() == [0, 0]
-    assert centres.amax(dim=0).tolist() == [79, 49]
+    centers = torch.tensor([[p.corner[0] + p.size[1] // 2, p.corner[1] + p.size[0] // 2] for p in placements]).float()
+    assert centers.amin(dim=0).tolist() == [0, 0]
+    assert centers.amax(dim=0).tolist() == [79, 49]
     assert place(origin[:0], (50, 80), (0.8, 1.2), generator()) == []
 
 

@@ -40,6 +40,6 @@ def test_constants_are_parameters_of_both():
     rng = np.random.default_rng(3)
     mask, probability = np.zeros((64, 64), np.float32), rng.random((64, 64), dtype=np.float32)
     mask[20:23, 20:24] = 0.8
-    options = {"neighbourhood": 9, "core": 5, "base": 0.3, "gain": 0.2, "area_scale": 0.01, "region_threshold": 0.7}
+    options = {"neighborhood": 9, "core": 5, "base": 0.3, "gain": 0.2, "area_scale": 0.01, "region_threshold": 0.7}
     ours, plain = evolve_mask(mask, probability, **options), evolve_mask_plainly(mask, probability, **options)
     assert np.array_equal(ours, plain) and not np.array_equal(ours, evolve_mask(mask, probability))
