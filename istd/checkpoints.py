@@ -37,12 +37,10 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
     """Load a file of `save_network` or a published LESPS file, strictly, in eval mode.
 
     Args:
-        path: file of the network.
-        key: option or configuration key that names the file, for messages.
+        path, key: file of the network, and the option or configuration key that names it, for messages.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file holds no network, or its tensors do not belong to the network.
+        FileNotFoundError, ValueError: the file is absent, holds no network, or holds tensors of another network.
     """
     content = load_weights(path, key, LESPS_SOURCE)
     if not isinstance(content, dict) or not ({"model", "istd"} <= content.keys() or "state_dict" in content):
@@ -109,8 +107,7 @@ def predict(network: Network, recipe: Recipe, grey: np.ndarray) -> np.ndarray:
     """Predict the probability of a target at each pixel.
 
     Args:
-        network: network in eval mode.
-        recipe: recipe of the network.
+        network, recipe: network in eval mode, and its recipe.
         grey: (H, W) gray values 0..255, any size.
 
     Returns:

@@ -64,8 +64,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     numbers of instances, a palette (index 0 is the background) or colors of instances (the largest channel counts).
 
     Raises:
-        BadImageError: the file cannot be read, see `read_infrared`, or its targets are ambiguous.
-        FileNotFoundError: the file does not exist.
+        BadImageError, FileNotFoundError: see `read_infrared`; the targets may also be ambiguous.
     """
     with _naming(path):
         values = _read_bytes(path, byte_values)

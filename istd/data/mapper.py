@@ -30,11 +30,8 @@ class ISTDMapper:
     Args:
         is_train: return crops with labels instead of whole images.
         channels: number of channels, each of which is the gray image.
-        crop: side of the crop in pixels.
-        target_share: probability that the crop is placed on a target, see `View.draw`.
-        augment: flip and turn the crop at random.
-        views: number of different crops of an image in all epochs (`View.of_set`); 0 draws a new one each time.
-        seed: seed of those views.
+        crop, target_share: side of the crop in pixels, and probability that it is placed on a target (`View.draw`).
+        views, seed: number and seed of an image's crops in all epochs (`View.of_set`); 0 draws new ones each time.
         fill: gray value beyond the border.
         depth: scaling of 16-bit files, see `read_infrared`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" takes

@@ -26,10 +26,9 @@ def foreground(values: np.ndarray, lossy: bool = False) -> np.ndarray:
     0 are targets. Otherwise they are soft borders, and pixels above half of the largest value are targets.
 
     Examples, each with the values of two regions:
-        1 1 1 | 2 2 2          small integers are instances               both regions are targets, all pixels
-        100 100 | 200 200      each region is constant                    both regions are targets, all pixels
-        90 255 90 | 80 240 80  both have soft borders                     the pixels of 255 and 240 are targets
-        90 255 90 | 100 100    one is soft, the other below 255 / 2       ValueError, because it is ambiguous
+        1 1 1 | 2 2 2, or 100 100 | 200 200    each region is an instance, and all pixels are targets
+        90 255 90 | 80 240 80                  both have soft borders, and the pixels of 255 and 240 are targets
+        90 255 90 | 100 100                    ValueError, as one is soft and the other lies below 255 / 2
 
     Args:
         values: (H, W) values, 0 for the background.

@@ -56,8 +56,7 @@ class PointSource:
 
         Raises:
             KeyError: the source does not know the image.
-            SizeMismatch: the point image has another size than (height, width).
-            ValueError: a point is outside the image.
+            ValueError: a point is outside the image, or a point image has another size (SizeMismatch).
         """
         entry = self._find(name)
         if entry is None:

@@ -55,9 +55,7 @@ def write_scenes(
     characteristic, clutter), train.txt, val.txt and test.txt.
 
     Args:
-        root: folder of the data set.
-        count: number of images.
-        seed: seed of all random numbers.
+        root, count, seed: folder, number of images, and seed of all random numbers.
         size: smallest and largest side in pixels; height and width are drawn separately, in steps of 16.
         splits: shares of train and val; the rest is test. Each split has every characteristic.
         empty_share: share of images without targets.

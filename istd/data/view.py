@@ -17,8 +17,7 @@ class View:
         box: x0, y0, x1, y1 in the image's pixels (x1, y1 exclusive), inside the image. It is smaller than the crop only
             if the image is, and then the crop is filled at its right and bottom.
         side: side of the crop in pixels.
-        flip: the crop is flipped horizontally.
-        turns: number of quarter turns.
+        flip, turns: whether the crop is flipped, and number of quarter turns.
         recurs: the view belongs to a finite set, so that results for it can be cached.
     """
 

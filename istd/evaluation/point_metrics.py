@@ -24,8 +24,7 @@ def match_points(points: np.ndarray, regions: Regions, distance: float) -> np.nd
     """Match each point to the unused region that holds it, or else to the first unused region with a near centroid.
 
     Args:
-        points: (N, 2) x, y in pixels inside the image.
-        regions: predicted regions.
+        points, regions: (N, 2) x, y in pixels inside the image, and predicted regions.
         distance: limit of the distance from point to centroid in pixels, exclusive.
 
     Returns:

@@ -48,6 +48,5 @@ def batch_key(image: dict) -> str | None:
     if view is None or "file_name" not in image:
         return None
     variant = f"{view.side}|{view.flip}|{view.turns}"
-    if view.recurs:
-        return view_key(str(image["file_name"]), (image["height"], image["width"]), None, f"{view.box}|{variant}")
-    return view_key(str(image["file_name"]), (image["height"], image["width"]), view.box, variant)
+    crop, variant = (None, f"{view.box}|{variant}") if view.recurs else (view.box, variant)
+    return view_key(str(image["file_name"]), (image["height"], image["width"]), crop, variant)

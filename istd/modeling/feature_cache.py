@@ -24,8 +24,7 @@ def view_key(
 
     Args:
         file_name: file name of the image.
-        image_size: (H, W) of the image.
-        crop: x0, y0, x1, y1 of the view in pixels of the image; None means the whole image.
+        image_size, crop: (H, W) of the image, and x0, y0, x1, y1 of the view in it; None means the whole image.
         variant: name of any other change to the view, such as a flip or a resize.
     """
     height, width = image_size

@@ -21,7 +21,7 @@ class SCAM(nn.Module):
     That layer has a gradient in the first step; the gates and the pooling have one from the second step on.
 
     Example with scale s = 0.5 and one feature f = 4:
-        at the start, raw gamma = 0 and beta = 0       -> gamma = 1,       f stays (1 + 0.5 * 0) * 4 + 0 = 4
+        raw gamma = 0 and beta = 0, as at the start    -> gamma = 1,       f stays (1 + 0.5 * 0) * 4 + 0 = 4
         raw gamma = 2, gate = 1 and beta = 0.1         -> gamma = 1.96,    f becomes (1 + 0.5 * 0.96) * 4 + 0.05 = 5.98
         the same with a closed gate, gate = 0          -> gamma = 1,       f becomes 4.05, because beta has no gate
 

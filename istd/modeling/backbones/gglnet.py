@@ -27,8 +27,7 @@ class GradientSupplement(nn.Module):
     """G(c): features of the gradient image are joined to those of the stage, as a residual.
 
     Args:
-        image_channels: channels of the gradient image.
-        channels: channels c of the stage.
+        image_channels, channels: channels of the gradient image, and channels c of the stage.
     """
 
     def __init__(self, image_channels: int, channels: int):

@@ -130,8 +130,7 @@ def build_network(name: str, in_channels: int = 3, *, output_bias: float | None 
     Args:
         name: a name in `NETWORK_REGISTRY`, for example MLCLNet.
         in_channels: channels of the image; 3 (repeated gray values) or 1.
-        output_bias: initial bias of the convolutions that give logits, for example -4 for rare targets; None keeps the
-            network's own.
+        output_bias: initial bias of the convolutions that give logits, such as -4 for rare targets; None: the default.
         options: options of that network, for example norm="BN" for ACM and ALCNet.
 
     Raises:

@@ -26,11 +26,9 @@ class EdgeCompensation(nn.Module):
     and the input if a is b. Each summand has its own BatchNorm.
 
     All summands are linear in eval mode, so `merge` can add them as 3x3 kernels. Without norms, for a = b = 1:
-        conv3                kernel K
-        central difference   kernel D with its sum subtracted from the center
-        conv1                a kernel of zeros with its weight w in the center
-        input                a kernel of zeros with 1 in the center
-        merged               K + D + (w + 1 - sum of D) in the center
+        conv3 and difference   kernels K, and D with its sum subtracted from the center
+        conv1 and input        kernels of zeros with the weight w, and with 1, in the center
+        merged                 K + D, with w + 1 - sum of D added in the center
     """
 
     def __init__(self, inputs: int, outputs: int):
