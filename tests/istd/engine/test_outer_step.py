@@ -17,8 +17,7 @@ def make(istd_cfg, tmp_path):
     def hook(**more):
         cfg = istd_cfg(OUTPUT_DIR=str(tmp_path), **more)
         data = TrainingData(cfg)
-        if not data.labels.started:
-            data.labels.start(fresh=True)
+        data.labels.start()
         torch.manual_seed(0)
         model = PointSupervisedISTD(cfg).train()
         return OuterStep(cfg, model, data, EpochClock(2, 8)), model
