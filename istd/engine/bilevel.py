@@ -3,15 +3,17 @@
 Paper: arXiv 2605.14346. With theta the student's weights, alpha the clusters' scalars, F the loss of a validation batch
 and f that of a training batch, the hyper-gradient is the one-step Gauss-Newton (outer-product) form
 
-    grad F - eta * grad[ -( <F_theta, f_theta> / (<f_theta, f_theta> + 1e-12) ) f ]
+    grad F - eta * grad[ -fraction * f ],    fraction = <F_theta, f_theta> / (<f_theta, f_theta> + 1e-12),
 
-the fraction a constant, for theta and alpha together. It is a sum of two gradients that one pass each gives, so
-no loss is computed twice: grad F + eta * fraction * grad f.
+where the fraction is a constant. It equals grad F + eta * fraction * grad f, so one backward pass per loss is enough.
 
-What the second, implicit term does: its weight is eta, the inner learning rate, so it hardly turns the student's
-gradient (0.07 % in one measured batch), whatever the loss. alpha is different: F of the published form holds alpha, in
-the weights of the validation batch, and its direct gradient hides the implicit one. With the loss "unweighted" F does
-not hold alpha: its whole gradient is the implicit term, whose small scale an AdamW step does not see.
+The implicit term eta * fraction * grad f is small, because eta is the inner learning rate: it hardly turns the
+student's gradient (0.07 % in one measured batch). For alpha, the published F weights the validation batch by alpha, and
+this direct gradient hides the implicit one. With the loss "unweighted", F does not depend on alpha: the whole gradient
+of alpha is the implicit term, whose small scale does not matter to an AdamW step.
+
+Example: F_theta = (-2, 3) and f_theta = (1, 2) give fraction = 4 / 5. With eta = 0.1 the student's gradient is
+(-2, 3) + 0.08 * (1, 2) = (-1.92, 3.16).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +27,13 @@ from istd.losses import SampleLoss, bce, outer_loss, sample_weights
 LOSSES = ("published", "unweighted")
 TINY = 1e-12
 
-Reduce = Callable[[list[Tensor]], list[Tensor]]
-
 
 @dataclass(frozen=True)
 class OuterGradients:
     """Gradients of one outer step, in the shapes of theta and alpha.
 
     Attributes:
-        fraction: <F_theta, f_theta> / (<f_theta, f_theta> + 1e-12).
+        fraction: the factor of the implicit term, see the module.
         share_theta, share_alpha: norm of the implicit term over the sum of both terms' norms, in [0, 1]; 0 where both
             are zero.
     """
@@ -47,10 +47,10 @@ class OuterGradients:
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass of a batch gives the outer level.
+    """The results of one forward pass that the outer level needs.
 
     student_maps: logits with gradient, finest first. teacher_logits: (B, 1, H, W). targets: (B, 1, H, W).
-    clusters: (B,) int64. all_clusters: those of the whole batch, where it is shared over processes.
+    clusters: (B,) int64. all_clusters: the clusters of the whole batch, where processes share it.
     """
 
     student_maps: Sequence[Tensor]
@@ -61,13 +61,13 @@ class Forward:
 
 
 def batch_loss(forward: Forward, alpha: Tensor, *, weighted: bool = True, loss: SampleLoss = bce) -> Tensor:
-    """mean of w * [MSE(sigmoid(student / 4), sigmoid(teacher / 4)) + loss(student, pseudo-mask)], a scalar.
+    """Return the mean of w * [MSE(sigmoid(student / 4), sigmoid(teacher / 4)) + loss(student, pseudo-mask)], a scalar.
 
     Args:
-        forward: of a validation batch (F) or a training batch (f).
+        forward: a validation batch (for F) or a training batch (for f).
         alpha: (clusters,), differentiable.
-        weighted: w by `sample_weights`; False: w = 1.
-        loss: supervision per sample; published: BCE.
+        weighted: whether w comes from `sample_weights`; otherwise w is 1.
+        loss: supervision per sample; the published one is BCE.
     """
     ones = alpha.new_ones(len(forward.clusters))
     weights = sample_weights(alpha, forward.clusters, forward.all_clusters) if weighted else ones
@@ -75,22 +75,25 @@ def batch_loss(forward: Forward, alpha: Tensor, *, weighted: bool = True, loss: 
 
 
 def outer_gradients(
-    outer: Tensor, inner: Tensor, theta: Sequence[Tensor], alpha: Tensor, eta: float, reduce: Reduce | None = None
+    outer: Tensor,
+    inner: Tensor,
+    theta: Sequence[Tensor],
+    alpha: Tensor,
+    eta: float,
+    reduce: Callable[[list[Tensor]], list[Tensor]] = list,
 ) -> OuterGradients:
-    """The hyper-gradient of one outer step.
+    """Return the hyper-gradient of one outer step.
 
     Args:
-        outer, inner: the scalars F and f, with graphs of their own.
-        theta: the student's weights; one that a loss does not reach has a gradient of zero there.
+        outer, inner: the scalars F and f, each with its own graph.
+        theta: the student's weights; a loss that does not reach one gives it a zero gradient.
         alpha: (clusters,), requires gradient.
         eta: inner learning rate.
-        reduce: averages gradients over processes; None: one process.
-
-    Returns:
-        gradients, without graph.
+        reduce: function that averages gradients over processes.
     """
-    outer_grads = _gradients(outer, theta, alpha, reduce)
-    inner_grads = _gradients(inner, theta, alpha, reduce)
+    parameters = [*theta, alpha]
+    outer_grads = reduce(list(torch.autograd.grad(outer, parameters, materialize_grads=True)))
+    inner_grads = reduce(list(torch.autograd.grad(inner, parameters, materialize_grads=True)))
     product = _dot(outer_grads[:-1], inner_grads[:-1])
     fraction = product / (_dot(inner_grads[:-1], inner_grads[:-1]) + TINY)
     implicit = torch._foreach_mul(inner_grads, float(eta * fraction))
@@ -104,17 +107,11 @@ def outer_gradients(
     )
 
 
-def _gradients(loss: Tensor, theta: Sequence[Tensor], alpha: Tensor, reduce: Reduce | None) -> list[Tensor]:
-    wanted = [*theta, alpha]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
-    return grads if reduce is None else reduce(grads)
-
-
 def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
-def _share(part: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    one, two = (float(_dot(grads, grads).sqrt()) for grads in (part, other))
-    return one / (one + two) if one + two > 0 else 0.0
+def _share(implicit: Sequence[Tensor], direct: Sequence[Tensor]) -> float:
+    implicit_norm, direct_norm = (float(_dot(grads, grads).sqrt()) for grads in (implicit, direct))
+    total = implicit_norm + direct_norm
+    return implicit_norm / total if total > 0 else 0.0

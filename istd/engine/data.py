@@ -1,4 +1,4 @@
-"""The data of a run: training and validation images, their pseudo-labels and clusters, and the loaders over them."""
+"""The data of a run: training and validation images, their pseudo-masks and clusters, and the loaders over them."""
 
 import logging
 from collections.abc import Sequence
@@ -24,38 +24,34 @@ logger = logging.getLogger(__name__)
 
 
 def load_datasets(names: Sequence[str], key: str) -> list[dict]:
-    """Dataset dicts of several registered or path-named data sets; errors name the configuration key."""
+    """Return the dataset dicts of several registered or path-named data sets; errors name the configuration key."""
     with errors_name(key):
         resolve_datasets(names)
         return [record for name in names for record in DatasetCatalog.get(name)]
 
 
 def build_test_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
-    """Whole images, one a batch, shared over the processes."""
+    """Return a loader of whole images, one a batch, sharded by process."""
     return build_detection_test_loader(
         list(records), mapper=ISTDMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
 
 
 class TrainingData:
-    """What one run trains on.
+    """The images of one run and their labels.
 
     Attributes:
         train, validation: dataset dicts.
         labels: pseudo-masks, or None under full supervision.
-        clusters: image id -> cluster where there is an outer step, else None.
+        clusters: table from image id to cluster if the outer step is enabled, else None.
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Args:
-            cfg: complete.
-
-        Raises:
-            ValueError, FileNotFoundError: one sentence that names the key or the file.
-        """
+        """Load everything; ValueError or FileNotFoundError names the key or the file in one sentence."""
         self._cfg = cfg
-        source, outer = cfg.ISTD.LABELS.SOURCE, cfg.ISTD.OUTER.ENABLED
+        self._seed = max(cfg.SEED, 0)
+        source = cfg.ISTD.LABELS.SOURCE
+        outer = cfg.ISTD.OUTER.ENABLED
         if source not in ("points", "masks"):
             raise ValueError(f"ISTD.LABELS.SOURCE must be points or masks, not '{source}'.")
         self.train = load_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
@@ -70,19 +66,19 @@ class TrainingData:
         self.clusters = self._load_clusters() if outer else None
 
     def train_loader(self) -> StreamLoader:
-        """Crops of the pool, for the inner loop."""
+        """Return the loader of the inner loop: crops of the pool's images."""
         items = -(-len(self.train) // self._cfg.SOLVER.IMS_PER_BATCH) * self._cfg.SOLVER.IMS_PER_BATCH
         return self._loader("train", self.train, items, self._cfg.DATALOADER.NUM_WORKERS)
 
     def outer_loaders(self) -> tuple[StreamLoader, StreamLoader]:
-        """Crops of the pool and of the validation images, for the outer steps."""
+        """Return the loaders of the outer steps: crops of the pool's images and of the validation images."""
         return (
             self._loader("outer_train", self.train, len(self.train), 0),
             self._loader("outer_validation", self.validation, len(self.validation), 0),
         )
 
     def pool(self) -> list[int]:
-        """Indices of the training images that train now."""
+        """Return the indices of the training images that are in the pool."""
         return list(range(len(self.train))) if self.labels is None else self.labels.pool()
 
     def _loader(self, stream: str, records: list[dict], items: int, workers: int) -> StreamLoader:
@@ -94,28 +90,23 @@ class TrainingData:
             use_masks=self.labels is None,
             clusters=self.clusters,
         )
-        seed = max(self._cfg.SEED, 0)
-        sampler = PoolSampler(pool, items, derive_seed(seed, stream))
-        return StreamLoader(records, mapper, sampler, self._cfg.SOLVER.IMS_PER_BATCH, workers, seed, stream)
+        sampler = PoolSampler(pool, items, derive_seed(self._seed, stream))
+        return StreamLoader(records, mapper, sampler, self._cfg.SOLVER.IMS_PER_BATCH, workers, self._seed, stream)
 
     def _load_clusters(self) -> ClusterTable:
-        """The table of ISTD.CLUSTERS.FILE, or one fitted to the training images alone, once in the output folder."""
-        node = self._cfg.ISTD.CLUSTERS
-        records, depth = [*self.train, *self.validation], self._cfg.ISTD.INPUT.DEPTH
+        """Read ISTD.CLUSTERS.FILE, or a table in the output folder that is fitted to the training images alone."""
+        records = [*self.train, *self.validation]
+        depth = self._cfg.ISTD.INPUT.DEPTH
         ids = [record["image_id"] for record in records]
-        seed = max(self._cfg.SEED, 0)
-        files = [str(Path(record["file_name"]).resolve()) for record in records]
-        # Named by what decides its content, so that a run never takes over another one's clusters.
-        made = f"clusters-{derive_seed(0, seed, depth, len(self.train), *ids, *files):08x}.json"
-        path = Path(node.FILE or Path(self._cfg.OUTPUT_DIR, made))
-        if not node.FILE:
+        path = self._cfg.ISTD.CLUSTERS.FILE
+        if not path:
+            files = [str(Path(record["file_name"]).resolve()) for record in records]
+            # The name depends on everything that decides the content, so a run never reads another run's clusters.
+            digest = derive_seed(0, self._seed, depth, len(self.train), *ids, *files)
+            path = Path(self._cfg.OUTPUT_DIR, f"clusters-{digest:08x}.json")
             if comm.is_main_process() and not path.is_file():
-                table = make_clusters(
-                    self.train,
-                    partial(read_infrared, depth=depth),
-                    assigned=self.validation,
-                    seed=seed,
-                )
+                read = partial(read_infrared, depth=depth)
+                table = make_clusters(self.train, read, assigned=self.validation, seed=self._seed)
                 table.save(path)
                 logger.info("%d clusters of %d training images: %s.", table.num_clusters, len(self.train), path)
             comm.synchronize()

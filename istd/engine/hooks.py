@@ -1,4 +1,4 @@
-"""What happens at the end of epochs: weight averaging, the outer step, label evolution with mining, the final test."""
+"""The hooks of a training: weight averaging, the gate log, the outer step, label evolution, the final test."""
 
 import logging
 from typing import Any
@@ -21,20 +21,17 @@ from istd.modeling.scam import SCAM
 logger = logging.getLogger(__name__)
 
 ALPHA_LR = 0.01  # learning rate of the clusters' alpha in the outer step
+GATE_PERIOD = 20  # iterations
 
 
 class WeightAverage(HookBase):
     """Moves the model's averages after every step; the decay rises to its value over the first steps."""
 
     def __init__(self, model: PointSupervisedISTD, decay: float):
-        """
-        Args:
-            model: with averages.
-            decay: in (0, 1): share of the average that stays.
-        """
         if not 0 < decay < 1:
             raise ValueError(f"ISTD.SCHEDULE.EMA_DECAY must lie in [0, 1), not {decay}.")
-        self._model, self._decay = model, decay
+        self._model = model
+        self._decay = decay
 
     def after_step(self) -> None:
         """Update the averages."""
@@ -43,41 +40,32 @@ class WeightAverage(HookBase):
 
 
 class GateLog(HookBase):
-    """Logs mean |gate| of SCAM as `scam/gate`: 1 at first; near 0 the teacher is its student, unmodulated in scale."""
+    """Logs mean |gate| of SCAM as `scam/gate`, which starts at 1; near 0 SCAM does not scale the student's features."""
 
-    def __init__(self, scam: SCAM, period: int = 20):
-        """
-        Args:
-            scam: whose gates.
-            period: iterations.
-        """
-        self._scam, self._period = scam, period
+    def __init__(self, scam: SCAM):
+        self._scam = scam
 
     def after_step(self) -> None:
-        """Log where it is due."""
-        if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
+        """Log every GATE_PERIOD iterations and at the end."""
+        if (self.trainer.iter + 1) % GATE_PERIOD == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
             self.trainer.storage.put_scalar("scam/gate", self._scam.gate_penalty().item(), smoothing_hint=False)
 
 
 class OuterStep(HookBase):
-    """Every few epochs, some steps by which the student and the clusters' alpha learn (see `istd.engine.bilevel`).
+    """Trains the student and the clusters' alpha by a few outer steps every few epochs (see `istd.engine.bilevel`).
 
-    Training and validation crops come from streams of their own. BatchNorm uses each batch's statistics and records
-    none. Its state: alpha, its optimizer and the number of steps done.
+    Training and validation crops come from separate streams. BatchNorm uses the statistics of each batch and records
+    none. The hook's state is alpha, the optimizer of the outer steps and their number so far.
     """
 
     def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
-        """
-        Args:
-            cfg: ISTD.OUTER is read.
-            model: gets `alpha`.
-            data: with clusters.
-            clock: of the training.
-        """
+        """Set the model's `alpha`, one scalar per cluster; ValueError names a wrong ISTD.OUTER.LOSS."""
         node = cfg.ISTD.OUTER
         if node.LOSS not in LOSSES:
             raise ValueError(f"ISTD.OUTER.LOSS must be one of {', '.join(LOSSES)}, not '{node.LOSS}'.")
-        self._node, self._model, self._data, self._clock = node, model, data, clock
+        self._node = node
+        self._model = model
+        self._clock = clock
         self._loaders = data.outer_loaders()
         self._theta = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
         model.alpha = torch.zeros(data.clusters.num_clusters, device=model.device)
@@ -89,7 +77,7 @@ class OuterStep(HookBase):
         self._done = 0
 
     def after_step(self) -> None:
-        """Take the outer steps where an epoch ended that is due."""
+        """Take the outer steps if an epoch ended that is a multiple of ISTD.OUTER.PERIOD."""
         epoch = self._clock.ended(self.trainer.iter)
         if not epoch or epoch % self._node.PERIOD:
             return
@@ -103,10 +91,10 @@ class OuterStep(HookBase):
             self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
 
     def step(self, train: list[dict], validation: list[dict], eta: float) -> dict[str, float]:
-        """One outer step; returns figures for the log.
+        """Take one outer step and return figures for the log.
 
         Args:
-            train, validation: dicts of `ISTDMapper`.
+            train, validation: batches of dicts from `ISTDMapper`.
             eta: inner learning rate.
         """
         alpha = self._model.alpha.detach().requires_grad_()
@@ -115,19 +103,19 @@ class OuterStep(HookBase):
         inner = batch_loss(self._forward(train), alpha, loss=loss)
         losses = {"outer loss": outer, "inner loss": inner}
         require_finite_losses(losses, lambda: [str(image["file_name"]) for image in [*validation, *train]])
-        found = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)
-        for parameter, gradient in zip(self._theta, found.theta, strict=True):
+        gradients = outer_gradients(outer, inner, self._theta, alpha, eta, average_over_processes)
+        for parameter, gradient in zip(self._theta, gradients.theta, strict=True):
             parameter.grad = gradient
-        self._model.alpha.grad = found.alpha
+        self._model.alpha.grad = gradients.alpha
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._done += 1
         return {
             "outer/loss": outer.item(),
             "outer/loss_train": inner.item(),
-            "outer/fraction": found.fraction,
-            "outer/implicit_share_theta": found.share_theta,
-            "outer/implicit_share_alpha": found.share_alpha,
+            "outer/fraction": gradients.fraction,
+            "outer/implicit_share_theta": gradients.share_theta,
+            "outer/implicit_share_alpha": gradients.share_alpha,
             "outer/alpha_spread": self._model.alpha.std(correction=0).item(),
         }
 
@@ -137,11 +125,11 @@ class OuterStep(HookBase):
         return Forward(student, teacher[0], batch.targets, batch.clusters, batch.all_clusters)
 
     def state_dict(self) -> dict[str, Any]:
-        """alpha, the second optimizer and the steps done."""
+        """Return alpha, the state of the outer optimizer and the number of steps done."""
         return {"alpha": self._model.alpha, "optimizer": self._optimizer.state_dict(), "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore `state_dict`; ValueError when the number of clusters differs."""
         if state["alpha"].shape != self._model.alpha.shape:
             raise ValueError(
                 f"the checkpoint has {len(state['alpha'])} clusters and ISTD.CLUSTERS {len(self._model.alpha)}: resume "
@@ -153,30 +141,26 @@ class OuterStep(HookBase):
 
 
 class LabelEvolution(HookBase):
-    """Every few epochs the teacher's probabilities move the pool's masks and bring waiting images in.
+    """Updates the pool's masks by the teacher's probabilities every few epochs, and admits waiting images.
 
-    Its state is the masks and the pool, so that a checkpoint always goes with the labels it was trained on.
+    The hook's state is the masks and the pool, so that a checkpoint holds the labels it was trained on.
     """
 
     def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
-        """
-        Args:
-            cfg: ISTD.EVOLUTION is read.
-            model: whose teacher predicts.
-            data: with labels.
-            clock: of the training.
-        """
-        self._node, self._enabled = cfg.ISTD.EVOLUTION, cfg.ISTD.EVOLUTION.ENABLED or cfg.ISTD.MINING.ENABLED
-        self._model, self._labels, self._clock = model, data.labels, clock
+        self._node = cfg.ISTD.EVOLUTION
+        self._enabled = cfg.ISTD.EVOLUTION.ENABLED or cfg.ISTD.MINING.ENABLED
+        self._model = model
+        self._labels = data.labels
+        self._clock = clock
         self._mapper = ISTDMapper(cfg, is_train=False)
 
     def before_train(self) -> None:
-        """Make the first masks, where `ISTDTrainer.resume_or_load` was not called."""
+        """Make the first masks unless `ISTDTrainer.resume_or_load` did."""
         if not self._labels.masks:
             self._labels.start()
 
     def after_step(self) -> None:
-        """Update the masks where an epoch ended that is due, and let the loader start again with them."""
+        """Update the masks if an epoch ended that is due, and restart the loader with them."""
         epoch = self._clock.ended(self.trainer.iter)
         due = epoch > self._node.START * self._clock.epochs and epoch % self._node.PERIOD == 0
         if not (epoch and due and self._enabled):
@@ -190,11 +174,11 @@ class LabelEvolution(HookBase):
             self._log(figures)
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks and the pool."""
+        """Return the masks and the pool."""
         return self._labels.masks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore `state_dict`."""
         self._labels.load_state_dict(state)
 
     def _probability(self, record: dict) -> np.ndarray:
@@ -210,14 +194,15 @@ class LabelEvolution(HookBase):
         }
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
         text = ", ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in figures.items())
-        version, entered = self._labels.masks.version, update["entered"]
-        logger.info("Pseudo-masks version %d: %d images entered, %s.", version, entered, text)
+        logger.info(
+            "Pseudo-masks version %d: %d images entered, %s.", self._labels.masks.version, update["entered"], text
+        )
 
 
 class FinalTest(HookBase):
-    """Scores the test set once, after the training, with the best checkpoint."""
+    """Scores the test data sets with the best checkpoint after a training that did not fail."""
 
     def after_train(self) -> None:
-        """Score, unless the training failed."""
+        """Score if the last iteration was reached."""
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self.trainer.final_test()

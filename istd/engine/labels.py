@@ -18,13 +18,17 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
 MINING_END = 0.8  # share of the training after which no image enters the pool
-_CHOICES = {"START": ("contours", "points"), "POOL": ("easy", "all")}
+_CHOICES = {
+    "LABELS.START": ("contours", "points"),
+    "LABELS.POOL": ("easy", "all"),
+    "EVOLUTION.FIXED": ("points", "ones"),
+}
 
 
 def first_mask(image: np.ndarray, points: Sequence, start: str) -> tuple[np.ndarray, np.ndarray]:
-    """First pseudo-mask (H, W) float32 and (N,) bool, which points got one.
+    """Return the first pseudo-mask, (H, W) float32, and whether each point got a region in it, (N,) bool.
 
-    `start`: "contours" (`initialize_mask`) or "points": the points alone, as LESPS begins.
+    `start` is "contours" (see `initialize_mask`) or "points": the points alone, as LESPS begins.
     """
     if start == "contours":
         return initialize_mask(image, points)
@@ -34,56 +38,28 @@ def first_mask(image: np.ndarray, points: Sequence, start: str) -> tuple[np.ndar
     return mask, np.ones(len(array), bool)
 
 
-def propose(
-    cfg: CfgNode, record: dict, mask: np.ndarray, inside: bool, probability: np.ndarray, ratio: float
-) -> np.ndarray | None:
-    """One image's step of label evolution (in the pool) or of mining (outside it).
-
-    Args:
-        cfg: ISTD.EVOLUTION is read.
-        record: dataset dict with image_id and points.
-        mask: (H, W) current soft mask.
-        inside: whether the image is in the pool.
-        probability: (H, W) of the teacher.
-        ratio: share of missed points with which a waiting image may enter.
-
-    Returns:
-        the new (H, W) mask, with which a waiting image enters the pool; None where it has to wait.
-    """
-    node, points = cfg.ISTD.EVOLUTION, record.get("points", ())
-    if inside:
-        return evolve_mask(
-            mask,
-            probability,
-            points=points if node.FIXED == "points" else None,
-            decay=node.DECAY,
-        )
-    accepted, mined = select(probability, points, ratio=ratio)
-    return mined if accepted else None
-
-
 class PseudoLabels:
-    """The pseudo-masks of a run and how they change.
+    """The pseudo-masks of a run and their changes.
 
-    Every process holds all of them. They are part of the checkpoint. The files in `folder` are for pictures alone.
+    Every process holds all masks, and every checkpoint keeps them. The files in `folder` are for pictures alone.
 
     Attributes:
-        masks: of training and validation images; empty before `start` or `load_state_dict`.
-        folder: with one file for each version of the masks.
+        masks: masks of training and validation images; empty before `start` or `load_state_dict`.
+        folder: folder with one file for each version of the masks.
     """
 
     def __init__(self, cfg: CfgNode, train: Sequence[dict], validation: Sequence[dict] = ()):
         """
         Args:
-            cfg: OUTPUT_DIR, ISTD.LABELS, EVOLUTION and MINING are read.
+            cfg: configuration with OUTPUT_DIR, ISTD.LABELS, EVOLUTION and MINING.
             train: dataset dicts with points.
-            validation: such, whose masks evolve too and which are all in the pool.
+            validation: dataset dicts with points, whose masks evolve too and which are all in the pool.
         """
         for key, choices in _CHOICES.items():
-            if cfg.ISTD.LABELS[key] not in choices:
-                raise ValueError(f"ISTD.LABELS.{key} must be {' or '.join(choices)}, not '{cfg.ISTD.LABELS[key]}'.")
-        if cfg.ISTD.EVOLUTION.FIXED not in ("points", "ones"):
-            raise ValueError(f"ISTD.EVOLUTION.FIXED must be points or ones, not '{cfg.ISTD.EVOLUTION.FIXED}'.")
+            group, name = key.split(".")
+            value = cfg.ISTD[group][name]
+            if value not in choices:
+                raise ValueError(f"ISTD.{key} must be {' or '.join(choices)}, not '{value}'.")
         self._cfg = cfg
         self._train = list(train)
         self._records = [*train, *validation]
@@ -96,22 +72,17 @@ class PseudoLabels:
                 )
 
     def start(self) -> None:
-        """Make the first masks, on process 0 for all."""
+        """Make the first masks on process 0 and share them."""
         first = self._first_masks() if comm.is_main_process() else PseudoMasks()
         self.masks.load_state_dict(comm.all_gather(first.state_dict())[0])
         self._save()
 
     def pool(self) -> list[int]:
-        """Indices of the training images that train, in order."""
+        """Return the indices of the training images that are in the pool, in order."""
         return [i for i, record in enumerate(self._train) if record["image_id"] in self.masks.pool]
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Take the masks and the pool of a checkpoint; ValueError when they are not those of this run's images."""
-        if "ids" not in state:
-            raise ValueError(
-                "the checkpoint was written before checkpoints held the pseudo-masks: training cannot resume from it, "
-                "but MODEL.WEIGHTS can name it."
-            )
+        """Restore the masks and the pool of a checkpoint; ValueError when an image of this run has no mask there."""
         self.masks.load_state_dict(state)
         for record in self._records:
             if record["image_id"] not in self.masks:
@@ -123,67 +94,73 @@ class PseudoLabels:
         """Evolve the pool's masks and mine the waiting images; every process predicts its share.
 
         Args:
-            probability: dataset dict -> (H, W) of the teacher.
-            epoch: that ended.
-            epochs: length of the training.
+            probability: function from a dataset dict to the teacher's probability, (H, W).
+            epoch: number of the epoch that ended.
+            epochs: length of the training in epochs.
 
         Returns:
             the figures of `PseudoMasks.advance`.
         """
+        mining_end = MINING_END * epochs
+        ratio = None
+        if self._cfg.ISTD.MINING.ENABLED and epoch <= mining_end:
+            ratio = ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, mining_end)
         share = self._records[comm.get_rank() :: comm.get_world_size()]
-        changes = self._changes(share, probability, self._ratio(epoch, epochs))
-        figures = self.masks.advance(comm.all_gather(changes), epoch)
+        figures = self.masks.advance(comm.all_gather(self._changes(share, probability, ratio)), epoch)
         self._save()
         return figures
 
     def quality(self) -> dict[str, float]:
-        """IoU (%) of the pool's masks with the true ones, over all pixels, where every image of the pool has a mask
-        file; {} otherwise. For the log: nothing is decided by it."""
+        """Return the IoU (%) of the pool's masks with the true masks, over all pixels, for the log alone.
+
+        The result is empty unless every image of the pool has a mask file.
+        """
         records = [self._train[i] for i in self.pool()]
         if not records or any("mask_file" not in record for record in records):
             return {}
-        both = either = 0
+        intersection = 0
+        union = 0
         for record in records:
-            mask, truth = self.masks[record["image_id"]] > 0.5, read_mask(record["mask_file"]) > 0
-            both += int((mask & truth).sum())
-            either += int((mask | truth).sum())
-        return {"labels/iou_true": 100.0 * both / either if either else float("nan")}
+            mask = self.masks[record["image_id"]] > 0.5
+            truth = read_mask(record["mask_file"]) > 0
+            intersection += int((mask & truth).sum())
+            union += int((mask | truth).sum())
+        return {"labels/iou_true": 100.0 * intersection / union if union else float("nan")}
 
     def _changes(self, records: Sequence[dict], probability: Callable, ratio: float | None) -> PseudoMasks:
-        """The masks of these images that change; its pool is of the images that enter."""
+        """Return the masks of these images that change, with the images that enter as pool; None mines nothing."""
+        node = self._cfg.ISTD.EVOLUTION
         changes = PseudoMasks()
         for record in records:
-            image_id = record["image_id"]
-            inside = image_id in self.masks.pool
-            if inside and not self._cfg.ISTD.EVOLUTION.ENABLED or not inside and ratio is None:
-                continue
-            mask = propose(self._cfg, record, self.masks[image_id], inside, probability(record), ratio)
-            if mask is not None:
-                changes.put(image_id, mask)
-                if not inside:
+            image_id, points = record["image_id"], record["points"]
+            if image_id not in self.masks.pool:
+                if ratio is None:
+                    continue
+                accepted, mask = select(probability(record), points, ratio=ratio)
+                if accepted:
+                    changes.put(image_id, mask)
                     changes.pool.add(image_id)
+            elif node.ENABLED:
+                fixed = points if node.FIXED == "points" else None
+                mask = evolve_mask(self.masks[image_id], probability(record), points=fixed, decay=node.DECAY)
+                changes.put(image_id, mask)
         return changes
 
-    def _ratio(self, epoch: int, epochs: float) -> float | None:
-        """Share of missed points that mining allows; None: no mining."""
-        end = MINING_END * epochs
-        if not self._cfg.ISTD.MINING.ENABLED or epoch > end:
-            return None
-        return ratio_at(epoch, self._cfg.ISTD.EVOLUTION.START * epochs, end)
-
     def _first_masks(self) -> PseudoMasks:
-        node, masks, easy = self._cfg.ISTD.LABELS, PseudoMasks(), 0
+        node = self._cfg.ISTD.LABELS
+        masks = PseudoMasks()
+        easy = 0
         for number, record in enumerate(self._records):
             grey = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
-                mask, found = first_mask(grey, record["points"], node.START)
+                mask, has_region = first_mask(grey, record["points"], node.START)
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
             masks.put(record["image_id"], mask)
             trains = number < len(self._train)
-            if not trains or node.POOL == "all" or is_easy(found, node.EASY_SHARE):
+            if not trains or node.POOL == "all" or is_easy(has_region, node.EASY_SHARE):
                 masks.pool.add(record["image_id"])
                 easy += trains
         if not easy:

@@ -1,4 +1,4 @@
-"""What processes that train together have to agree on, beside what DistributedDataParallel does."""
+"""Synchronization of processes that train together, beyond what DistributedDataParallel does."""
 
 import torch
 import torch.distributed as dist
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def average_over_processes(tensors: list[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all processes; the same list where there is one."""
+    """Return the mean of each tensor over all processes; a single process gets its list back."""
     if comm.get_world_size() == 1:
         return tensors
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -18,7 +18,7 @@ def average_over_processes(tensors: list[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Give every process the buffers of process 0: running statistics follow each process's own images."""
+    """Give every process the buffers of process 0, because running statistics follow each process's own images."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

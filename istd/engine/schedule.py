@@ -6,22 +6,16 @@ from detectron2.config import CfgNode
 
 
 def epoch_iterations(cfg: CfgNode, images: int) -> int:
-    """Iterations of one epoch of `images` training images at SOLVER.IMS_PER_BATCH."""
+    """Return the iterations of one epoch of `images` training images at SOLVER.IMS_PER_BATCH."""
     return max(1, math.ceil(images / cfg.SOLVER.IMS_PER_BATCH))
 
 
 def in_iterations(cfg: CfgNode, images: int) -> CfgNode:
-    """Turn ISTD.SCHEDULE into Detectron2's iterations.
+    """Return a frozen configuration whose ISTD.SCHEDULE is turned into Detectron2's iterations.
 
-    Sets SOLVER.MAX_ITER, WARMUP_ITERS and CHECKPOINT_PERIOD and TEST.EVAL_PERIOD; SCHEDULE.EVAL of 0 means no
-    evaluation while training. All schemes then train equally long, though their pools differ.
-
-    Args:
-        cfg: complete.
-        images: in the training set.
-
-    Returns:
-        a new frozen configuration; the same one when SCHEDULE.EPOCHS is 0.
+    The function sets SOLVER.MAX_ITER, WARMUP_ITERS and CHECKPOINT_PERIOD and TEST.EVAL_PERIOD for a training set of
+    `images` images, so that all schemes train equally long, though their pools differ. SCHEDULE.EPOCHS of 0 returns the
+    same configuration, and SCHEDULE.EVAL of 0 means no evaluation while training.
     """
     schedule = cfg.ISTD.SCHEDULE
     if schedule.EPOCHS <= 0:
@@ -38,22 +32,19 @@ def in_iterations(cfg: CfgNode, images: int) -> CfgNode:
 
 
 class EpochClock:
-    """Tells at which iterations the hooks of epochs act."""
+    """Tells the hooks at which iterations an epoch ends; `epochs` is the length of the training."""
 
     def __init__(self, iterations: int, total: int):
         """
         Args:
-            iterations: of an epoch.
+            iterations: iterations of one epoch.
             total: iterations of the training.
         """
-        self.iterations, self.total = iterations, total
-
-    @property
-    def epochs(self) -> float:
-        """Length of the training."""
-        return self.total / self.iterations
+        self._iterations = iterations
+        self._total = total
+        self.epochs = total / iterations
 
     def ended(self, iteration: int) -> int:
-        """Number of epochs that are done if this iteration ended one and the training goes on, else 0."""
+        """Return the number of finished epochs if this iteration ends one before the training's end, else 0."""
         done = iteration + 1
-        return done // self.iterations if done % self.iterations == 0 and done < self.total else 0
+        return done // self._iterations if done % self._iterations == 0 and done < self._total else 0

@@ -1,4 +1,4 @@
-"""DefaultTrainer for point-supervised ISTD: the pool's loader, the hooks of epochs, evaluation, one final test."""
+"""A DefaultTrainer for point-supervised ISTD: the pool's loader, the hooks, the evaluation and one final test."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 BEST = "model_best.pth"
-KEPT_CHECKPOINTS = 3  # newest checkpoints that stay, beside the best and the last
+KEPT_CHECKPOINTS = 3  # newest checkpoints that stay, besides the best and the last
 
 
 class ISTDTrainer(ResumableTrainer):
@@ -41,32 +41,29 @@ class ISTDTrainer(ResumableTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Args:
-            cfg: complete and frozen; ISTD.SCHEDULE is turned into iterations here.
-        """
+        """Take a frozen configuration, whose ISTD.SCHEDULE is turned into iterations here."""
         self.data = TrainingData(cfg)
         cfg = in_iterations(cfg, len(self.data.train))
         self.clock = EpochClock(epoch_iterations(cfg, len(self.data.train)), cfg.SOLVER.MAX_ITER)
         super().__init__(cfg)
 
     def build_train_loader(self, cfg: CfgNode):
-        """Crops of the pool."""
+        """Return the loader of crops of the pool's images."""
         return self.data.train_loader()
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """AdamW over network and SCAM, with Detectron2's keys of rates, decay and clipping; SCAM by ISTD.SCAM.LR."""
+        """Return AdamW by the SOLVER keys, with ISTD.SCAM.LR as the learning rate of SCAM."""
         groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
         rate = cfg.ISTD.SCAM.LR or cfg.SOLVER.BASE_LR
         if model.scam is not None and rate != cfg.SOLVER.BASE_LR:
-            scam = [{"params": [one], "lr": rate} for one in model.scam.parameters() if one.requires_grad]
-            groups = reduce_param_groups([*groups, *scam])  # later items replace earlier ones' settings
+            scam = [{"params": [weight], "lr": rate} for weight in model.scam.parameters() if weight.requires_grad]
+            groups = reduce_param_groups([*groups, *scam])  # A later item replaces the settings of an earlier one.
         adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     def build_hooks(self) -> list:
-        """The common hooks, with those of epochs and the evaluation before the checkpoint, so that it holds all."""
+        """Return the hooks; epoch hooks and evaluation precede the checkpoint, so that it holds their state."""
         evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
         common = [hook for hook in super().build_hooks() if hook is not None]
         first = [hook for hook in common if not isinstance(hook, evaluation)]
@@ -101,7 +98,7 @@ class ISTDTrainer(ResumableTrainer):
 
     @property
     def selection_metric(self) -> str:
-        """Name of the validation figure that selects the best checkpoint, as the event storage knows it."""
+        """The name in the event storage of the validation figure that selects the best checkpoint."""
         node = self.cfg.ISTD.TEST
         if node.SELECT not in ("student", "teacher") or node.SELECT_BY not in ("masks", "points"):
             raise ValueError("ISTD.TEST.SELECT must be student or teacher, and ISTD.TEST.SELECT_BY masks or points.")
@@ -128,7 +125,7 @@ class ISTDTrainer(ResumableTrainer):
         return not by_points
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint; or start afresh from MODEL.WEIGHTS, in place of an earlier run's results."""
+        """Resume from the last checkpoint, or start from MODEL.WEIGHTS and delete the results of an earlier run."""
         continues = resume and self.checkpointer.has_checkpoint()
         if not continues and comm.is_main_process():
             for name in (BEST, f"test/{RESULTS}"):
@@ -140,7 +137,7 @@ class ISTDTrainer(ResumableTrainer):
             self.network.update_average(0.0)
 
     def restart_data(self, iteration: int) -> None:
-        """Make the training loader begin anew at an iteration, after the pseudo-labels or the pool changed."""
+        """Restart the training loader at an iteration, after the pseudo-masks or the pool changed."""
         loader = self._trainer.data_loader
         loader.set_start(iteration)
         self._trainer.reset_data_loader(lambda: loader)
@@ -152,7 +149,7 @@ class ISTDTrainer(ResumableTrainer):
         return inference_on_dataset(self.network, build_test_loader(self.cfg, self.data.validation), evaluator)
 
     def final_test(self) -> OrderedDict:
-        """Score the test data sets with the best checkpoint, once; a finished run that is resumed does not again."""
+        """Score the test data sets with the best checkpoint, unless a finished run is resumed."""
         path = Path(self.cfg.OUTPUT_DIR, "test", RESULTS)
         if not self.cfg.DATASETS.TEST or (path.is_file() and self.start_iter >= self.max_iter):
             return OrderedDict()
@@ -165,27 +162,27 @@ class ISTDTrainer(ResumableTrainer):
         folders = [f"test{number}" if len(names) > 1 else "test" for number in range(len(names))]
         results = self.test(self.cfg, self.network, [self._evaluator(self.cfg, folder, True) for folder in folders])
         if comm.is_main_process():
-            used = BEST if best.is_file() else "model_final.pth"
-            figures = flatten_results_dict(results)
-            plain = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+            checkpoint = BEST if best.is_file() else "model_final.pth"
+            flat = flatten_results_dict(results)
+            figures = {key: value if math.isfinite(value) else None for key, value in flat.items()}
             with atomic_write(path, "w") as file:
-                json.dump({"checkpoint": used, "seed": self.cfg.SEED, "results": plain}, file, indent=1)
-            for name, found in results.items():
-                logger.info("Test of %s on %s, in %s:", used, name, path)
-                print_csv_format(found)
+                json.dump({"checkpoint": checkpoint, "seed": self.cfg.SEED, "results": figures}, file, indent=1)
+            for name, scores in results.items():
+                logger.info("Test of %s on %s, in %s:", checkpoint, name, path)
+                print_csv_format(scores)
         comm.synchronize()
         return results
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Whole images of a data set."""
+        """Return a loader of the whole images of a data set."""
         return build_test_loader(cfg, load_datasets([dataset_name], "DATASETS.TEST"))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """IoU, nIoU, Pd and Fa of student and teacher, with their files in OUTPUT_DIR/eval/<name of MODEL.WEIGHTS>.
+        """Return the evaluator of student and teacher, which writes to OUTPUT_DIR/eval/<name of MODEL.WEIGHTS>.
 
-        The folder `test` is of the training's own final test alone.
+        Only the final test of a training writes to the folder `test`.
         """
         names = list(cfg.DATASETS.TEST)
         number = str(names.index(dataset_name)) if dataset_name in names and len(names) > 1 else ""
@@ -203,16 +200,16 @@ class ISTDTrainer(ResumableTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None):
-        """Score a model on DATASETS.TEST.
+        """Score a model on DATASETS.TEST, by the given evaluators or those of `build_evaluator`.
 
         Returns:
-            {data set: {"istd": {"IoU", "nIoU", "Pd", "Fa", ...}, "istd_teacher": ...}}; empty but on process 0.
+            {data set: {"istd": {"IoU", "nIoU", "Pd", "Fa", ...}, "istd_teacher": ...}}; empty except on process 0.
         """
         model = unwrap_ddp(model)
         results = OrderedDict()
         for number, name in enumerate(cfg.DATASETS.TEST):
             evaluator = evaluators[number] if evaluators else cls.build_evaluator(cfg, name)
-            found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            scores = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
             if comm.is_main_process():
-                results[name] = found
+                results[name] = scores
         return results

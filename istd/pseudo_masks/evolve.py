@@ -8,7 +8,7 @@ import numpy as np
 
 from istd.pseudo_masks.initialize import Points, check_points
 
-ROUND_UP = 0.5 + 1e-6  # a half goes up, whatever the last bit of a centroid's division is
+ROUND_UP = 0.5 + 1e-6  # A half rounds up, whatever the last bit of the centroid is.
 
 
 def evolve_mask(
@@ -24,32 +24,44 @@ def evolve_mask(
     area_scale: float = 0.0015,
     region_threshold: float = 0.5,
 ) -> np.ndarray:
-    """One update of a soft pseudo-mask.
+    """Return a soft pseudo-mask after one update.
 
-    For each 8-connected region of mask > `region_threshold`, with its centroid c rounded to a pixel and `area` in
-    pixels: peak = max of p in the `neighborhood` around c; threshold = base * peak + gain * (peak - base * peak) *
-    area / (area_scale * H * W); the 8-connected parts of {p > threshold} inside the neighborhood that share a pixel
-    with the `core` around c are the new region. On the union of the new regions mask <- (mask + p) / 2, elsewhere
-    mask <- decay * mask. Windows are cut at the image's border. From an area of 2 * area_scale * H * W on (with the
-    published constants) the threshold is the peak itself, and there is no new region. LESPS is `decay=0.9`, or
-    `decay=1.0` for no degeneration.
+    Each 8-connected region of mask > `region_threshold` has a centroid c, rounded to a pixel, and an area in pixels:
+    1. peak = the maximum of p in the `neighborhood` around c, which is cut at the image's border;
+    2. threshold = base * peak + gain * (peak - base * peak) * area / (area_scale * H * W);
+    3. the new region = the 8-connected parts of {p > threshold} that share a pixel with the `core` around c.
+    On the union of the new regions mask <- (mask + p) / 2, elsewhere mask <- decay * mask. A region of at least
+    2 * area_scale * H * W pixels (with the published constants) has its peak as threshold, so it only decays. LESPS
+    uses `decay=0.9`, or `decay=1.0` for no degeneration.
+
+    Example: in 64x64 pixels, area_scale * H * W is 6.1. A region of one pixel with a peak of 0.6 has the threshold
+    0.3 + 0.5 * 0.3 / 6.1 = 0.32: neighbors above 0.32 join, and a joining pixel of mask 0 gets 0.6 / 2 = 0.3.
 
     Args:
         mask: (H, W) soft mask.
-        probability: (H, W) teacher's probability.
-        points: [x, y] pixels that stay 1. None, as published: every pixel whose mask is exactly 1 stays 1, which
-            includes the whole of a first mask; given: only these, so that a first mask can shrink as well as grow.
+        probability: (H, W) teacher's probability p.
+        points: [x, y] pixels that stay 1, so that a first mask can shrink as well as grow; None, as published, keeps
+            every pixel whose mask is exactly 1, which includes the whole of a first mask.
         decay: factor of the mask outside the new regions.
-        neighborhood, core: side in pixels, odd; base, gain, area_scale: constants of the threshold.
+        neighborhood, core: sides in pixels, odd.
+        base, gain, area_scale: constants of the threshold.
 
-    Returns: (H, W) float32, a new array.
+    Returns:
+        (H, W) float32, a new array.
 
     Raises:
         ValueError: mask and probability differ in shape, or a point is outside.
     """
-    mask, probability = _as_pair(mask, probability)
-    new, scale = mask * np.float32(decay), area_scale * mask.size
-    reach, inner = neighborhood // 2, core // 2
+    mask = np.ascontiguousarray(mask, np.float32)
+    probability = np.ascontiguousarray(probability, np.float32)
+    if mask.shape != probability.shape or mask.ndim != 2:
+        raise ValueError(
+            f"the pseudo-mask has shape {mask.shape} and the probability {probability.shape}: both must be (H, W)."
+        )
+    new = mask * np.float32(decay)
+    scale = area_scale * mask.size
+    reach = neighborhood // 2
+    inner = core // 2
     for x, y, area in _regions(mask, region_threshold):
         x0, y0 = max(0, x - reach), max(0, y - reach)
         window = (slice(y0, y + reach + 1), slice(x0, x + reach + 1))
@@ -64,19 +76,15 @@ def evolve_mask(
 
 
 def _parts_touching(above: np.ndarray, near: tuple[slice, slice]) -> np.ndarray:
-    """The 8-connected parts of a boolean map that have a pixel in `near`, as a boolean map."""
+    """Return the 8-connected parts of a boolean map that have a pixel in `near`, as a boolean map."""
     _, parts = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
-    touching = set(parts[near].ravel().tolist()) - {0}
-    grown = np.zeros(above.shape, bool)
-    for part in touching:
-        grown |= parts == part
-    return grown
+    return above & np.isin(parts, parts[near])
 
 
 def _regions(mask: np.ndarray, threshold: float) -> list[tuple[int, int, int]]:
-    """Centroid x, y (rounded) and area of each 8-connected region of mask > threshold."""
+    """Return the rounded centroid x, y and the area of each 8-connected region of mask > threshold."""
     binary = cv2.compare(mask, threshold, cv2.CMP_GT)
-    x, y, width, height = cv2.boundingRect(binary)  # labeling is what costs: only where there is something
+    x, y, width, height = cv2.boundingRect(binary)  # Labeling is slow, so only the occupied part is labeled.
     if not width:
         return []
     part = binary[y : y + height, x : x + width]
@@ -86,23 +94,13 @@ def _regions(mask: np.ndarray, threshold: float) -> list[tuple[int, int, int]]:
 
 
 def region_peak_threshold(peak: float, area: int, scale: float, base: float, gain: float) -> float:
-    """Threshold of one region: base * peak + gain * (peak - base * peak) * area / scale."""
+    """Return the threshold of one region: base * peak + gain * (peak - base * peak) * area / scale."""
     return base * peak + gain * (peak - base * peak) * area / scale
 
 
-def _as_pair(mask: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mask = np.ascontiguousarray(mask, np.float32)
-    probability = np.ascontiguousarray(probability, np.float32)
-    if mask.shape != probability.shape or mask.ndim != 2:
-        raise ValueError(
-            f"the pseudo-mask has shape {mask.shape} and the probability {probability.shape}: both must be (H, W)."
-        )
-    return mask, probability
-
-
 def _kept_pixels(mask: np.ndarray, points: Points | None) -> np.ndarray:
-    """(N, 2) x, y of the pixels that stay 1."""
+    """Return x, y of the pixels that stay 1, (N, 2)."""
     if points is not None:
         return check_points(points, *mask.shape)
-    found = cv2.findNonZero(cv2.compare(mask, 1.0, cv2.CMP_EQ))
-    return np.zeros((0, 2), int) if found is None else found.reshape(-1, 2)
+    ones = cv2.findNonZero(cv2.compare(mask, 1.0, cv2.CMP_EQ))
+    return np.zeros((0, 2), int) if ones is None else ones.reshape(-1, 2)

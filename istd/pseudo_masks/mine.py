@@ -10,7 +10,7 @@ from istd.pseudo_masks.initialize import Points, check_points
 
 
 def ratio_at(epoch: float, start: float, end: float, low: float = 0.2, high: float = 1.0) -> float:
-    """Share of missed points that is allowed: `low` up to epoch `start`, then linear, `high` from `end` on."""
+    """Return the allowed share of missed points: `low` up to epoch `start`, then linear, `high` from `end` on."""
     if end <= start:
         return high if epoch >= end else low
     return low + (high - low) * min(max((epoch - start) / (end - start), 0.0), 1.0)
@@ -24,10 +24,10 @@ def select(
     max_false_ratio: float = 5.0,
     threshold: float = 0.5,
 ) -> tuple[bool, np.ndarray]:
-    """Whether a waiting image enters the pool, and the mask it enters with.
+    """Return whether a waiting image enters the pool, and its mask.
 
-    It enters when missed points / points <= `ratio` and false regions / points <= `max_false_ratio`. A point is missed
-    when no 8-connected region of {p > `threshold`} holds its pixel, a region is false when it holds no point. An
+    The image enters when missed points / points <= `ratio` and false regions / points <= `max_false_ratio`. A point is
+    missed when no 8-connected region of {p > `threshold`} holds its pixel; a region is false when it holds no point. An
     image without points enters with an empty mask.
 
     Args:
@@ -36,7 +36,7 @@ def select(
 
     Returns:
         accepted: bool.
-        mask: (H, W) float32 of 0 and 1: the regions that hold a point, and the points themselves.
+        mask: (H, W) float32, 1 in the regions that hold a point and at the points, else 0.
 
     Raises:
         ValueError: a point outside the image.

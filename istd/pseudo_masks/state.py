@@ -1,7 +1,7 @@
 """The state of label evolution: the soft mask of every image and the pool of the images that train.
 
-Masks of small targets are nearly all zero. They are held as the indices and values of the other pixels, float32 and
-exact: some kilobytes in all, which a checkpoint keeps as a whole.
+Masks of small targets are nearly all zero, so only the indices and exact float32 values of the other pixels are kept:
+some kilobytes in all, which fit into every checkpoint.
 """
 
 import io
@@ -16,10 +16,10 @@ from d2kit.files import atomic_write
 
 
 class PseudoMasks(Mapping):
-    """Mapping image id -> (H, W) float32 soft mask, in the order in which images were put in.
+    """A mapping from image id to (H, W) float32 soft mask, in the order of insertion.
 
     Attributes:
-        pool: ids of the images that are trained on.
+        pool: ids of the images to train on.
         version: number of updates so far.
         epoch: epoch of the last update.
     """
@@ -52,13 +52,15 @@ class PseudoMasks(Mapping):
         self._parts[image_id] = (mask.shape, indices.astype(np.int32), mask.ravel()[indices])
 
     def advance(self, changes: Iterable["PseudoMasks"], epoch: int) -> dict[str, float]:
-        """Take over new masks, and their pools as images that enter, as the next version.
+        """Make the next version: take over changed masks, and add the images of their pools to the pool.
 
         Returns:
-            "entered", the number of images that joined the pool; "area_change", by which share the area above 0.5 of
-            all changed masks grew; "iou_mean", the mean IoU of old and new masks above 0.5 (1 when both are empty).
+            "entered", the number of images that joined the pool; "area_change", the relative growth of the area above
+            0.5 of all changed masks; "iou_mean", the mean IoU of old and new masks above 0.5 (1 when both are empty).
         """
-        areas, ious, size = np.zeros(2, np.int64), [], len(self.pool)
+        areas = np.zeros(2, np.int64)
+        ious = []
+        size = len(self.pool)
         for part in changes:
             for image_id, mask in part.items():
                 before, after = self[image_id] > 0.5, mask > 0.5
@@ -76,7 +78,7 @@ class PseudoMasks(Mapping):
         }
 
     def state_dict(self) -> dict:
-        """Everything as ints, strings and tensors, for a checkpoint that loads with `weights_only=True`."""
+        """Return everything as ints, strings and tensors, for a checkpoint that loads with `weights_only=True`."""
         shapes, indices, values = zip(*self._parts.values(), strict=True) if self._parts else ((), (), ())
         return {
             "version": self.version,
@@ -90,7 +92,7 @@ class PseudoMasks(Mapping):
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Become what `state_dict` told, from tensors or from the arrays of a file of `save`."""
+        """Restore `state_dict` from its tensors or from the arrays that `save` wrote."""
         ids = [str(image_id) for image_id in state["ids"]]
         shapes = map(tuple, np.asarray(state["sizes"]).tolist())
         ends = np.cumsum(np.asarray(state["counts"])).tolist()
@@ -104,22 +106,19 @@ class PseudoMasks(Mapping):
         self.epoch = int(state["epoch"])
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write FOLDER/masks-VERSION.npz atomically, for pictures; later versions, of an abandoned run, go."""
+        """Write FOLDER/masks-VERSION.npz atomically, for pictures, and delete later versions."""
         content = io.BytesIO()
         np.savez_compressed(content, **self.state_dict())
+        name = f"masks-{self.version:06d}.npz"
         for path in saved_versions(folder):
-            if path.name > self._file_name:
+            if path.name > name:
                 path.unlink()
-        with atomic_write(Path(folder, self._file_name)) as file:
+        with atomic_write(Path(folder, name)) as file:
             file.write(content.getbuffer())
-
-    @property
-    def _file_name(self) -> str:
-        return f"masks-{self.version:06d}.npz"
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "PseudoMasks":
-        """Read a file of `save`."""
+        """Read a file that `save` wrote."""
         masks = cls()
         with np.load(path, allow_pickle=False) as file:
             masks.load_state_dict(file)
@@ -127,5 +126,5 @@ class PseudoMasks(Mapping):
 
 
 def saved_versions(folder: str | os.PathLike) -> list[Path]:
-    """The files that `PseudoMasks.save` wrote in a folder, in the order of their versions."""
+    """Return the files that `PseudoMasks.save` wrote in a folder, in the order of their versions."""
     return sorted(Path(folder).glob("masks-*.npz"))
