@@ -1,4 +1,4 @@
-"""Which teacher predictions become pseudo-labels (S4M, PR)."""
+"""Selection of the teacher's predictions that become pseudo-labels (S4M, PR)."""
 
 import torch
 from detectron2.structures import Instances
@@ -11,16 +11,16 @@ def select(instances: Instances, *, score: float | torch.Tensor, min_pixels: flo
     pixel of it is more probable than 0.5.
 
     Args:
-        instances: of one image, with `scores` (N,) and `soft_masks` (N, H, W), probabilities at the image's size.
-        score: least score, exclusive; one number, or (N,), one for each prediction.
+        instances: predictions for one image, with `scores` (N,) and `soft_masks` (N, H, W) at the image's size.
+        score: least score, exclusive; one number, or (N,) with one for each prediction.
         min_pixels: least sum of the soft mask in pixels, exclusive.
 
     Returns:
-        a new `Instances` of those, in their order, with `pred_masks` (M, H, W) bool besides.
+        a new `Instances` with the kept predictions in their order and `pred_masks` (M, H, W) bool.
     """
     confident = instances[instances.scores > score]
     soft = confident.soft_masks
-    # a half-precision sum over a large mask would overflow
+    # A half-precision sum over a large mask would overflow.
     large = soft.flatten(1).sum(dim=1, dtype=torch.float32) > min_pixels
     masks = soft > 0.5
     keep = large & masks.flatten(1).any(dim=1)
