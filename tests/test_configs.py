@@ -185,9 +185,9 @@ def test_the_numbers_of_stage_2_fit_every_switch(name):
     cfg = compose([name])
     for switch in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
         cfg.S4M[switch].ENABLED = True
-    labeler = PseudoLabeler(cfg)
+    labeler = PseudoLabeler.read(cfg)
     assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
-    assert labeler.guards is not None and BoundaryConsistency.read(cfg) is not None
+    assert labeler.matching is not None and BoundaryConsistency.read(cfg) is not None
     require_pseudo_label_parts(cfg)
 
 

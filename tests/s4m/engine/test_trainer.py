@@ -68,7 +68,11 @@ def test_trains_evaluates_and_logs(make_trainer, tmp_path):
 
 def test_best_checkpoint_is_by_the_network_that_is_evaluated(make_trainer, monkeypatch, tmp_path):
     trainer = make_trainer(
-        TEST__EVAL_PERIOD=1, S4M__TEST__NETWORK="teacher", S4M__QUALITY_IMAGES=0, SOLVER__MAX_ITER=3, SOLVER__BASE_LR=1e-4
+        TEST__EVAL_PERIOD=1,
+        S4M__TEST__NETWORK="teacher",
+        S4M__QUALITY_IMAGES=0,
+        SOLVER__MAX_ITER=3,
+        SOLVER__BASE_LR=1e-4,
     )
     values = iter([(1.0, 9.0), (2.0, 5.0), (3.0, 7.0)])
 
