@@ -86,14 +86,6 @@ def quantile_of_histogram(histogram: torch.Tensor, share: float) -> torch.Tensor
     return ((index + part.clamp(0, 1)) / bins * (total > 0))[:, 0]
 
 
-def _check_scores(low: float, bounds: tuple[float, float], score: float) -> None:
-    if not 0 <= low <= bounds[0] <= score <= bounds[1] <= 1:
-        raise ValueError(
-            "S4M.CALIBRATION.LOW, the first of S4M.CALIBRATION.BOUNDS, S4M.SELECTION.SCORE and the second of the "
-            f"bounds must lie in this order in [0, 1], not {low}, {bounds[0]}, {score} and {bounds[1]}."
-        )
-
-
 class ConfidenceCalibration(nn.Module):
     """Thresholds and confidence, whose whole state is in buffers: it is saved, resumed and moved with the model.
 
@@ -119,20 +111,20 @@ class ConfidenceCalibration(nn.Module):
         Args:
             num_classes: K.
             score: threshold of a class with fewer than `warmup` predictions so far.
-            low: least score of a prediction that takes part.
-            bounds: least and greatest threshold; `score` lies between them.
+            low, bounds, decay, period, floor: keys of S4M.CALIBRATION, which `s4m.config` explains.
             quantile: share of a class's scores that lies below its threshold.
-            decay: factor by which a class's distribution fades at each iteration that saw the class.
             warmup: number of predictions of a class from which on its own threshold holds.
-            period: iterations from one fit to the next.
             samples: number of the latest labeled predictions that the fit uses.
-            floor: confidence below which a region is ignored.
 
         Raises:
             ValueError: a number is out of its range, or the scores are not in order.
         """
         super().__init__()
-        _check_scores(low, bounds, score)
+        if not 0 <= low <= bounds[0] <= score <= bounds[1] <= 1:
+            raise ValueError(
+                "S4M.CALIBRATION.LOW, the first of S4M.CALIBRATION.BOUNDS, S4M.SELECTION.SCORE and the second of the "
+                f"bounds must lie in this order in [0, 1], not {low}, {bounds[0]}, {score} and {bounds[1]}."
+            )
         require_range("S4M.CALIBRATION.DECAY", decay, high=1)
         require_range("S4M.CALIBRATION.FLOOR", floor, high=1)
         require_range("S4M.CALIBRATION.PERIOD", period, low=1)

@@ -1,4 +1,4 @@
-"""Copy-paste between the unlabelled images of a batch, in both directions (S4M, ARP)."""
+"""Copy-paste between the unlabeled images of a batch, in both directions (S4M, ARP)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +87,11 @@ def mix(
                 continue
             size = instances[target].image_size
             own = generator if generators is None else generators[target]
-            placements = place(large, size, scale, own) if dynamic else _keep_places(large)
+            if dynamic:
+                placements = place(large, size, scale, own)
+            else:
+                boxes = _whole_boxes(large)
+                placements = [Placement((x0, y0, x1, y1), (y1 - y0, x1 - x0), (x0, y0)) for x0, y0, x1, y1 in boxes]
             mixed_images[target], mixed_instances[target] = paste(
                 images[target], instances[target], images[origin], large, placements
             )
@@ -103,10 +107,6 @@ def _large_enough(instances: Instances, min_area: float) -> Instances:
 
 def _whole_boxes(instances: Instances) -> list[tuple[int, int, int, int]]:
     return [tuple(box) for box in tight_boxes(instances.gt_masks.tensor).long().tolist()]
-
-
-def _keep_places(instances: Instances) -> list[Placement]:
-    return [Placement((x0, y0, x1, y1), (y1 - y0, x1 - x0), (x0, y0)) for x0, y0, x1, y1 in _whole_boxes(instances)]
 
 
 def place(

@@ -34,15 +34,9 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class MatchingThresholds:
-    """Conditions under which a candidate may stand for an instance of the teacher.
+    """Conditions under which a candidate may stand for an instance; `s4m.config` explains these keys of S4M.MATCHING.
 
-    Attributes:
-        min_iou: least IoU with the teacher's mask, inclusive.
-        part: least share of the teacher's mask that the candidate covers, inclusive.
-        leak: most pixels outside the teacher's mask, in units of that mask's area, inclusive.
-        duplicate: IoU above which two candidates are one mask, which only one instance can take.
-        merge: whether an instance without a candidate may take the union of free candidates inside its mask.
-        box: whether SAM is also prompted with the teacher's box where its answers to points leave no mask.
+    `min_iou`, `part` and `leak` are inclusive, `duplicate` is exclusive.
     """
 
     min_iou: float = 0.5

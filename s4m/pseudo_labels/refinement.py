@@ -17,10 +17,8 @@ from s4m.sam import Embedding, PromptableSegmenter
 class Source(NamedTuple):
     """Embeddings of the un-augmented images, which take the place of the views (the embedding cache).
 
-    Attributes:
-        embed: a function from a list of indices into the batch to the `Embedding` of those images; it is called only
-            if an image has an instance.
-        views: the `ViewTransform` of each image of the batch.
+    `embed` turns a list of indices into the batch into the `Embedding` of those images; it is called only if an image
+    has an instance. `views` holds the `ViewTransform` of each image of the batch.
     """
 
     embed: Callable[[list[int]], Embedding]

@@ -8,15 +8,12 @@ def select(instances: Instances, *, score: float | torch.Tensor, min_pixels: flo
     """Keep the confident predictions and make their masks binary.
 
     A prediction stays if its score exceeds `score`, its soft mask sums to more than `min_pixels`, and at least one
-    pixel of it is more probable than 0.5.
+    pixel of it is more probable than 0.5. The result is a new `Instances` with `pred_masks` (M, H, W) bool.
 
     Args:
         instances: predictions for one image, with `scores` (N,) and `soft_masks` (N, H, W) at the image's size.
         score: least score, exclusive; one number, or (N,) with one for each prediction.
         min_pixels: least sum of the soft mask in pixels, exclusive.
-
-    Returns:
-        a new `Instances` with the kept predictions in their order and `pred_masks` (M, H, W) bool.
     """
     confident = instances[instances.scores > score]
     soft = confident.soft_masks

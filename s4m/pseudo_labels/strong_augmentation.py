@@ -18,7 +18,7 @@ def strong_augment(
     bgr: bool,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Apply color jitter, grayscale and Gaussian blur, each with its probability.
+    """Apply color jitter, grayscale and Gaussian blur, each with its probability; return a new (3, H, W) uint8 image.
 
     The function always draws the same count of random numbers, so a probability changes nothing but its own step.
 
@@ -30,9 +30,6 @@ def strong_augment(
         blur_sigma: least and greatest standard deviation in pixels.
         bgr: whether the channels are blue, green, red; otherwise they are red, green, blue.
         generator: a generator on the CPU; None draws from torch's global one.
-
-    Returns:
-        (3, H, W) uint8 in the same channel order.
     """
     chance = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     order = torch.randperm(4, generator=generator).tolist()

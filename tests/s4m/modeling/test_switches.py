@@ -13,7 +13,7 @@ from s4m.config import add_s4m_config
 from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling import PseudoLabelROIHeads
 from s4m.modeling.ignored import require_pseudo_label_parts
-from s4m.modeling.switches import log_idle_switches
+from s4m.modeling.teacher_student import log_idle_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 
 SWITCHES = ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING")

@@ -190,7 +190,8 @@ def test_views_of_the_unaugmented_image(make_predictions, make_squares):
     source = Source(lambda indices: embedding[indices], [view])
     images = [torch.zeros(3, 80, 128, dtype=torch.uint8)]
     matching = MatchingThresholds(box=True)
-    (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, matching=matching)
+    options = {"num_points": 3, "generators": generators, "source": source, "matching": matching}
+    (found,) = refine([labels], images, segmenter, **options)
     assert found.sam_accepted.all()
     assert torch.equal(found.pred_masks, view.masks_to_view(masks))
 
