@@ -154,7 +154,7 @@ def _check_report(folder: str, report: dict) -> None:
     """Raise a ValueError if the folder lacks weights, or if shapes differ by more than the number of classes."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NOT_IN_FILES))
     if missing:
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights: '{missing[0]}'...")
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
     reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_SHAPED_BY_CLASSES))
     if reshaped:
         raise ValueError(

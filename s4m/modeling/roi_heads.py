@@ -235,9 +235,8 @@ class PseudoLabelROIHeads(StandardROIHeads):
             border = (boxes[:, 2:] - boxes[:, :2]) * (margin / side)
             boxes = torch.cat([boxes[:, :2] - border, boxes[:, 2:] + border], dim=1)
             larger = Instances(proposals.image_size, proposal_boxes=Boxes(boxes), gt_index=index)
-            soft_masks = torch.stack([labels.gt_teacher_masks, labels.gt_sam_masks], dim=1)
-            soft = _align(soft_masks, boxes, index, wide_side)
-            maps.append(torch.cat([mask_targets(larger, labels, wide_side)[:, None], soft], dim=1))
+            soft = [_align(m[:, None], boxes, index, wide_side) for m in (labels.gt_teacher_masks, labels.gt_sam_masks)]
+            maps.append(torch.cat([mask_targets(larger, labels, wide_side)[:, None], *soft], dim=1))
             refined.append(labels.gt_refined[index])
         logits, valid = (F.pad(cells, [margin] * 4) for cells in (logits, valid))
         return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid=valid)
