@@ -139,10 +139,14 @@ def test_istd_files_compose_alone(name):
 def shrunk(files) -> CfgNode:
     """The configuration for a test run, but for its data sets and folder."""
     cfg = compose(files)
-    semi = bool(cfg.DATASETS.UNLABELED)
+    semi = is_stage2(files)
     cfg.merge_from_list([item for pair in RUN.items() for item in pair])
     cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (), ("unlabeled",) if semi else ()
     return cfg
+
+
+def is_stage2(files) -> bool:
+    return "_stage2" in files[0]
 
 
 def distinct():
@@ -161,7 +165,7 @@ def classifier(student) -> torch.nn.Linear:
 @pytest.mark.parametrize("files", distinct())
 def test_builds_steps_saves_and_resumes(files, shapes, tmp_path):
     cfg = shrunk(files)
-    semi, cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = bool(cfg.DATASETS.UNLABELED), (shapes.labeled,), str(tmp_path)
+    semi, cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = is_stage2(files), (shapes.labeled,), str(tmp_path)
     cfg.DATASETS.UNLABELED = (shapes.unlabeled,) if semi else ()
     trainer = S4MTrainer(cfg)
     trainer.resume_or_load(resume=False)
@@ -185,9 +189,9 @@ def test_the_numbers_of_stage_2_fit_every_switch(name):
     cfg = compose([name])
     for switch in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
         cfg.S4M[switch].ENABLED = True
-    labeler = PseudoLabeler(cfg)
+    labeler = PseudoLabeler.read(cfg)
     assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
-    assert labeler.guards is not None and BoundaryConsistency.read(cfg) is not None
+    assert labeler.matching is not None and BoundaryConsistency.read(cfg) is not None
     if cfg.S4M.STUDENT == "S4MRCNN":
         require_pseudo_label_parts(cfg)
 

@@ -84,7 +84,7 @@ class PseudoLabelQuality:
         used = torch.ones_like(record.accepted) if record.ignored is None else ~record.ignored
         used = used & ~(unknown["before"] & unknown["after"])
         values = {"labels": used, "refined": record.accepted & used}
-        values["rejected"] = ~record.accepted & used & record.asked
+        values["rejected"] = ~record.accepted & used & record.prompted
         for name, iou in overlaps.items():
             best = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
             values[f"hits_{name}"] = match_greedily(iou * used[:, None], record.scores) >= 0

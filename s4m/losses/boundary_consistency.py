@@ -20,26 +20,18 @@ _DICE_FLOOR = 1.0  # Cells added to both sides of the dice: two empty boundaries
 
 
 class BoundaryTerms(NamedTuple):
-    """The two terms of each object, both at least 0.
-
-    Attributes:
-        consistency: (N,) weighted divergence of the student's mask from the pseudo-mask and the teacher's soft mask.
-        edge: (N,) in [0, 1], one minus the dice of the student's and SAM's soft boundaries.
-    """
+    """The weighted divergence (N,) of the masks, at least 0, and one minus the dice (N,) of the soft boundaries."""
 
     consistency: torch.Tensor
     edge: torch.Tensor
 
 
 def band_radius(targets: torch.Tensor, width: float) -> torch.Tensor:
-    """Return half the width of each object's boundary band.
+    """Return half the width of each object's boundary band, (N,) int64 cells, at least 1.
 
     Args:
         targets: (N, H, W) in [0, 1].
         width: a fraction of the object's size, which is the geometric mean of its height and width in cells.
-
-    Returns:
-        (N,) int64 cells, at least 1.
     """
     inside = targets >= 0.5
     rows = inside.any(dim=2).sum(dim=1)
@@ -107,14 +99,8 @@ class BoundaryConsistency:
     `certainty` is `sam_certainty` and `agreement` is 1 - |teacher - sam|. The sum is divided by the sum of the weights
     at full agreement, so an object over which teacher and SAM disagree counts for less. The student's soft boundary
     follows the target's by a dice loss whose cells weigh `certainty`. Without an answer of SAM (`refined` is False)
-    certainty is 0 and agreement 1: the first term is the plain mean divergence, and the second term is 0.
-
-    Attributes:
-        weight: weight of the consistency term.
-        edge_weight: weight of the edge term.
-        width: width of the band on each side of the boundary, as a fraction of the object's size.
-        gain: additional weight of a cell where SAM is certain of the boundary.
-        teacher_share: share of the teacher's soft mask in q, in [0, 1].
+    certainty is 0 and agreement 1: the first term is the plain mean divergence, and the second term is 0. The
+    attributes are keys of S4M.BOUNDARY, which `s4m.config` explains; `teacher_share` is S4M.BOUNDARY.TEACHER.
     """
 
     weight: float = 1.0

@@ -68,7 +68,7 @@ def draw_query_points(
 
 
 def points_to_cells(points: torch.Tensor, image_size: tuple[int, int], extent: Sequence[float]) -> torch.Tensor:
-    """Return the cells of SAM's grid that hold the points.
+    """Return the cells (P, 2) int64, row and column, of SAM's grid that hold the points.
 
     Example: the image is 100 pixels wide and covers 6.25 columns. The point with x = 99 has its center at 99.5 pixels,
     that is 99.5 * 6.25 / 100 = 6.22 columns, so it lies in column 6, the last one, which the image fills by a quarter.
@@ -77,9 +77,6 @@ def points_to_cells(points: torch.Tensor, image_size: tuple[int, int], extent: S
         points: (P, 2) x, y pixel indices of the un-padded image.
         image_size: height and width of that image in pixels.
         extent: rows and columns of the grid that the image covers.
-
-    Returns:
-        (P, 2) int64 row, column.
     """
     scale = torch.tensor([float(extent[i]) / image_size[i] for i in (0, 1)], device=points.device)
     last = torch.tensor(grid_shape(extent), device=points.device) - 1
@@ -93,14 +90,11 @@ def _unit(vectors: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def structural_similarity(tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Compare the token at each query's own cell with the tokens of all cells, one map for each query.
+    """Return cosine similarities (P, h * w) of the token at each query's own cell with the tokens of all cells.
 
     Args:
         tokens: (P, C, h, w) image tokens of the mask decoder, one map for each prompt, padded cells cut off.
         cells: (P, 2) row, column.
-
-    Returns:
-        (P, h * w) cosine similarities, float32 for half-precision tokens.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         unit = _unit(tokens, dim=1)
@@ -144,15 +138,9 @@ def student_similarity(
     padded_size: tuple[int, int],
     extent: Sequence[float],
 ) -> torch.Tensor:
-    """Return S_stu, the cosine similarities of one feature map at the same queries and cells as SAM's.
+    """Return S_stu (P, rows * cols), the cosine similarities of features (C, h', w') at SAM's queries and cells.
 
-    Args:
-        features: (C, h', w') pixel features of one image.
-        cells: (P, 2) row, column of the queries on SAM's grid.
-        image_size, padded_size, extent: the arguments of `resize_to_grid`.
-
-    Returns:
-        (P, rows * cols), with a gradient to `features`.
+    `cells` (P, 2) are row and column of the queries on SAM's grid; see `resize_to_grid` for the other arguments.
     """
     with torch.autocast(features.device.type, enabled=False):
         features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
@@ -169,14 +157,13 @@ def structural_distillation_loss(
 ) -> torch.Tensor:
     """Return loss_sd = smooth-L1(S_stu, S_sam), the mean over every query and every un-padded cell of the batch.
 
+    Where there is nothing to compare, it is zero and still part of the graph.
+
     Args:
         features: (B, C, h', w') pixel features of the student for the padded network input.
         structures: the result of `sam_similarity`, one for each image.
         image_sizes: height and width of each image in the network input, before padding.
         padded_size: height and width of the network input.
-
-    Returns:
-        a scalar; where there is nothing to compare it is zero and still part of the graph.
     """
     total = features.flatten()[:0].sum()  # An empty sum stays in the graph and cannot overflow in half precision.
     count = 0

@@ -1,20 +1,11 @@
 """Parts of losses whose objects have weights and whose counts go over all processes."""
 
-from typing import Protocol
-
 import torch
 import torch.distributed as dist
-from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, smooth_l1_loss
-
-
-class BoxRegression(Protocol):
-    """The settings of a box regression, as Detectron2's RPN and FastRCNNOutputLayers hold them."""
-
-    box_reg_loss_type: str
-    smooth_l1_beta: float
-    box2box_transform: Box2BoxTransform
 
 
 def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -29,12 +20,12 @@ def global_count(count: int | torch.Tensor, device: torch.device) -> torch.Tenso
 
 
 def box_losses(
-    regression: BoxRegression, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
+    regression: RPN | FastRCNNOutputLayers, deltas: torch.Tensor, boxes: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Return the regression loss (P,) of each of P boxes.
 
     Args:
-        regression: the RPN or box predictor; its `box_reg_loss_type` is smooth_l1 or giou.
+        regression: the settings of the box regression; its `box_reg_loss_type` is smooth_l1 or giou.
         deltas: (P, 4) predicted deltas.
         boxes: (P, 4) xyxy boxes that the deltas move.
         targets: (P, 4) xyxy boxes that shall result.

@@ -30,9 +30,7 @@ def inside_ignored(boxes: Boxes, ignored: Boxes) -> torch.Tensor:
 def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return which cells a mask loss counts: all but those of ignored regions, unless they are the object's own.
 
-    Args:
-        ignored: share of each cell that ignored regions cover.
-        targets: the object's mask in [0, 1], of the same shape.
+    `ignored` is the share of each cell that ignored regions cover, `targets` is the object's mask in [0, 1].
     """
     return (ignored < 0.5) | (targets >= 0.5)
 

@@ -16,10 +16,7 @@ _MARGIN = 0.25  # The frame is larger than the box by this share on each side, t
 def object_crops(maps: torch.Tensor, boxes: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """Crop each object's maps (N, C, H, W) to its own frame: (N, C, 28, 28) float32, differentiable.
 
-    Args:
-        maps: one stack of C maps for each object.
-        boxes: (N, 4) xyxy frames in pixels.
-        scale: cells of the maps in a pixel.
+    The frames are `boxes` (N, 4) xyxy in pixels, and a pixel is as long as `scale` cells of the maps.
     """
     index = torch.arange(len(maps), device=maps.device, dtype=torch.float32)[:, None]
     rois = torch.cat([index, boxes.to(index)], dim=1)

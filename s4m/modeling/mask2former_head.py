@@ -83,13 +83,12 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
 
 
 class TransformersBackbone(Backbone):
-    """A backbone of transformers (a Swin of the hub's checkpoints) with Detectron2's interface: res2 to res5."""
+    """A backbone of transformers (a Swin of the hub's checkpoints) with Detectron2's interface: res2 to res5.
+
+    The network turns (B, 3, H, W) into `feature_maps`, whose numbers of channels are its `channels`.
+    """
 
     def __init__(self, network: nn.Module):
-        """
-        Args:
-            network: it turns (B, 3, H, W) into `feature_maps`, whose numbers of channels are its `channels`.
-        """
         super().__init__()
         self.bottom_up = network
         names = [f"res{level}" for level in range(2, 6)]
@@ -152,11 +151,10 @@ def _check_folder(folder: str) -> None:
 
 
 def _check_report(folder: str, report: dict) -> None:
-    """Raise a ValueError if the folder lacks needed weights, or has weights whose shapes differ beyond the classes."""
+    """Raise a ValueError if the folder lacks weights, or if shapes differ by more than the number of classes."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NOT_IN_FILES))
     if missing:
-        lack = f"{len(missing)} weights, such as '{missing[0]}'"
-        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {lack}.")
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' lacks {len(missing)} weights, as '{missing[0]}'.")
     reshaped = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(_SHAPED_BY_CLASSES))
     if reshaped:
         raise ValueError(

@@ -33,11 +33,7 @@ def resize_logits(
 def best_classes(class_logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return query indices, classes and probabilities, (M,) each, of the most probable pairs of query and class.
 
-    The best pair comes first. One query may have several classes.
-
-    Args:
-        class_logits: (Q, K+1).
-        top: greatest number of pairs.
+    The best pair comes first; M is at most `top`. A query may have several of the classes in `class_logits` (Q, K+1).
     """
     probability = class_logits.float().softmax(dim=-1)[:, :-1]
     scores, index = probability.flatten().topk(min(top, probability.numel()))
@@ -45,11 +41,7 @@ def best_classes(class_logits: torch.Tensor, top: int) -> tuple[torch.Tensor, to
 
 
 def predicted_objects(class_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return index, class and probability, (M,) each, of the queries whose most probable class is an object (S4M, PR).
-
-    Args:
-        class_logits: (Q, K+1).
-    """
+    """Return index, class and probability, (M,) each, of queries whose most probable class is an object (S4M, PR)."""
     scores, classes = class_logits.float().softmax(dim=-1).max(dim=-1)
     queries = (classes < class_logits.shape[-1] - 1).nonzero()[:, 0]
     return queries, classes[queries], scores[queries]

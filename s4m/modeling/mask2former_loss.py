@@ -96,11 +96,14 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
         """
         device = class_logits[0].device
         count = global_count(sum(len(t.classes) for t in targets), device)
+        true_masks = [t.masks for t in targets]
+        true_classes = [t.classes for t in targets]
         total = dict.fromkeys(self.weight_dict, torch.zeros((), device=device))
         with torch.autocast(device.type, enabled=False):
             last = class_logits[-1], mask_logits[-1]
             for classes, masks in [last, *zip(class_logits[:-1], mask_logits[:-1], strict=True)]:
-                pairs = self._match(classes.float(), masks, targets)
+                matches = self.matcher(masks.float(), classes.float(), true_masks, true_classes)
+                pairs = [(queries.to(device), labels.to(device)) for queries, labels in matches]
                 mask, dice = self._mask_losses(masks, targets, pairs)
                 class_loss = self._class_loss(classes.float(), masks, targets, pairs)
                 losses = {"loss_mask": mask / count, "loss_dice": dice / count, "loss_class": class_loss}
@@ -109,12 +112,6 @@ class PseudoLabelMask2FormerLoss(Mask2FormerLoss):
                 if masks is last[1] and self.boundary is not None and all(t.boundary is not None for t in targets):
                     total["loss_boundary"] = self._boundary_loss(masks, targets, pairs) / count
         return total
-
-    @torch.no_grad()
-    def _match(self, classes: torch.Tensor, masks: torch.Tensor, targets: list[MaskTargets]) -> list[tuple]:
-        """Return for each image the indices of queries and those of the instances that they are matched to."""
-        pairs = self.matcher(masks.float(), classes, [t.masks for t in targets], [t.classes for t in targets])
-        return [(queries.to(masks.device), labels.to(masks.device)) for queries, labels in pairs]
 
     def _boundary_loss(self, masks: torch.Tensor, targets: list[MaskTargets], pairs: list[tuple]) -> torch.Tensor:
         """Return the weighted sum over the matched instances, on the scale of the mask loss."""

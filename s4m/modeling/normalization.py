@@ -8,9 +8,7 @@ _LEAST_STD = 10.0  # 8-bit images have larger deviations; Detectron2's own defau
 def require_imagenet_rgb(cfg: CfgNode, user: str) -> None:
     """Refuse a configuration that clearly does not normalize RGB images by ImageNet's statistics.
 
-    Args:
-        cfg: INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD are read; means and deviations of other RGB data pass.
-        user: the key or function that needs this normalization, for the message.
+    Means and deviations of other RGB data pass. `user` is the key or function that needs this, for the message.
 
     Raises:
         ValueError: the format is not RGB, the means are ImageNet's in the order BGR, or a deviation is below 10.

@@ -10,13 +10,9 @@ from s4m.modeling.ignored import PARTS, learns_from_pseudo_labels, require_pseud
 
 
 def paste_probabilities(instances: Instances) -> torch.Tensor:
-    """Paste mask probabilities from the frames of their boxes into the image.
+    """Paste `pred_masks` (N, 1, S, S) from the frames of `pred_boxes` into the image: (N, H, W) float probabilities.
 
-    Args:
-        instances: `pred_boxes` (N) and `pred_masks` (N, 1, S, S) probabilities in the frames of the boxes.
-
-    Returns:
-        (N, H, W) float probabilities, 0 outside the box.
+    The probabilities are 0 outside the box.
     """
     height, width = instances.image_size
     if len(instances) == 0:
@@ -69,8 +65,7 @@ class S4MRCNN(GeneralizedRCNN):
         """Run one training pass; see `Student`. An ignored region is a ValueError for parts that do not know it."""
         if not self._knows_ignored and any((x["instances"].gt_classes < 0).any() for x in batched_inputs):
             raise ValueError(
-                f"Ignored regions, which INPUT.IGNORE_VOID makes of void, need {PARTS}; "
-                "otherwise set that key to False."
+                f"Ignored regions, which INPUT.IGNORE_VOID makes of void, need {PARTS}; or set that key to False."
             )
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]

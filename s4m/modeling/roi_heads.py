@@ -56,28 +56,17 @@ def box_head_losses(
     weights = _instance_weights(proposals, predictor.num_classes, scores.device)
     count = global_count((classes >= 0).sum(), scores.device)
     entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
-    losses = {
-        "loss_cls": (weights * entropy).sum() / count,
-        "loss_box_reg": _box_loss(predictor, deltas.float(), proposals, classes, weights) / count,
-    }
-    return {key: value * predictor.loss_weight.get(key, 1.0) for key, value in losses.items()}
-
-
-def _box_loss(
-    predictor: FastRCNNOutputLayers,
-    deltas: torch.Tensor,
-    proposals: list[Instances],
-    classes: torch.Tensor,
-    weights: torch.Tensor,
-) -> torch.Tensor:
     boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
     targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
     index = torch.nonzero((classes >= 0) & (classes < predictor.num_classes)).flatten()
+    deltas = deltas.float()
     if deltas.shape[1] == 4:
         predicted = deltas[index]
     else:
         predicted = deltas.view(-1, predictor.num_classes, 4)[index, classes[index]]
-    return (weights[index] * box_losses(predictor, predicted, boxes[index], targets[index])).sum()
+    location = box_losses(predictor, predicted, boxes[index], targets[index])
+    sums = {"loss_cls": (weights * entropy).sum(), "loss_box_reg": (weights[index] * location).sum()}
+    return {key: value / count * predictor.loss_weight.get(key, 1.0) for key, value in sums.items()}
 
 
 def _to_single_precision(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -118,14 +107,6 @@ def _counted(proposals: Instances, labels: Instances, targets: torch.Tensor) -> 
     boxes = proposals.proposal_boxes.tensor
     index = torch.zeros(len(boxes), device=boxes.device)
     return outside_ignored(_align(area[None, None], boxes, index, targets.shape[-1])[:, 0], targets)
-
-
-def _grown(proposals: Instances, cells: int, side: int) -> Instances:
-    """Enlarge the boxes of foreground proposals by `cells` of their `side` cells on each side."""
-    boxes = proposals.proposal_boxes.tensor
-    margin = (boxes[:, 2:] - boxes[:, :2]) * (cells / side)
-    larger = Boxes(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1))
-    return Instances(proposals.image_size, proposal_boxes=larger, gt_index=proposals.gt_index)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -245,14 +226,17 @@ class PseudoLabelROIHeads(StandardROIHeads):
         """
         side = logits.shape[-1]
         margin = math.ceil(self.boundary.width * side)
-        maps, refined = [], []
+        wide_side = side + 2 * margin
+        maps = []
+        refined = []
         for proposals, labels in pairs:
-            larger = _grown(proposals, margin, side)
-            soft = [
-                _align(soft_masks[:, None], larger.proposal_boxes.tensor, larger.gt_index, side + 2 * margin)
-                for soft_masks in (labels.gt_teacher_masks, labels.gt_sam_masks)
-            ]
-            maps.append(torch.cat([mask_targets(larger, labels, side + 2 * margin)[:, None], *soft], dim=1))
-            refined.append(labels.gt_refined[larger.gt_index])
+            index = proposals.gt_index
+            boxes = proposals.proposal_boxes.tensor
+            border = (boxes[:, 2:] - boxes[:, :2]) * (margin / side)
+            boxes = torch.cat([boxes[:, :2] - border, boxes[:, 2:] + border], dim=1)
+            larger = Instances(proposals.image_size, proposal_boxes=Boxes(boxes), gt_index=index)
+            soft = [_align(m[:, None], boxes, index, wide_side) for m in (labels.gt_teacher_masks, labels.gt_sam_masks)]
+            maps.append(torch.cat([mask_targets(larger, labels, wide_side)[:, None], *soft], dim=1))
+            refined.append(labels.gt_refined[index])
         logits, valid = (F.pad(cells, [margin] * 4) for cells in (logits, valid))
         return self.boundary(logits, *cat(maps, dim=0).unbind(dim=1), cat(refined, dim=0), valid=valid)

@@ -16,11 +16,9 @@ from s4m.modeling.ignored import inside_ignored, split_ignored
 
 
 class AnchorTargets(NamedTuple):
-    """The instances that the R anchors of one image are matched to.
+    """The boxes (R, 4) and weights (R,) of the instances that the R anchors of one image are matched to.
 
-    Attributes:
-        boxes: (R, 4) boxes of the matched instances; only those of positive anchors mean anything.
-        weights: (R,) weights of the matched instances for positive anchors, 1 for all others.
+    Boxes have a meaning for positive anchors only; the weights of all other anchors are 1.
     """
 
     boxes: torch.Tensor

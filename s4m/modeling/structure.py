@@ -1,7 +1,9 @@
 """Structural distillation as a term of the teacher-student's loss."""
 
+from dataclasses import dataclass
+
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
@@ -11,33 +13,26 @@ from s4m.sam import PromptableSegmenter
 
 
 def _foreground(instances: Instances) -> torch.Tensor | None:
-    """Return (H, W) bool, the pixels of any labeled instance; None when there is no labeled instance."""
     labeled = instances[instances.gt_classes >= 0]
     return truth_masks(labeled).any(dim=0) if len(labeled) else None
 
 
+@dataclass(frozen=True)
 class StructuralDistillation:
-    """The loss loss_sd of the labeled images (S4M, stage 1); see `s4m.losses.structural_distillation`."""
+    """The loss loss_sd of the labeled images (S4M, stage 1); see `s4m.losses.structural_distillation`.
 
-    @configurable
-    def __init__(self, *, points: int, weight: float, chunk: int, bgr: bool):
-        """
-        Args:
-            points: number of queries in each image, half of them on labeled foreground.
-            weight: factor of the loss.
-            chunk: number of prompts whose decoder tokens are in memory at once.
-            bgr: whether the channels of the images are blue, green, red.
-        """
-        self.points = points
-        self.weight = weight
-        self.chunk = chunk
-        self.bgr = bgr
+    The attributes are keys of S4M.SD; `bgr` says whether the channels of the images are blue, green, red.
+    """
+
+    points: int
+    weight: float
+    chunk: int
+    bgr: bool
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        """Read cfg.S4M.SD and cfg.INPUT.FORMAT."""
-        node = cfg.S4M.SD
-        return {"points": node.POINTS, "weight": node.WEIGHT, "chunk": node.CHUNK, "bgr": cfg.INPUT.FORMAT == "BGR"}
+    def read(cls, cfg: CfgNode) -> "StructuralDistillation":
+        """Build the loss from cfg.S4M.SD and cfg.INPUT.FORMAT."""
+        return cls(cfg.S4M.SD.POINTS, cfg.S4M.SD.WEIGHT, cfg.S4M.SD.CHUNK, cfg.INPUT.FORMAT == "BGR")
 
     def __call__(
         self, labeled: list[dict], features: torch.Tensor, padded_size: tuple[int, int], segmenter: PromptableSegmenter

@@ -34,12 +34,9 @@ class Student(Protocol):
         """
 
     def predict(self, batched_inputs: list[dict], min_score: float = 0.0) -> list[Instances]:
-        """Predict as the teacher, in the frame of the input image and without gradients.
-
-        Args:
-            batched_inputs: dictionaries with `image`.
-            min_score: predictions with this score or less are left out before masks are resized.
+        """Predict as the teacher, in the frame of the input `image` and without gradients.
 
         Returns:
-            for each image `Instances` with `pred_boxes`, `scores`, `pred_classes` and `soft_masks` (N, H, W) in [0, 1].
+            for each image `Instances` with `pred_boxes`, `scores` above `min_score`, `pred_classes` and `soft_masks`
+            (N, H, W) in [0, 1].
         """

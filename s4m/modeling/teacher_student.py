@@ -1,5 +1,6 @@
 """The teacher-student meta-architecture of S4M (arXiv 2504.05301)."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +18,28 @@ from d2kit.finite import require_finite_losses
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
 from s4m.modeling.student import Student
-from s4m.modeling.switches import log_idle_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.strong_augmentation import strong_augment
 from s4m.sam import PromptableSegmenter, build_segmenter
 
+logger = logging.getLogger(__name__)
+
 _LOGGED_BATCHES = 20  # A logged rate covers this many batches, which is the period of Detectron2's writers.
+
+
+def log_idle_switches(cfg: CfgNode) -> None:
+    """Log which switches wait for unlabeled images (INFO), and boundary consistency without SAM (WARNING)."""
+    if len(cfg.DATASETS.UNLABELED) == 0:
+        names = ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING")
+        waiting = ", ".join(f"S4M.{name}" for name in names if cfg.S4M[name].ENABLED)
+        if waiting:
+            logger.info("%s: waiting for unlabeled images, without effect until DATASETS.UNLABELED.", waiting)
+    elif cfg.S4M.BOUNDARY.ENABLED and not cfg.S4M.PR.ENABLED:
+        logger.warning(
+            "S4M.BOUNDARY without S4M.PR knows no certainty of SAM: its edge term is 0, and all cells weigh the same."
+        )
 
 
 @META_ARCH_REGISTRY.register()
@@ -106,8 +121,8 @@ class TeacherStudent(nn.Module):
         return {
             "student": build(cfg),
             "teacher": build(cfg) if semi else None,
-            "labeler": PseudoLabeler(cfg) if semi else None,
-            "structure": StructuralDistillation(cfg) if cfg.S4M.SD.ENABLED else None,
+            "labeler": PseudoLabeler.read(cfg) if semi else None,
+            "structure": StructuralDistillation.read(cfg) if cfg.S4M.SD.ENABLED else None,
             "make_segmenter": make_segmenter if needs_sam else None,
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
             "evaluate": network,

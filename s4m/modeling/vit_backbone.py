@@ -98,14 +98,13 @@ class ViTBackbone(Backbone):
         return self.stride
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Turn (B, 3, H, W), RGB normalized by ImageNet's statistics, into {"tokens": (B, C, H / stride, W / stride)}.
+        """Turn normalized RGB images (B, 3, H, W) into {"tokens": (B, C, H / stride, W / stride)}.
 
         Raises:
             ValueError: a side is no multiple of the stride.
         """
         if any(side % self.stride for side in x.shape[-2:]):
-            size = tuple(x.shape[-2:])
-            raise ValueError(f"The sides of images must be multiples of {self.stride}, not {size} pixels.")
+            raise ValueError(f"The sides of images must be multiples of {self.stride}, not {tuple(x.shape[-2:])}.")
         size = [side // self.stride * self.patch for side in x.shape[-2:]]
         if size != list(x.shape[-2:]):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -131,13 +130,9 @@ class ViTFeaturePyramid(SimpleFeaturePyramid):
 
 
 class TimmBackbone(Backbone):
-    """A hierarchical network of timm (Swin, ConvNeXt, ...) that gives res2 to res5."""
+    """A hierarchical network of timm (Swin, ConvNeXt, ...) without classifier that gives res2 to res5."""
 
     def __init__(self, model: nn.Module):
-        """
-        Args:
-            model: a network without classifier, whose last four stages have the strides 4, 8, 16 and 32.
-        """
         super().__init__()
         stages = list(model.feature_info)[-4:]
         strides = [stage["reduction"] for stage in stages]

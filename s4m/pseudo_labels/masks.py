@@ -3,13 +3,13 @@
 import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
-_CHUNK = 1 << 25  # mask pixels held in float32 at once
-_OF_AN_OBJECT = 0.5  # IoU with it from which a mask is judged by it
-_UNKNOWN = 0.5  # a mask with more of its pixels than this where nothing is known is not judged
+_CHUNK = 1 << 25  # This many mask pixels are in memory as float32 at once.
+_SAME_OBJECT = 0.5  # A mask with at least this IoU with an object is judged by it.
+_UNKNOWN = 0.5  # A mask with more than this share of its pixels where nothing is known is not judged.
 
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Boxes around masks, as Detectron2's `BitMasks.get_bounding_boxes`, without a loop and on the masks' device.
+    """Return boxes around masks like Detectron2's `BitMasks.get_bounding_boxes`, without a loop or a device change.
 
     Args:
         masks: (N, H, W) bool.
@@ -21,46 +21,46 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
     if not len(masks):
         return torch.zeros(0, 4, device=masks.device)
     sides = []
-    for along in (masks.any(dim=1), masks.any(dim=2)):
-        along = along.to(torch.uint8)
-        size = along.shape[1]
-        sides += [along.argmax(dim=1), size - along.flip(1).argmax(dim=1)]
+    for axis in (1, 2):
+        profile = masks.any(dim=axis).to(torch.uint8)
+        sides += [profile.argmax(dim=1), profile.shape[1] - profile.flip(1).argmax(dim=1)]
     boxes = torch.stack([sides[0], sides[2], sides[1], sides[3]], dim=1).float()
     return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
 def join(first: Instances, second: Instances) -> Instances:
-    """Both, one behind the other; autocast to bfloat16 would refuse the float16 of their maps."""
+    """Concatenate two `Instances` without autocast, which to bfloat16 would refuse the float16 of their maps."""
     with torch.autocast(first.gt_classes.device.type, enabled=False):
         return Instances.cat([first, second])
 
 
 def intersections(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Pixels that each two of bool masks (N, H, W) and (M, H, W) share: (N, M) float32, whatever autocast says."""
-    count, pixels = len(masks), max(masks[0].numel() if len(masks) else 1, 1)
-    flat, rows = others.flatten(1).float(), max(1, _CHUNK // pixels)
-    with torch.autocast(masks.device.type, enabled=False):  # half precision ends at 65,504 pixels
-        parts = [masks[start : start + rows].flatten(1).float() @ flat.t() for start in range(0, count, rows)]
-    return torch.cat(parts) if parts else flat.new_zeros(0, len(others))
+    """Count the pixels (N, M) float32 that each mask of (N, H, W) bool shares with each mask of (M, H, W) bool."""
+    flat = others.flatten(1).float()
+    if not len(masks):
+        return flat.new_zeros(0, len(others))
+    rows = max(1, _CHUNK // max(masks[0].numel(), 1))
+    with torch.autocast(masks.device.type, enabled=False):  # Half precision ends at 65,504 pixels.
+        return torch.cat([part.flatten(1).float() @ flat.t() for part in masks.split(rows)])
 
 
 def mask_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (N, M) float32 of bool masks (N, H, W) and (M, H, W); of two empty masks zero."""
+    """Return the IoU (N, M) float32 of bool masks (N, H, W) and (M, H, W); it is 0 for two empty masks."""
     overlap = intersections(masks, others)
-    area, other_area = masks.flatten(1).sum(1), others.flatten(1).sum(1)
+    area = masks.flatten(1).sum(1)
+    other_area = others.flatten(1).sum(1)
     return overlap / (area[:, None] + other_area[None] - overlap).clamp(min=1)
 
 
 def paired_iou(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (N,) float32 of each of N bool masks (N, H, W) with its partner; of two empty ones 0."""
-    overlap, union = (masks & others).flatten(1).sum(1), (masks | others).flatten(1).sum(1)
-    return overlap / union.clamp(min=1)
+    """Return the IoU (N,) float32 of each of N bool masks (N, H, W) with its partner; it is 0 for two empty masks."""
+    return (masks & others).flatten(1).sum(1) / (masks | others).flatten(1).sum(1).clamp(min=1)
 
 
 def truth_masks(truth: Instances) -> torch.Tensor:
-    """(M, H, W) bool of annotations with `gt_masks` of either kind, on the device of their classes.
+    """Return annotations' masks (M, H, W) bool on the device of their classes, from BitMasks or PolygonMasks.
 
-    An image without an instance needs no `gt_masks`: Detectron2's mapper gives it none.
+    Detectron2's mapper gives no `gt_masks` to an image without an instance.
     """
     if not truth.has("gt_masks"):
         return torch.zeros(0, *truth.image_size, dtype=torch.bool, device=truth.gt_classes.device)
@@ -71,42 +71,43 @@ def truth_masks(truth: Instances) -> torch.Tensor:
 
 
 def class_iou(masks: torch.Tensor, classes: torch.Tensor, truth: Instances) -> torch.Tensor:
-    """IoU (N, M) float32 of masks with annotations, 0 where the classes differ.
+    """Return the IoU (N, M) float32 of masks with annotations, 0 where the classes differ.
 
     Args:
-        masks: (N, H, W) bool; classes: (N,).
-        truth: M annotations besides ignored ones (class -1) in the same frame, with gt_classes and gt_masks.
+        masks: (N, H, W) bool.
+        classes: (N,) class of each mask.
+        truth: M annotations in the same frame, with gt_classes and gt_masks; further ones of class -1 are left out.
     """
-    real, others = truth.gt_classes >= 0, truth_masks(truth)
-    others = others[real.to(others.device)].to(masks.device)
-    return mask_iou(masks, others) * (classes[:, None] == truth.gt_classes[real].to(classes.device)[None])
+    real = truth[truth.gt_classes >= 0]
+    same_class = classes[:, None] == real.gt_classes.to(classes.device)[None]
+    return mask_iou(masks, truth_masks(real).to(masks.device)) * same_class
 
 
 def unjudged(
     masks: torch.Tensor, classes: torch.Tensor, iou: torch.Tensor, truth: Instances, crowds: Instances | None = None
 ) -> torch.Tensor:
-    """Which masks are neither right nor wrong: of no object, and mostly inside void or crowds of their class.
+    """Return (N,) bool: which masks are neither right nor wrong.
+
+    Such a mask shows no annotated object and lies mostly inside void or crowds of its class.
 
     Args:
-        masks: (N, H, W) bool; classes: (N,).
-        iou: (N, M) of `class_iou` with the truth; from 0.5 a mask is of an object.
+        masks: (N, H, W) bool.
+        classes: (N,) class of each mask.
+        iou: (N, M) result of `class_iou` with the truth; a mask with an IoU of at least 0.5 shows that object.
         truth: annotations in the same frame, of which class -1 marks void.
-        crowds: of the image, with gt_classes and gt_masks; None: there is none.
-
-    Returns:
-        (N,) bool.
+        crowds: crowds of the image, with gt_classes and gt_masks, or None.
     """
     void = truth_masks(truth[truth.gt_classes < 0]).any(dim=0).to(masks.device)
     inside = _mostly_inside(masks, void)
-    for kind in [] if crowds is None else crowds.gt_classes.unique().tolist():
-        crowd = truth_masks(crowds[crowds.gt_classes == kind]).any(dim=0).to(masks.device)
-        rows = (classes == kind).to(masks.device)
+    for crowd_class in [] if crowds is None else crowds.gt_classes.unique().tolist():
+        crowd = truth_masks(crowds[crowds.gt_classes == crowd_class]).any(dim=0).to(masks.device)
+        rows = (classes == crowd_class).to(masks.device)
         inside[rows] = _mostly_inside(masks[rows], void | crowd)
-    return inside & ~(iou >= _OF_AN_OBJECT).any(dim=1)
+    return inside & ~(iou >= _SAME_OBJECT).any(dim=1)
 
 
 def _mostly_inside(masks: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
-    """Which bool masks (N, H, W) have more than half of their pixels in a bool area (H, W): (N,) bool."""
+    """Return (N,) bool: which bool masks (N, H, W) have more than half of their pixels in a bool area (H, W)."""
     if not area.any():
         return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
     return intersections(masks, area[None])[:, 0] > _UNKNOWN * masks.flatten(1).sum(dim=1)

@@ -1,7 +1,7 @@
-"""Instance-level matching: SAM's candidate masks to the teacher's instances, one to one (S4M).
+"""Instance-level matching of SAM's candidate masks to the teacher's instances, one to one (S4M).
 
-SAM knows where things end, not what they are: it answers with a part, with more than was meant, or twice with the same
-thing. Here a mask of SAM counts only where it is, by its overlap, the teacher's instance and nobody else's.
+SAM knows where things end, not what they are: it may answer with a part, with too much, or twice with the same thing.
+A mask of SAM counts only where its overlap shows that it is the teacher's instance and nobody else's.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from scipy.optimize import linear_sum_assignment
 
 from s4m.pseudo_labels.masks import intersections, mask_iou
 
-_LEAST_TRUST = 1e-3  # a predicted IoU may be negative, a profit not
-_INSIDE = 0.75  # share of a part's own pixels that lie in the teacher's mask
+_LEAST_TRUST = 1e-3  # SAM's predicted IoU may be negative, but a profit may not.
+_INSIDE = 0.75  # At least this share of a part's own pixels lies in the teacher's mask.
 
 
 class Outcome(IntEnum):
-    """What became of an instance; every other than MATCHED keeps the teacher's mask.
+    """The result of the matching for an instance; all instances but MATCHED ones keep the teacher's mask.
 
     MATCHED: a candidate, or a union of parts, is its mask. PART: SAM's answer covers too little of the teacher's mask.
     LEAK: it reaches too far beyond. APART: it overlaps too little otherwise. DUPLICATE: another instance took the mask.
@@ -33,16 +33,10 @@ class Outcome(IntEnum):
 
 
 @dataclass(frozen=True)
-class Guards:
-    """What a candidate has to satisfy to stand for an instance of the teacher.
+class MatchingThresholds:
+    """Conditions under which a candidate may stand for an instance; `s4m.config` explains these keys of S4M.MATCHING.
 
-    Attributes:
-        min_iou: least IoU with the teacher's mask, inclusive.
-        part: least share of the teacher's mask that it covers, inclusive.
-        leak: most pixels outside the teacher's mask, in units of that mask's area, inclusive.
-        duplicate: IoU above which two candidates are one mask, which one instance alone can take.
-        merge: where no candidate satisfies, the union of those inside the teacher's mask that nobody took may.
-        box: SAM is asked by the teacher's box about what its answers to points leave without a mask.
+    `min_iou`, `part` and `leak` are inclusive, `duplicate` is exclusive.
     """
 
     min_iou: float = 0.5
@@ -54,7 +48,7 @@ class Guards:
 
 
 class Overlaps(NamedTuple):
-    """How N masks of the teacher and C candidates lie to each other, each (N, C) float32.
+    """Overlaps of N masks of the teacher with C candidates, each (N, C) float32.
 
     Attributes:
         iou: intersection over union.
@@ -68,22 +62,22 @@ class Overlaps(NamedTuple):
     outside: torch.Tensor
     inside: torch.Tensor
 
-    def permitted(self, guards: Guards) -> torch.Tensor:
-        """Which pairs satisfy the guards: (N, C) bool."""
-        return (self.iou >= guards.min_iou) & (self.covered >= guards.part) & (self.outside <= guards.leak)
+    def permitted(self, limits: MatchingThresholds) -> torch.Tensor:
+        """Return (N, C) bool: which pairs satisfy the thresholds."""
+        return (self.iou >= limits.min_iou) & (self.covered >= limits.part) & (self.outside <= limits.leak)
 
 
 class Match(NamedTuple):
-    """The answer for N instances.
+    """The result of the matching for N instances.
 
     Attributes:
-        parts: for each the candidates whose union is its mask: one, several of a merge, or none where rejected. No
-            candidate is a part of two instances.
-        outcome: (N,) int64 of `Outcome`.
+        parts: indices of the candidates whose union is the instance's mask: one, several of a merge, or none where all
+            were rejected. No candidate is a part of two instances.
+        outcome: (N,) int64 values of `Outcome`.
         agreement: (N,) float32 IoU of the teacher's mask with the mask that was taken, or, where none was, with the own
             candidate that SAM trusts most.
-        over_segmented: (N,) bool, whether the own candidate that SAM trusts most is only a part of the instance: what
-            refinement without matching would answer with.
+        over_segmented: (N,) bool, whether the own candidate that SAM trusts most, the answer of refinement without
+            matching, is only a part of the instance.
     """
 
     parts: list[list[int]]
@@ -93,30 +87,32 @@ class Match(NamedTuple):
 
 
 def overlaps(teacher: torch.Tensor, candidates: torch.Tensor) -> Overlaps:
-    """Compare masks of the teacher (N, H, W) bool and candidates (C, H, W) bool of one frame; all on the CPU."""
+    """Compare masks of the teacher (N, H, W) bool with candidates (C, H, W) bool; the result is on the CPU."""
     shared = intersections(teacher, candidates).cpu()
-    own, theirs = teacher.flatten(1).sum(1).cpu()[:, None], candidates.flatten(1).sum(1).cpu()[None]
+    area = teacher.flatten(1).sum(1).cpu()[:, None]
+    candidate_area = candidates.flatten(1).sum(1).cpu()[None]
     return Overlaps(
-        iou=shared / (own + theirs - shared).clamp(min=1),
-        covered=shared / own.clamp(min=1),
-        outside=(theirs - shared) / own.clamp(min=1),
-        inside=shared / theirs.clamp(min=1),
+        iou=shared / (area + candidate_area - shared).clamp(min=1),
+        covered=shared / area.clamp(min=1),
+        outside=(candidate_area - shared) / area.clamp(min=1),
+        inside=shared / candidate_area.clamp(min=1),
     )
 
 
 def group_duplicates(iou: torch.Tensor, priority: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Which masks are one: the mask of highest priority gathers those above the threshold, and so on with the rest.
+    """Group masks that are one: the first by priority gathers those above the threshold, then the next free one does.
 
     Args:
-        iou: (C, C) of masks with each other.
-        priority: (C,), the first of equals first.
-        threshold: IoU above which two are one.
+        iou: (C, C) IoU of the masks with each other.
+        priority: (C,); the first of equals comes first.
+        threshold: IoU above which two masks are one.
 
     Returns:
-        (C,) int64 group of each, numbered from 0, on the CPU.
+        (C,) int64 group of each mask, numbered from 0, on the CPU.
     """
     same = (iou > threshold).cpu().numpy()
-    groups, number = np.full(len(same), -1), 0
+    groups = np.full(len(same), -1)
+    number = 0
     for index in priority.argsort(descending=True, stable=True).tolist():
         if groups[index] < 0:
             groups[same[index] & (groups < 0)] = number
@@ -126,11 +122,11 @@ def group_duplicates(iou: torch.Tensor, priority: torch.Tensor, threshold: float
 
 
 def assign(profit: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """One candidate for each instance so that the sum of profits is greatest and no group is taken twice.
+    """Choose a candidate for each instance so that the sum of profits is greatest and no group is taken twice.
 
     Args:
-        profit: (N, C), 0 for a pair that is not permitted; on the CPU.
-        groups: (C,) as of `group_duplicates`.
+        profit: (N, C) on the CPU, 0 for a pair that is not permitted.
+        groups: (C,) result of `group_duplicates`.
 
     Returns:
         (N,) int64 index of the candidate, -1 for none.
@@ -146,97 +142,92 @@ def assign(profit: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     return chosen
 
 
-def match(teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor, guards: Guards) -> Match:
+def match(
+    teacher: torch.Tensor, candidates: torch.Tensor, quality: torch.Tensor, limits: MatchingThresholds
+) -> Match:
     """Match SAM's candidates of one image to the teacher's instances.
 
-    Pairs are permitted by the guards; of all one-to-one assignments of different masks the one of the highest sum of
-    IoU with the teacher times SAM's predicted IoU is taken (the Hungarian method): of masks that are equally near to
-    the teacher's the one SAM trusts. A candidate may go to another instance than the one it was prompted by. Then, in
-    the order of the instances, what is wanting may take the union of parts that nobody took.
+    The thresholds permit pairs. Among all one-to-one assignments of different masks the Hungarian method takes the one
+    with the highest sum of profits, where a profit is the IoU with the teacher times SAM's predicted IoU. A candidate
+    may go to another instance than the one it was prompted by. Example of profits for two instances with two candidates
+    each, of which the second and third are one mask (a group):
+
+        instance 0    0.30  0.60  0.60  0          The best single pair, 0.60 + 0, wins less than 0.30 + 0.50:
+        instance 1    0     0.50  0.50  0          instance 0 takes its first candidate, instance 1 the shared mask.
+
+    Then, in their order, instances without a mask may take the union of parts that nobody took.
 
     Args:
         teacher: (N, H, W) bool.
         candidates: (N, K, H, W) bool, K answers to the prompts of each instance, in the same frame.
         quality: (N, K) SAM's predicted IoU.
-        guards: what is permitted.
+        limits: the thresholds.
 
     Returns:
-        the `Match`, whose parts are indices into the N * K candidates; a union's quality is the mean of its parts'.
+        the `Match`, whose parts are indices into the N * K candidates.
     """
     count, answers = quality.shape
     masks = candidates.flatten(0, 1)
-    lie, every, trust = overlaps(teacher, masks), torch.arange(count), quality.flatten().cpu()
-    own = every * answers + trust.view(count, answers).argmax(dim=1) if count else every
-    of_own = Overlaps(*(values[every, own] for values in lie))
-    permitted = lie.permitted(guards)
+    overlap = overlaps(teacher, masks)
+    rows = torch.arange(count)
+    trust = quality.flatten().cpu()
+    own = rows * answers + trust.view(count, answers).argmax(dim=1) if count else rows
+    own_overlap = Overlaps(*(values[rows, own] for values in overlap))
+    permitted = overlap.permitted(limits)
     columns = permitted.any(dim=0).nonzero()[:, 0]
-    profit = (lie.iou * trust.clamp(min=_LEAST_TRUST) * permitted)[:, columns]
-    chosen = assign(profit, _groups(masks, columns, lie.iou[:, columns], profit.sum(dim=0), guards))
+    profit = (overlap.iou * trust.clamp(min=_LEAST_TRUST) * permitted)[:, columns]
+    chosen = assign(profit, _groups(masks, columns, overlap.iou[:, columns], profit.sum(dim=0), limits))
     parts = [[int(columns[column])] if column >= 0 else [] for column in chosen.tolist()]
-    agreement = of_own.iou.clone()
-    agreement[chosen >= 0] = lie.iou[chosen >= 0, columns[chosen[chosen >= 0]]]
-    if guards.merge:
+    agreement = own_overlap.iou.clone()
+    agreement[chosen >= 0] = overlap.iou[chosen >= 0, columns[chosen[chosen >= 0]]]
+    if limits.merge:
         for row in (~permitted.any(dim=1)).nonzero()[:, 0].tolist():
-            parts[row], agreement[row] = _merged(row, parts, teacher, masks, lie, guards, agreement[row])
-    outcome = _reasons(of_own, permitted, guards)
+            parts[row], iou = _merge_parts(row, parts, teacher, masks, overlap, limits)
+            agreement[row] = agreement[row] if iou is None else iou
+    over_segmented = (own_overlap.covered < limits.part) & (own_overlap.inside >= _INSIDE)
+    outcome = torch.full((count,), int(Outcome.APART))
+    outcome[own_overlap.outside > limits.leak] = Outcome.LEAK
+    outcome[over_segmented] = Outcome.PART
+    outcome[permitted.any(dim=1)] = Outcome.DUPLICATE
     outcome[torch.tensor([len(own_parts) > 0 for own_parts in parts], dtype=torch.bool)] = Outcome.MATCHED
-    over_segmented = (of_own.covered < guards.part) & (of_own.inside >= _INSIDE)
     return Match(parts, *(values.to(teacher.device) for values in (outcome, agreement, over_segmented)))
 
 
 def _groups(
-    masks: torch.Tensor, columns: torch.Tensor, iou: torch.Tensor, priority: torch.Tensor, guards: Guards
+    masks: torch.Tensor, columns: torch.Tensor, iou: torch.Tensor, priority: torch.Tensor, limits: MatchingThresholds
 ) -> torch.Tensor:
-    """Groups of duplicates among the columns (C,) of the masks, whose IoU with the teacher's masks is (N, C).
+    """Group duplicates among the columns (C,) of the masks, whose IoU with the teacher's masks is (N, C).
 
     1 - IoU is a metric: a mask permitted for one instance and a duplicate of it permitted for another both overlap both
-    instances by more than min_iou + duplicate - 1. Only such masks have to be compared.
+    instances by more than min_iou + duplicate - 1. Only such masks are compared.
     """
     groups = torch.arange(len(columns))
-    contested = ((iou > guards.min_iou + guards.duplicate - 1).sum(dim=0) > 1).nonzero()[:, 0]
+    contested = ((iou > limits.min_iou + limits.duplicate - 1).sum(dim=0) > 1).nonzero()[:, 0]
     rivals = masks[columns[contested].to(masks.device)]
-    groups[contested] = len(groups) + group_duplicates(mask_iou(rivals, rivals), priority[contested], guards.duplicate)
+    groups[contested] = len(groups) + group_duplicates(mask_iou(rivals, rivals), priority[contested], limits.duplicate)
     return groups.unique(return_inverse=True)[1]
 
 
-def _merged(
+def _merge_parts(
     row: int,
     parts: list[list[int]],
     teacher: torch.Tensor,
     masks: torch.Tensor,
-    lie: Overlaps,
-    guards: Guards,
-    agreement: torch.Tensor,
-) -> tuple[list[int], torch.Tensor]:
-    """The candidates inside an instance that are nobody's, if there are several and the guards permit their union.
+    overlap: Overlaps,
+    limits: MatchingThresholds,
+) -> tuple[list[int], torch.Tensor | None]:
+    """Return the free candidates inside instance `row` and the IoU of their union with the teacher's mask.
 
-    Nobody's is what does not lie in a mask that another instance took.
-
-    Args:
-        row: of the instance; parts: what the instances took so far; others as in `match`.
-        agreement: () what is told where nothing is merged.
-
-    Returns:
-        the candidates and the IoU of their union with the teacher's mask.
+    A candidate is free if it does not lie in a mask that another instance took (`parts`). The result is empty, with
+    None, unless there are several free candidates and the thresholds permit their union.
     """
-    inner = (lie.inside[row] >= _INSIDE).nonzero()[:, 0]
-    # what holds most of such a part overlaps the instance, so that no other mask needs to be looked at
-    taken = [index for each in parts for index in each if lie.iou[row, index] > 0]
+    inner = (overlap.inside[row] >= _INSIDE).nonzero()[:, 0]
+    # A mask that holds most of such a part overlaps the instance, so no other mask needs a comparison.
+    taken = [index for own_parts in parts for index in own_parts if overlap.iou[row, index] > 0]
     if taken and len(inner):
-        there = overlaps(masks[taken], masks[inner.to(masks.device)]).inside
-        inner = inner[(there < _INSIDE).all(dim=0)]
+        inside_taken = overlaps(masks[taken], masks[inner.to(masks.device)]).inside
+        inner = inner[(inside_taken < _INSIDE).all(dim=0)]
     if len(inner) < 2:
-        return [], agreement
+        return [], None
     union = overlaps(teacher[row : row + 1], masks[inner.to(masks.device)].any(dim=0)[None])
-    if not union.permitted(guards).all():
-        return [], agreement
-    return inner.tolist(), union.iou[0, 0]
-
-
-def _reasons(of_own: Overlaps, permitted: torch.Tensor, guards: Guards) -> torch.Tensor:
-    """Why each of N instances would be rejected, by its own most trusted answer, whose overlaps are (N,)."""
-    outcome = torch.full((len(of_own.iou),), int(Outcome.APART))
-    outcome[of_own.outside > guards.leak] = Outcome.LEAK
-    outcome[(of_own.covered < guards.part) & (of_own.inside >= _INSIDE)] = Outcome.PART
-    outcome[permitted.any(dim=1)] = Outcome.DUPLICATE
-    return outcome
+    return (inner.tolist(), union.iou[0, 0]) if union.permitted(limits).all() else ([], None)

@@ -2,23 +2,27 @@
 
 import torch
 
-_PROBABILITY_FLOOR = 1e-6  # logits of saturated masks stay finite: the background of a large map weighs about one pixel
-# Map pixels worked on at once: what a CPU's cache holds (ten times faster than all of them), more on a GPU.
+# Logits of saturated masks stay finite, and the background of a large map weighs about one pixel.
+_PROBABILITY_FLOOR = 1e-6
+# This many map pixels are processed at once: a CPU's cache holds them, which makes it ten times faster.
 _CPU_CHUNK = 1 << 20
 _GPU_CHUNK = 1 << 26
 
 
 def sample_points(soft_masks: torch.Tensor, num_points: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Points of each mask, without replacement, with probability proportional to the softmax of the mask's logits.
+    """Draw points of each mask without replacement, with probabilities that are the softmax of the mask's logits.
 
-    exp(logit) = p / (1 - p) are the weights of that softmax, so each point is a draw of its row by the rows' sums, then
-    of its column within the row, and a drawn pixel's weight becomes zero for the next. That is exact, and costs two
-    random numbers a point however large the map is.
+    The weights of that softmax are exp(logit) = p / (1 - p). A point needs two random numbers, however large the map
+    is: the first picks the row by the rows' sums, the second picks the column within the row. The weight of a drawn
+    pixel becomes zero for the next draw. Example for a map of 2 x 2 pixels with the probabilities
+
+        0.50  0.75        weights  1  3   row sum  4        first number 0.3 * 14 = 4.2: row 1, as 4 < 4.2
+        0.50  0.90                 1  9   row sum 10        second number 0.5 * 10 = 5: column 1, as 1 < 5
 
     Args:
         soft_masks: (N, H, W) probabilities in [0, 1], on any device.
         num_points: P. A map of fewer than P pixels repeats its last point.
-        generator: of the CPU; None: torch's own.
+        generator: a generator on the CPU; None draws from torch's global one.
 
     Returns:
         (N, P, 2) float32 x, y, whole pixel indices, on the masks' device.
@@ -32,29 +36,29 @@ def sample_points(soft_masks: torch.Tensor, num_points: int, generator: torch.Ge
 
 
 def _draw(soft_masks: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The points (N, P, 2) that uniform numbers (N, P, 2) in [0, 1) name."""
+    """Return the points (N, P, 2) that uniform numbers (N, P, 2) in [0, 1) pick."""
     probability = soft_masks.float().clamp(_PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR)
     weights = probability / (1 - probability)
     row_sums = weights.sum(dim=2, dtype=torch.float64)
-    every = torch.arange(len(weights), device=weights.device)
+    mask_index = torch.arange(len(weights), device=weights.device)
     points: list[torch.Tensor] = []
     for numbers in uniform.unbind(dim=1):
         if len(points) == weights[0].numel():
             points += [points[-1]] * (uniform.shape[1] - len(points))
             break
         y = _pick(row_sums, numbers[:, 0])
-        row = weights[every, y].double()
+        row = weights[mask_index, y].double()
         x = _pick(row, numbers[:, 1])
-        weights[every, y, x] = row[every, x] = 0.0
-        row_sums[every, y] = row.sum(dim=1)
+        weights[mask_index, y, x] = row[mask_index, x] = 0.0
+        row_sums[mask_index, y] = row.sum(dim=1)
         points.append(torch.stack([x, y], dim=1))
     return torch.stack(points, dim=1).float()
 
 
 def _pick(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """For each row of weights (N, K) float64 an index, by the number (N,) in [0, 1); never one of weight zero."""
+    """Return an index for each row of weights (N, K) float64, by its number (N,) in [0, 1); its weight is not zero."""
     cumulative = weights.cumsum(dim=1)
     total = cumulative[:, -1:]
-    # below the total, and right of it in the search: an entry that adds nothing is never found
+    # The target lies below the total, and the search goes to its right, so it never ends at an entry of weight zero.
     target = torch.minimum(numbers[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]

@@ -1,4 +1,4 @@
-"""What became of a batch of pseudo-labels, for statistics and overlays."""
+"""Records of what became of pseudo-labels, for statistics and overlays."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,17 +13,20 @@ class ImageRecord:
     """The pseudo-labels of one image before any mixing, in the frame of its weak view.
 
     Attributes:
-        file_name: of the image, "" where its dict has none.
+        file_name: file name of the image, "" where its dict has none.
         image: (3, H, W) uint8, the weak view itself, in cfg.INPUT.FORMAT.
-        candidates: predictions that the teacher made.
-        teacher_masks, masks: (N, H, W) bool before and after SAM.
-        scores: (N,) of the teacher; classes: (N,) int64.
-        quality: (N,) SAM's predicted IoU; accepted: (N,) bool, whether SAM's mask replaced the teacher's.
-        asked: whether SAM was asked about this image.
-        confidence: (N,) calibrated, None without calibration.
-        ignored: (N,) bool, whose confidence is too low to learn from; None without calibration.
-        doubtful: regions besides that are ignored, because their score is too low for a pseudo-label.
-        match_outcome: (N,) int64 of `s4m.pseudo_labels.matching.Outcome`; None without matching.
+        candidates: number of predictions that the teacher made.
+        teacher_masks: (N, H, W) bool, the masks before SAM.
+        masks: (N, H, W) bool, the masks after SAM.
+        scores: (N,) class scores of the teacher.
+        classes: (N,) int64.
+        quality: (N,) IoU that SAM predicts for its masks.
+        accepted: (N,) bool, whether SAM's mask replaced the teacher's.
+        prompted: whether SAM was prompted about this image.
+        confidence: (N,) calibrated confidence; None without calibration.
+        ignored: (N,) bool, whether the confidence is too low to learn from; None without calibration.
+        doubtful: number of further ignored regions, whose score is too low for a pseudo-label.
+        match_outcome: (N,) int64 values of `s4m.pseudo_labels.matching.Outcome`; None without matching.
         over_segmented: (N,) bool, whether SAM's most trusted answer was only a part; None without matching.
     """
 
@@ -36,7 +39,7 @@ class ImageRecord:
     classes: torch.Tensor
     quality: torch.Tensor
     accepted: torch.Tensor
-    asked: bool
+    prompted: bool
     confidence: torch.Tensor | None = None
     ignored: torch.Tensor | None = None
     doubtful: int = 0
@@ -45,25 +48,25 @@ class ImageRecord:
 
     @property
     def selected(self) -> int:
-        """Predictions that became pseudo-labels."""
+        """Number of predictions that became pseudo-labels."""
         return len(self.masks)
 
     @property
     def refined(self) -> int:
-        """Pseudo-labels whose mask is SAM's."""
+        """Number of pseudo-labels whose mask is SAM's."""
         return int(self.accepted.sum())
 
     @property
     def rejected(self) -> int:
-        """Pseudo-labels for which SAM was asked and its answer not taken."""
-        return self.selected - self.refined if self.asked else 0
+        """Number of pseudo-labels for which SAM's answer was not taken."""
+        return self.selected - self.refined if self.prompted else 0
 
 
 def match_counts(images: Iterable[ImageRecord]) -> torch.Tensor | None:
-    """Numbers of pseudo-labels that the matching looked at.
+    """Count the pseudo-labels with each outcome of the matching.
 
     Returns:
-        (len(Outcome) + 1,) int64 on the CPU: with each outcome, then over-segmented; None where there are none.
+        (len(Outcome) + 1,) int64 on the CPU, the last for over-segmented ones; None where nothing was matched.
     """
     images = [image for image in images if image.match_outcome is not None and image.selected]
     if not images:
@@ -74,30 +77,31 @@ def match_counts(images: Iterable[ImageRecord]) -> torch.Tensor | None:
 
 
 def match_rates(counts: torch.Tensor, prefix: str) -> dict[str, float]:
-    """Shares of the pseudo-labels with each outcome, and of those that SAM over-segmented, as `{prefix}matched` etc.
+    """Return the share of each outcome and of over-segmented pseudo-labels, as `{prefix}matched` and so on.
 
     Args:
-        counts: sum of `match_counts`, not of nothing.
+        counts: a sum of results of `match_counts`.
+        prefix: beginning of each name.
     """
-    names = [*(kind.name.lower() for kind in Outcome), "over_segmented"]
+    names = [*(outcome.name.lower() for outcome in Outcome), "over_segmented"]
     shares = counts.double() / counts[: len(Outcome)].sum()
     return {prefix + name: share for name, share in zip(names, shares.tolist(), strict=True)}
 
 
 @dataclass
 class PseudoLabelRecord:
-    """What became of one batch; it refers to the step's own tensors, so it costs nothing to hold for that step.
+    """The record of one batch; it refers to the step's own tensors, so it costs no memory during that step.
 
     Attributes:
-        images: one record an image.
-        targets: instances the student learns from in all, after mixing.
+        images: one record for each image.
+        targets: number of instances that the student learns from after mixing.
     """
 
     images: list[ImageRecord] = field(default_factory=list)
     targets: int = 0
 
     def scalars(self, prefix: str = "pseudo_labels/") -> dict[str, float]:
-        """Means over the images of the batch, for TensorBoard."""
+        """Return means over the images of the batch, for TensorBoard."""
         count = max(len(self.images), 1)
         names = ("candidates", "selected", "refined", "rejected")
         means = {prefix + name: sum(getattr(image, name) for image in self.images) / count for name in names}
@@ -111,5 +115,5 @@ class PseudoLabelRecord:
 
     @property
     def selected(self) -> int:
-        """Predictions of the batch that became pseudo-labels."""
+        """Number of the batch's predictions that became pseudo-labels."""
         return sum(image.selected for image in self.images)

@@ -8,19 +8,17 @@ from detectron2.structures import Boxes, Instances
 
 from s4m.pseudo_labels.candidates import match_candidates, point_prompts, taken_logits
 from s4m.pseudo_labels.masks import paired_iou, tight_boxes
-from s4m.pseudo_labels.matching import Guards
+from s4m.pseudo_labels.matching import MatchingThresholds
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam import Embedding, PromptableSegmenter
 
 
 class Source(NamedTuple):
-    """Embeddings of the un-augmented images in place of the views (the embedding cache).
+    """Embeddings of the un-augmented images, which take the place of the views (the embedding cache).
 
-    Attributes:
-        embed: a function from a list of indices into the batch to the `Embedding` of those images; it is not called
-            when no image has an instance.
-        views: for each image of the batch its `ViewTransform`.
+    `embed` turns a list of indices into the batch into the `Embedding` of those images; it is called only if an image
+    has an instance. `views` holds the `ViewTransform` of each image of the batch.
     """
 
     embed: Callable[[list[int]], Embedding]
@@ -35,45 +33,45 @@ def refine(
     num_points: int,
     generators: Sequence[torch.Generator | None],
     source: Source | None = None,
-    guards: Guards | None = None,
+    matching: MatchingThresholds | None = None,
     with_logits: bool = False,
 ) -> list[Instances]:
-    """Replace each mask by SAM's answer to points drawn from it; of several answers the one that SAM trusts most.
+    """Replace each mask by the answer to points drawn from it that SAM trusts most.
 
-    The images that have instances are encoded in one call and answered in one call; without any instance SAM is not
-    asked at all. An empty answer is rejected: the teacher's mask and box stay. With guards all its answers of an image
-    are matched to the instances one to one (`match_candidates`); what is not matched keeps the teacher's mask and box.
+    SAM encodes the images that have instances in one call and answers in one call. An empty answer is rejected: the
+    teacher's mask and box stay. With matching, SAM's answers for an image are matched to its instances one to one
+    (`match_candidates`), and an instance without a match keeps the teacher's mask and box.
 
     Args:
-        instances: of each image, with `soft_masks` (N, H, W), `pred_masks` (N, H, W) bool and `pred_boxes`.
-        images_rgb: (3, H, W) uint8 RGB, the frames of the instances.
+        instances: instances of each image with `soft_masks` (N, H, W), `pred_masks` (N, H, W) bool and `pred_boxes`.
+        images_rgb: (3, H, W) uint8 RGB views, the frames of the instances.
         segmenter: the frozen SAM.
-        num_points: positive points drawn from each mask.
-        generators: of the CPU, one an image; None: torch's own.
-        source: embeddings of the un-augmented images; None: `images_rgb` are encoded.
-        guards: of the matching; None: the most trusted answer is taken.
-        with_logits: keep SAM's mask logits.
+        num_points: number of positive points drawn from each mask.
+        generators: one generator on the CPU for each image; None draws from torch's global one.
+        source: embeddings of the un-augmented images; None encodes `images_rgb`.
+        matching: thresholds of the matching; None takes the most trusted answer.
+        with_logits: whether to keep SAM's mask logits as `sam_logits` (N, H, W) float.
 
     Returns:
-        new `Instances` with `pred_masks` and `pred_boxes` of SAM where accepted, the teacher's masks as
-        `teacher_masks`, SAM's predicted IoU as `sam_quality` (N,) float32, the IoU of the teacher's mask with SAM's,
-        taken or not, as `sam_agreement` (N,) float32, and `sam_accepted` (N,) bool; with logits `sam_logits` (N, H, W)
-        float besides, and with guards `match_outcome` (N,) int64 of `Outcome` and `over_segmented` (N,) bool besides.
+        new `Instances` with SAM's `pred_masks` and `pred_boxes` where accepted; the teacher's masks as `teacher_masks`;
+        SAM's predicted IoU as `sam_quality`, the IoU of the teacher's mask with SAM's, taken or not, as
+        `sam_agreement`, (N,) float32 each; `sam_accepted` (N,) bool. With matching they also have `match_outcome` (N,)
+        int64, an `Outcome`, and `over_segmented` (N,) bool.
     """
     keep = [i for i, labels in enumerate(instances) if len(labels)]
-    refined = [_unrefined(labels, guards is not None, with_logits) for labels in instances]
+    refined = [_unrefined(labels, matching is not None, with_logits) for labels in instances]
     if not keep:
         return refined
     points = [sample_points(instances[i].soft_masks, num_points, generators[i]) for i in keep]
     views = None if source is None else [source.views[i] for i in keep]
     embedding = segmenter.encode([images_rgb[i] for i in keep]) if source is None else source.embed(keep)
-    if guards is None:
+    if matching is None:
         answers = segmenter.decode(embedding, point_prompts(points, views), best=True)
     else:
-        answers = match_candidates(segmenter, embedding, points, [refined[i] for i in keep], views, guards)
+        answers = match_candidates(segmenter, embedding, points, [refined[i] for i in keep], views, matching)
     for position, (i, answer) in enumerate(zip(keep, answers, strict=True)):
         view = None if views is None else views[position]
-        if guards is None:
+        if matching is None:
             logits, quality = answer.masks[:, 0], answer.quality[:, 0]
             logits = logits if view is None else view.masks_to_view(logits)
             agreement = paired_iou(refined[i].teacher_masks, (logits > 0).to(refined[i].teacher_masks.device))
@@ -93,25 +91,25 @@ def replace_masks(instances: Instances, masks: torch.Tensor, quality: torch.Tens
     """Put SAM's masks in place of the teacher's, except where SAM's is empty.
 
     Args:
-        instances: with `teacher_masks` (N, H, W) bool and `pred_boxes`.
-        masks: (N, H, W) bool, in the same frame; quality: (N,) predicted IoU.
+        instances: N instances with `teacher_masks` (N, H, W) bool and `pred_boxes`.
+        masks: (N, H, W) bool masks of SAM in the same frame.
+        quality: (N,) IoU that SAM predicts for them.
 
     Returns:
         a new `Instances` with `pred_masks`, `pred_boxes`, `sam_quality` and `sam_accepted`.
     """
-    device = instances.teacher_masks.device
-    masks, quality = masks.to(device), quality.to(device)
+    masks = masks.to(instances.teacher_masks.device)
     accepted = masks.flatten(1).any(dim=1)
     refined = instances[:]
     refined.pred_masks = torch.where(accepted[:, None, None], masks, instances.teacher_masks)
     refined.pred_boxes = Boxes(torch.where(accepted[:, None], tight_boxes(masks), instances.pred_boxes.tensor))
-    refined.sam_quality = quality
+    refined.sam_quality = quality.to(masks.device)
     refined.sam_accepted = accepted
     return refined
 
 
 def _unrefined(instances: Instances, matching: bool, with_logits: bool) -> Instances:
-    """A copy with the fields of a refined one, nothing accepted."""
+    """Return a copy with the fields of a refined one, in which nothing is accepted."""
     copy = instances[:]
     copy.teacher_masks = instances.pred_masks
     copy.sam_quality = instances.scores.new_zeros(len(instances), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Which teacher predictions become pseudo-labels (S4M, PR)."""
+"""Selection of the teacher's predictions that become pseudo-labels (S4M, PR)."""
 
 import torch
 from detectron2.structures import Instances
@@ -8,19 +8,16 @@ def select(instances: Instances, *, score: float | torch.Tensor, min_pixels: flo
     """Keep the confident predictions and make their masks binary.
 
     A prediction stays if its score exceeds `score`, its soft mask sums to more than `min_pixels`, and at least one
-    pixel of it is more probable than 0.5.
+    pixel of it is more probable than 0.5. The result is a new `Instances` with `pred_masks` (M, H, W) bool.
 
     Args:
-        instances: of one image, with `scores` (N,) and `soft_masks` (N, H, W), probabilities at the image's size.
-        score: least score, exclusive; one number, or (N,), one for each prediction.
+        instances: predictions for one image, with `scores` (N,) and `soft_masks` (N, H, W) at the image's size.
+        score: least score, exclusive; one number, or (N,) with one for each prediction.
         min_pixels: least sum of the soft mask in pixels, exclusive.
-
-    Returns:
-        a new `Instances` of those, in their order, with `pred_masks` (M, H, W) bool besides.
     """
     confident = instances[instances.scores > score]
     soft = confident.soft_masks
-    # a half-precision sum over a large mask would overflow
+    # A half-precision sum over a large mask would overflow.
     large = soft.flatten(1).sum(dim=1, dtype=torch.float32) > min_pixels
     masks = soft > 0.5
     keep = large & masks.flatten(1).any(dim=1)

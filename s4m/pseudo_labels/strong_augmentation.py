@@ -2,16 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torchvision.transforms.v2 import functional as TF
-
-
-def strong_options(cfg: CfgNode) -> dict[str, Any]:
-    """The keyword arguments of `strong_augment` that cfg.S4M.STRONG holds."""
-    return {key.lower(): value for key, value in cfg.S4M.STRONG.items() if key not in ("ENABLED", "LABELED")}
 
 
 def strong_augment(
@@ -25,26 +18,24 @@ def strong_augment(
     bgr: bool,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Color jitter, grayscale and Gaussian blur, each with its probability.
+    """Apply color jitter, grayscale and Gaussian blur, each with its probability; return a new (3, H, W) uint8 image.
 
-    The same count of random numbers is drawn whatever happens, so that a probability changes nothing but its own step.
+    The function always draws the same count of random numbers, so a probability changes nothing but its own step.
 
     Args:
         image: (3, H, W) uint8; it is not changed.
-        jitter: most change of brightness, contrast, saturation (factors 1 +- value) and hue (turns); in random order.
-        jitter_prob, grey_prob, blur_prob: in [0, 1].
+        jitter: greatest change of brightness, contrast, saturation (factors 1 +- value) and hue (turns). The four
+            changes come in random order.
+        jitter_prob, grey_prob, blur_prob: probability of each step, in [0, 1].
         blur_sigma: least and greatest standard deviation in pixels.
-        bgr: the channels are blue, green, red; otherwise red, green, blue.
-        generator: of the CPU; None: torch's own.
-
-    Returns:
-        (3, H, W) uint8, of the same channel order.
+        bgr: whether the channels are blue, green, red; otherwise they are red, green, blue.
+        generator: a generator on the CPU; None draws from torch's global one.
     """
     chance = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     order = torch.randperm(4, generator=generator).tolist()
     result = image.flip(0) if bgr else image
     if chance[0] < jitter_prob:
-        result = _color_jitter(result, jitter, chance[3:7], order)
+        result = _jitter_colors(result, jitter, chance[3:7], order)
     if chance[1] < grey_prob:
         result = TF.rgb_to_grayscale(result, num_output_channels=3)
     if chance[2] < blur_prob:
@@ -53,10 +44,10 @@ def strong_augment(
     return result.flip(0) if bgr else result
 
 
-def _color_jitter(
+def _jitter_colors(
     image: torch.Tensor, strength: Sequence[float], chance: Sequence[float], order: Sequence[int]
 ) -> torch.Tensor:
-    """The four adjustments in the given order; `chance` in [0, 1) picks each factor from its range."""
+    """Apply the four adjustments in the given order; `chance` in [0, 1) picks each factor from its range."""
     adjustments = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     for index in order:
         offset = strength[index] * (2 * chance[index] - 1)
@@ -66,7 +57,7 @@ def _color_jitter(
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur whose kernel reaches three standard deviations, or as far as reflection allows in a small image."""
+    """Blur with a kernel that reaches three standard deviations, or as far as reflection allows in a small image."""
     radius = min(math.ceil(3 * sigma), min(image.shape[1:]) - 1)
     if radius < 1:
         return image

@@ -1,4 +1,4 @@
-"""The way of points and masks between an image and its augmented view."""
+"""The mapping of points and masks between an image and its augmented view."""
 
 import numpy as np
 import torch
@@ -7,22 +7,23 @@ from torch.nn import functional as F
 
 
 class ViewTransform:
-    """The way between an un-augmented image (source) and its augmented view, for points one way and masks the other.
+    """Maps points from an augmented view to its un-augmented image (source), and masks from the source to the view.
 
-    Any Detectron2 transforms that together move pixels by an affine map: resize, crop, pad, flip, rotate, extent; those
-    of color do nothing here. The map is read off the transforms' own `apply_coords`, so a crop that cannot tell the
-    size it was cut from is inverted too.
+    The transforms may be any of Detectron2's that together move pixels by an affine map: resize, crop, pad, flip,
+    rotate, extent; color transforms move none. The map comes from the transforms' own `apply_coords`, which works for a
+    crop that does not know the size it was cut from, too.
 
     Args:
-        transforms: from the source to the view, as an `AugmentationList` returns them.
-        source_size, view_size: height, width in pixels.
+        transforms: the transforms from the source to the view, as an `AugmentationList` returns them.
+        source_size, view_size: height and width in pixels.
 
     Raises:
         ValueError: the transforms are not affine, or squeeze the image to nothing.
     """
 
     def __init__(self, transforms: Transform | TransformList, source_size: tuple[int, int], view_size: tuple[int, int]):
-        self.source_size, self.view_size = tuple(source_size), tuple(view_size)
+        self.source_size = tuple(source_size)
+        self.view_size = tuple(view_size)
         height, width = source_size
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64)
         moved = np.asarray(transforms.apply_coords(corners.copy()), dtype=np.float64)
@@ -37,27 +38,27 @@ class ViewTransform:
         self._to_source = torch.from_numpy(np.linalg.inv(forward)[:2]).float()
 
     def points_to_source(self, points: torch.Tensor) -> torch.Tensor:
-        """Points (..., 2) x, y of the view, pixels by their index -> of the source; clamped to it."""
+        """Map points (..., 2), x, y pixel indices in the view, to the source, and clamp them to it."""
         # Detectron2's coordinates have pixel centers at halves.
         moved = self._moved(points.float() + 0.5) - 0.5
         height, width = self.source_size
         return torch.minimum(moved.clamp(min=0), moved.new_tensor([width - 1, height - 1]))
 
     def _moved(self, points: torch.Tensor) -> torch.Tensor:
-        """Coordinates (..., 2) of the view -> of the source, in float32: half precision is coarser than a pixel."""
+        """Map coordinates (..., 2) of the view to the source, in float32: half precision is coarser than a pixel."""
         matrix = self._to_source.to(points.device)
         with torch.autocast(points.device.type, enabled=False):
             return points @ matrix[:, :2].T + matrix[:, 2]
 
     def masks_to_view(self, masks: torch.Tensor, outside: float = -20.0) -> torch.Tensor:
-        """Masks of the source, read bilinearly at the pixels of the view.
+        """Read masks of the source bilinearly at the pixels of the view.
 
         Args:
             masks: (N, *source_size) float logits, or bool.
-            outside: value where the view shows nothing of the source (padding); False for bool.
+            outside: value of logits where the view shows nothing of the source (padding); bool masks are False there.
 
         Returns:
-            (N, *view_size), of the same kind.
+            (N, *view_size) of the same dtype.
         """
         if masks.dtype == torch.bool:
             return self.masks_to_view(masks.float(), outside=0.0) > 0.5
@@ -69,5 +70,5 @@ class ViewTransform:
         source = self._moved(grid)
         inside = ((source >= 0) & (source < size)).all(-1)
         normal = (2 * source / size - 1)[None].to(masks.dtype)
-        seen = F.grid_sample(masks[None], normal, "bilinear", padding_mode="border", align_corners=False)[0]
-        return torch.where(inside, seen, seen.new_tensor(outside))
+        values = F.grid_sample(masks[None], normal, "bilinear", padding_mode="border", align_corners=False)[0]
+        return torch.where(inside, values, values.new_tensor(outside))

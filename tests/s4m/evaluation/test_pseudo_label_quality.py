@@ -30,7 +30,7 @@ def columns(*ranges):
     return masks
 
 
-def record(before, after, scores, classes, accepted=None, asked=True):
+def record(before, after, scores, classes, accepted=None, prompted=True):
     count = len(scores)
     return ImageRecord(
         file_name="",
@@ -42,7 +42,7 @@ def record(before, after, scores, classes, accepted=None, asked=True):
         classes=torch.tensor(classes, dtype=torch.int64),
         quality=torch.zeros(count),
         accepted=torch.tensor([True] * count if accepted is None else accepted, dtype=torch.bool),
-        asked=asked,
+        prompted=prompted,
     )
 
 
@@ -130,7 +130,7 @@ def test_outcomes_of_matching_are_counted_over_all_images():
 def test_one_truth_is_found_once():
     quality = PseudoLabelQuality(["cat"])
     twice = columns((0, 10), (0, 9))
-    quality.add(record(twice, twice, [0.8, 0.9], [0, 0], asked=False), truth(columns((0, 10)), [0]))
+    quality.add(record(twice, twice, [0.8, 0.9], [0, 0], prompted=False), truth(columns((0, 10)), [0]))
     figures = quality.compute("")
     assert (figures["after/precision"], figures["after/recall"]) == (0.5, 1.0)
     assert figures["after/iou"] == pytest.approx(0.95)

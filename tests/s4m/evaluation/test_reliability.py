@@ -49,7 +49,7 @@ def test_quality_fills_it_and_leaves_ignored_labels_out_of_its_own_figures():
         classes=torch.tensor([0, 1, 0]),
         quality=torch.zeros(3),
         accepted=torch.tensor([True, True, False]),
-        asked=True,
+        prompted=True,
         confidence=torch.tensor([0.95, 0.1, 0.5]),
         ignored=torch.tensor([False, True, False]),
     )

@@ -203,7 +203,7 @@ def test_everything_ignored_is_no_background_of_mask2former(small_cfg, monkeypat
         share = (inside * here).sum(dim=(2, 3)) / (masks > 0).sum(dim=(2, 3)).clamp(min=1)
         kept.append(share <= 0.5)
         entropy = -classes.log_softmax(dim=2)[..., -1][kept[-1]]
-        expected += 2.0 * 0.1 * entropy.sum() / max(0.1 * len(entropy), 1.0)  # CLASS_WEIGHT and NO_OBJECT_WEIGHT
+        expected += 2.0 * 0.1 * entropy.sum() / max(0.1 * len(entropy), 1.0)  # weights of classes and of none
     assert 0 < torch.stack(kept).float().mean() < 1
     torch.testing.assert_close(losses["loss_class_pseudo"], expected)
     drop_ignored(model)

@@ -49,6 +49,7 @@ def small(**options):
         "S4M.CALIBRATION.LOW": 0.05,
         "S4M.CALIBRATION.BOUNDS": (0.05, 0.9),
         "S4M.SD.POINTS": 4,
+        "S4M.TEACHER.WEIGHTS": "",
         **{f"MODEL.MASK2FORMER.{key}": value for key, value in tiny.items()},
         **{key.replace("__", "."): value for key, value in options.items()},
     }

@@ -13,7 +13,7 @@ from s4m.config import add_s4m_config
 from s4m.losses.boundary_consistency import BoundaryConsistency
 from s4m.modeling import PseudoLabelROIHeads
 from s4m.modeling.ignored import require_pseudo_label_parts
-from s4m.modeling.switches import log_idle_switches
+from s4m.modeling.teacher_student import log_idle_switches
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 
 SWITCHES = ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING")
@@ -99,14 +99,14 @@ def test_an_ignored_region_is_no_object_of_detectron2s_own_parts(small_cfg):
         assert model([{"image": image, "instances": truth[:1]}])["loss_rpn_cls"] > 0
 
 
-NOT_A_SHARE, NEGATIVE, NOT_POSITIVE = (-0.1, 1.1, float("nan")), (-0.1, float("nan")), (0, -1)
+NOT_A_SHARE, NEGATIVE = (-0.1, 1.1, float("nan")), (-0.1, float("nan"))
 WRONG = {
     "BOUNDARY.TEACHER": NOT_A_SHARE,
     "BOUNDARY.WIDTH": (0.0, -0.1),
     **dict.fromkeys(("BOUNDARY.GAIN", "BOUNDARY.WEIGHT", "BOUNDARY.EDGE_WEIGHT", "MATCHING.LEAK"), NEGATIVE),
     **dict.fromkeys(("MATCHING.MIN_IOU", "MATCHING.PART", "MATCHING.DUPLICATE"), NOT_A_SHARE),
-    **dict.fromkeys((f"CALIBRATION.{name}" for name in ("FLOOR", "LOW", "QUANTILE", "DECAY")), NOT_A_SHARE),
-    **dict.fromkeys((f"CALIBRATION.{name}" for name in ("WARMUP", "PERIOD", "SAMPLES")), NOT_POSITIVE),
+    **dict.fromkeys((f"CALIBRATION.{name}" for name in ("FLOOR", "LOW", "DECAY")), NOT_A_SHARE),
+    "CALIBRATION.PERIOD": (0, -1),
 }
 
 
@@ -116,7 +116,7 @@ def test_numbers_out_of_their_range_are_named(key, value):
     group, name = key.split(".")
     cfg.S4M[group][name] = value
     with pytest.raises(ValueError, match=rf"^S4M\.{group}\.{name}\b.*{value}"):
-        PseudoLabeler(cfg)
+        PseudoLabeler.read(cfg)
         BoundaryConsistency.read(cfg)
 
 
@@ -126,7 +126,7 @@ def test_numbers_out_of_their_range_are_named(key, value):
         {"BOUNDARY": {"TEACHER": 0.0, "GAIN": 0.0, "WEIGHT": 0.0, "EDGE_WEIGHT": 0.0}},
         {"BOUNDARY": {"TEACHER": 1.0}, "MATCHING": {"MIN_IOU": 1.0, "PART": 1.0, "DUPLICATE": 1.0}},
         {"MATCHING": {"MIN_IOU": 0.0, "PART": 0.0, "DUPLICATE": 0.0, "LEAK": 0.0}, "CALIBRATION": {"FLOOR": 1.0}},
-        {"CALIBRATION": {"LOW": 0.0, "FLOOR": 0.0, "DECAY": 0.0, "WARMUP": 1, "PERIOD": 1, "SAMPLES": 1}},
+        {"CALIBRATION": {"LOW": 0.0, "FLOOR": 0.0, "DECAY": 0.0, "PERIOD": 1}},
         {"CALIBRATION": {"LOW": 0.7, "BOUNDS": (0.7, 0.7)}},
     ],
 )
@@ -135,7 +135,7 @@ def test_the_ends_of_the_ranges_are_taken(ends):
     for group, values in ends.items():
         for name, value in values.items():
             cfg.S4M[group][name] = value
-    PseudoLabeler(cfg)
+    PseudoLabeler.read(cfg)
     BoundaryConsistency.read(cfg)
 
 
@@ -144,7 +144,7 @@ def test_the_ends_of_the_ranges_are_taken(ends):
 )
 def test_a_score_outside_of_the_bounds_contradicts_them(score, low, bounds):
     cfg = config(S4M__SELECTION__SCORE=score, S4M__CALIBRATION__LOW=low, S4M__CALIBRATION__BOUNDS=bounds)
-    PseudoLabeler(cfg)
+    PseudoLabeler.read(cfg)
     cfg.S4M.CALIBRATION.ENABLED = True
     with pytest.raises(ValueError, match=r"S4M\.CALIBRATION\.LOW.*S4M\.CALIBRATION\.BOUNDS.*S4M\.SELECTION\.SCORE"):
-        PseudoLabeler(cfg)
+        PseudoLabeler.read(cfg)

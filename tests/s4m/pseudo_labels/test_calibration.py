@@ -40,12 +40,12 @@ def test_defaults_are_the_config_files():
     names = ("score", "low", "bounds", "quantile", "decay", "warmup", "period", "floor")
     assert all(getattr(default, name) == getattr(configured, name) for name in names)
     assert all(torch.equal(a, b) for a, b in zip(default.buffers(), configured.buffers(), strict=True))
-    assert PseudoLabeler(cfg).calibration is None and PseudoLabeler(cfg).min_score == 0.7
+    assert PseudoLabeler.read(cfg).calibration is None and PseudoLabeler.read(cfg).min_score == 0.7
     cfg.S4M.CALIBRATION.ENABLED = True
-    assert PseudoLabeler(cfg).min_score == 0.3
+    assert PseudoLabeler.read(cfg).min_score == 0.3
 
 
-@pytest.mark.parametrize("wrong", [{"low": 0.6}, {"bounds": (0.9, 0.5)}, {"quantile": 1.0}, {"period": 0}])
+@pytest.mark.parametrize("wrong", [{"low": 0.6}, {"bounds": (0.9, 0.5)}, {"decay": 1.1}, {"period": 0}])
 def test_numbers_that_do_not_go_together_are_refused(wrong):
     with pytest.raises(ValueError, match="S4M.CALIBRATION"):
         ConfidenceCalibration(num_classes=2, **wrong)

@@ -7,7 +7,7 @@ from detectron2.data.transforms import HFlipTransform, ResizeTransform, Transfor
 
 from s4m.config import add_s4m_config
 from s4m.pseudo_labels.masks import tight_boxes
-from s4m.pseudo_labels.matching import Guards, Outcome
+from s4m.pseudo_labels.matching import MatchingThresholds, Outcome
 from s4m.pseudo_labels.pipeline import PseudoLabeler
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source, refine
@@ -59,16 +59,16 @@ def scene(make_predictions, make_squares, count, size=(40, 64), side=8):
     return red.expand(3, -1, -1).contiguous(), masks, select(make_predictions(soft), score=0.5, min_pixels=1.0)
 
 
-def refined(labels, images, segmenter, guards):
+def refined(labels, images, segmenter, matching):
     generators = [torch.Generator().manual_seed(i) for i in range(len(images))]
-    return refine(labels, images, segmenter, num_points=3, generators=generators, guards=guards)
+    return refine(labels, images, segmenter, num_points=3, generators=generators, matching=matching)
 
 
 @pytest.mark.parametrize("box", [True, False])
 def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, box):
     scenes = [scene(make_predictions, make_squares, count) for count in (3, 0, 5)]
     segmenter = Painter()
-    found = refined([s[2] for s in scenes], [s[0] for s in scenes], segmenter, Guards(box=box))
+    found = refined([s[2] for s in scenes], [s[0] for s in scenes], segmenter, MatchingThresholds(box=box))
     assert segmenter.calls == [[(3, False)] * 2]  # nothing is left for boxes
     for result, (_, masks, labels) in zip(found, scenes, strict=True):
         assert torch.equal(result.pred_masks, masks)
@@ -82,7 +82,7 @@ def test_parts_that_sam_trusts_are_passed_over(make_predictions, make_squares, b
 @pytest.mark.parametrize("box", [True, False])
 def test_300_instances_are_refined_or_keep_the_teachers_mask(make_predictions, make_squares, box):
     image, masks, labels = scene(make_predictions, make_squares, 300, (135, 180))
-    (found,) = refined([labels], [image], Painter(), Guards(box=box))
+    (found,) = refined([labels], [image], Painter(), MatchingThresholds(box=box))
     index = torch.arange(300)
     alone = (index >= 50) & (index < 250)  # of two squares of one color SAM's answer is both
     assert torch.equal(found.sam_accepted, alone)
@@ -112,12 +112,12 @@ class Blind(Painter):
 def test_boxes_are_asked_about_what_points_leave_without_a_mask(make_predictions, make_squares, merge):
     scenes = [scene(make_predictions, make_squares, count) for count in (3, 2, 0, 4)]
     labels, images, segmenter = [s[2] for s in scenes], [s[0] for s in scenes], Blind()
-    found = refined(labels, images, segmenter, Guards(box=True, merge=merge))
+    found = refined(labels, images, segmenter, MatchingThresholds(box=True, merge=merge))
     assert segmenter.calls == [[(3, False)] * 3, [(0, True)] * 3] and segmenter.boxes == [1, 1, 2]
     for result, (_, masks, _) in zip(found, scenes, strict=True):
         assert torch.equal(result.pred_masks, masks) and (result.match_outcome == Outcome.MATCHED).all()
     torch.testing.assert_close(found[3].sam_quality, torch.tensor([0.4, 0.8, 0.8, 0.4]))
-    alone = refined(labels, images, Blind(), Guards(box=False, merge=merge))
+    alone = refined(labels, images, Blind(), MatchingThresholds(box=False, merge=merge))
     assert [some.sam_accepted.tolist() for some in alone] == [
         [False, True, True],
         [False, True],
@@ -139,7 +139,7 @@ def test_a_box_comes_before_a_union_of_parts(make_predictions, make_squares):
             left = torch.where((whole > 0) & (right < 0), 5.0, -5.0)
             return Answer(torch.stack([answer.masks[:, 0], left, right], dim=1), answer.quality)
 
-    (found,) = refined([labels], [image], Halves(), Guards(box=True))
+    (found,) = refined([labels], [image], Halves(), MatchingThresholds(box=True))
     assert torch.equal(found.pred_masks, masks)
     torch.testing.assert_close(found.sam_quality, torch.full((3,), 0.8))  # of one mask, not the mean of two parts
 
@@ -154,7 +154,7 @@ def test_masks_merged_of_parts(make_predictions, make_squares):
             left = torch.where((whole > 0) & (right < 0), 5.0, -5.0)
             return Answer(torch.stack([answer.masks[:, 0], left, right], dim=1), answer.quality)
 
-    (found,) = refined([labels], [image], Halves(), Guards(box=False))
+    (found,) = refined([labels], [image], Halves(), MatchingThresholds(box=False))
     truth = image[0][None] == torch.arange(1, 4)[:, None, None]
     assert torch.equal(found.pred_masks, truth) and found.sam_accepted.all()
     torch.testing.assert_close(found.sam_quality, torch.full((3,), 0.85))  # the mean of 0.8 and 0.9
@@ -162,7 +162,7 @@ def test_masks_merged_of_parts(make_predictions, make_squares):
 
 def test_rejected_instances_keep_the_teachers_mask(make_predictions, make_squares):
     image, _, labels = scene(make_predictions, make_squares, 4)
-    (found,) = refined([labels], [image], Painter(), Guards(part=1.1, merge=False))
+    (found,) = refined([labels], [image], Painter(), MatchingThresholds(part=1.1, merge=False))
     assert torch.equal(found.pred_masks, labels.pred_masks)
     assert torch.equal(found.pred_boxes.tensor, labels.pred_boxes.tensor)
     assert not found.sam_accepted.any() and (found.match_outcome == Outcome.PART).all()
@@ -176,7 +176,7 @@ def test_rejected_instances_keep_the_teachers_mask(make_predictions, make_square
 def test_without_instances_sam_is_not_asked(make_predictions):
     segmenter = Painter()
     empty = select(make_predictions(torch.zeros(2, 9, 12)), score=0.5, min_pixels=1.0)
-    (found,) = refined([empty], [torch.zeros(3, 9, 12, dtype=torch.uint8)], segmenter, Guards())
+    (found,) = refined([empty], [torch.zeros(3, 9, 12, dtype=torch.uint8)], segmenter, MatchingThresholds())
     assert len(found) == 0 and found.match_outcome.shape == (0,) and segmenter.calls == []
 
 
@@ -189,8 +189,9 @@ def test_views_of_the_unaugmented_image(make_predictions, make_squares):
     generators = [torch.Generator().manual_seed(0)]
     source = Source(lambda indices: embedding[indices], [view])
     images = [torch.zeros(3, 80, 128, dtype=torch.uint8)]
-    guards = Guards(box=True)
-    (found,) = refine([labels], images, segmenter, num_points=3, generators=generators, source=source, guards=guards)
+    matching = MatchingThresholds(box=True)
+    options = {"num_points": 3, "generators": generators, "source": source, "matching": matching}
+    (found,) = refine([labels], images, segmenter, **options)
     assert found.sam_accepted.all()
     assert torch.equal(found.pred_masks, view.masks_to_view(masks))
 
@@ -202,7 +203,7 @@ def make_labeler():
         add_s4m_config(cfg)
         cfg.merge_from_list(["S4M.PR.ENABLED", True, "S4M.MATCHING.ENABLED", True, "S4M.STRONG.ENABLED", False])
         cfg.merge_from_list([item for pair in keys.items() for item in pair])
-        return PseudoLabeler(cfg)
+        return PseudoLabeler.read(cfg)
 
     return make
 

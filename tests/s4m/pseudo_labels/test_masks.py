@@ -7,7 +7,7 @@ from detectron2.data.transforms import ResizeTransform, TransformList
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from s4m.pseudo_labels.masks import class_iou, intersections, mask_iou, unjudged
-from s4m.pseudo_labels.matching import Guards, match
+from s4m.pseudo_labels.matching import MatchingThresholds, match
 from s4m.pseudo_labels.view_transform import ViewTransform
 
 
@@ -67,7 +67,7 @@ def test_judging_any_number(count):
 def test_large_masks_under_autocast(side):
     with torch.autocast("cpu", dtype=torch.float16):
         assert mask_iou(square(side), square(side)).tolist() == [[1.0]]
-        result = match(square(side), square(side)[None], torch.ones(1, 1), Guards())
+        result = match(square(side), square(side)[None], torch.ones(1, 1), MatchingThresholds())
     assert result.parts == [[0]] and result.agreement.tolist() == [1.0]
 
 

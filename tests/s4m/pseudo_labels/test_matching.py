@@ -1,4 +1,4 @@
-"""Matching by hand-written references: the Hungarian method and its guards."""
+"""Matching by hand-written references: the Hungarian method and its thresholds."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 
 from s4m.pseudo_labels import matching
 from s4m.pseudo_labels.masks import mask_iou
-from s4m.pseudo_labels.matching import Guards, Outcome, assign, group_duplicates, match, overlaps
+from s4m.pseudo_labels.matching import MatchingThresholds, Outcome, assign, group_duplicates, match, overlaps
 
 SIZE = (24, 40)
 
@@ -67,7 +67,7 @@ def test_duplicates_gather_around_the_first():
 def test_the_nearest_candidate_and_of_near_ones_the_trusted():
     teacher = bar(0, 10)[None]
     candidates = answers([(bar(0, 7), 0.95), (bar(0, 11), 0.5), (bar(0, 9), 0.9)])
-    result = match(teacher, *candidates, Guards())
+    result = match(teacher, *candidates, MatchingThresholds())
     # IoU x quality: 0.7 x 0.95, 10/11 x 0.5, 0.9 x 0.9
     assert result.parts == [[2]] and result.outcome.tolist() == [Outcome.MATCHED]
     assert not result.over_segmented.any()
@@ -85,8 +85,8 @@ def test_the_nearest_candidate_and_of_near_ones_the_trusted():
         (bar(0, 16), Outcome.MATCHED, False),  # exactly the most leak
     ],
 )
-def test_guards(answer, outcome, over):
-    result = match(bar(0, 10)[None], *answers([(answer, 0.9), (bar(0, 0), 0.1)]), Guards())
+def test_thresholds(answer, outcome, over):
+    result = match(bar(0, 10)[None], *answers([(answer, 0.9), (bar(0, 0), 0.1)]), MatchingThresholds())
     assert result.outcome.tolist() == [outcome] and result.over_segmented.tolist() == [over]
     assert result.parts == [[0] if outcome == Outcome.MATCHED else []]
 
@@ -94,10 +94,10 @@ def test_guards(answer, outcome, over):
 def test_parts_are_merged_where_nothing_fits():
     teacher = torch.stack([bar(0, 10), bar(20, 30)])
     candidates = answers([(bar(0, 5), 0.9), (bar(5, 10), 0.7)], [(bar(20, 30), 0.8), (bar(20, 24), 0.9)])
-    result = match(teacher, *candidates, Guards())
+    result = match(teacher, *candidates, MatchingThresholds())
     assert result.parts == [[0, 1], [2]]
     assert result.outcome.tolist() == [Outcome.MATCHED] * 2 and result.over_segmented.tolist() == [True, True]
-    apart = match(teacher, *candidates, Guards(merge=False))
+    apart = match(teacher, *candidates, MatchingThresholds(merge=False))
     assert apart.parts == [[], [2]] and apart.outcome.tolist() == [Outcome.PART, Outcome.MATCHED]
 
 
@@ -105,33 +105,33 @@ def test_parts_are_merged_of_what_nobody_took():
     whole, inner = bar(0, 20, (0, 20)), bar(8, 12, (2, 18))
     halves = [(bar(0, 20, (0, 11)), 0.9), (bar(0, 20, (9, 20)), 0.8)]
     candidates = answers(halves, [(inner, 0.9), (bar(30, 31), 0.1)])
-    result = match(torch.stack([whole, inner]), *candidates, Guards())
+    result = match(torch.stack([whole, inner]), *candidates, MatchingThresholds())
     assert result.parts == [[0, 1], [2]]
     torch.testing.assert_close(result.agreement, torch.ones(2))
-    twice = match(torch.stack([whole, whole]), *answers(halves, halves), Guards())
+    twice = match(torch.stack([whole, whole]), *answers(halves, halves), MatchingThresholds())
     assert twice.parts == [[0, 1, 2, 3], []]
     assert twice.outcome.tolist() == [Outcome.MATCHED, Outcome.PART]
     torch.testing.assert_close(twice.agreement, torch.tensor([1.0, 11 / 20]))
 
 
 def test_a_union_of_parts_that_is_still_a_part_is_rejected():
-    result = match(bar(0, 20)[None], *answers([(bar(0, 5), 0.9), (bar(4, 8), 0.7)]), Guards())
+    result = match(bar(0, 20)[None], *answers([(bar(0, 5), 0.9), (bar(4, 8), 0.7)]), MatchingThresholds())
     assert result.parts == [[]] and result.outcome.tolist() == [Outcome.PART]
 
 
 def test_two_instances_do_not_share_a_mask():
     teacher = torch.stack([bar(0, 10), bar(1, 12)])
     collapsed = answers([(bar(0, 10), 0.9), (bar(0, 3), 0.8)], [(bar(0, 10), 0.9), (bar(30, 33), 0.8)])
-    result = match(teacher, *collapsed, Guards())
+    result = match(teacher, *collapsed, MatchingThresholds())
     assert result.parts == [[0], []] and result.outcome.tolist() == [Outcome.MATCHED, Outcome.DUPLICATE]
     other = answers([(bar(0, 10), 0.9), (bar(0, 3), 0.8)], [(bar(0, 10), 0.9), (bar(4, 14), 0.4)])
-    assert match(teacher, *other, Guards()).parts == [[0], [3]]  # another mask of its own is found
+    assert match(teacher, *other, MatchingThresholds()).parts == [[0], [3]]  # another mask of its own is found
 
 
 def test_a_candidate_may_serve_another_instance():
     teacher = torch.stack([bar(0, 10), bar(20, 30)])
     swapped = answers([(bar(20, 30), 0.9)], [(bar(0, 10), 0.9)])
-    assert match(teacher, *swapped, Guards()).parts == [[1], [0]]
+    assert match(teacher, *swapped, MatchingThresholds()).parts == [[1], [0]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -142,23 +142,22 @@ def test_only_contested_masks_need_comparing(seed):
     masks = torch.stack([bar(start, start + 10 + start % 3) for start in starts])
     teacher, candidates = masks[:12], masks.view(12, 5, *SIZE)
     quality = torch.rand(12, 5, generator=generator)
-    guards = Guards(merge=False)
+    limits = MatchingThresholds(merge=False)
     lie = overlaps(teacher, masks)
-    profit = lie.iou * quality.flatten() * lie.permitted(guards)
-    every = group_duplicates(mask_iou(masks, masks), profit.sum(dim=0), guards.duplicate)
+    profit = lie.iou * quality.flatten() * lie.permitted(limits)
+    every = group_duplicates(mask_iou(masks, masks), profit.sum(dim=0), limits.duplicate)
     expected = assign(profit, every)
-    found = match(teacher, candidates, quality, guards).parts
+    found = match(teacher, candidates, quality, limits).parts
     value = sum(float(profit[row, part]) for row, (part,) in ((r, p) for r, p in enumerate(found) if p))
     assert value == pytest.approx(float(profit[torch.arange(12), expected][expected >= 0].sum()))
     assert len({int(every[part]) for (part,) in filter(None, found)}) == sum(map(bool, found))
 
 
 def test_no_instance_and_one():
-    empty = match(
-        torch.zeros(0, *SIZE, dtype=torch.bool), torch.zeros(0, 6, *SIZE, dtype=torch.bool), torch.zeros(0, 6), Guards()
-    )
+    masks = torch.zeros(0, 6, *SIZE, dtype=torch.bool)
+    empty = match(masks[:, 0], masks, torch.zeros(0, 6), MatchingThresholds())
     assert empty.parts == [] and empty.outcome.shape == empty.over_segmented.shape == (0,)
-    one = match(bar(0, 10)[None], *answers([(bar(0, 10), 0.2)]), Guards())
+    one = match(bar(0, 10)[None], *answers([(bar(0, 10), 0.2)]), MatchingThresholds())
     assert one.parts == [[0]]
 
 
@@ -168,14 +167,14 @@ def test_300_instances_side_by_side():
     owner = rows // 5 * 20 + columns // 6
     teacher = (owner == index[:, None, None]) & (columns % 6 > 0)
     candidates = torch.stack([owner == index[:, None, None], owner // 2 == index[:, None, None] // 2], dim=1)
-    result = match(teacher, candidates, torch.full((300, 2), 0.7), Guards())
+    result = match(teacher, candidates, torch.full((300, 2), 0.7), MatchingThresholds())
     assert result.parts == [[2 * i] for i in range(300)]
 
 
 def test_300_duplicates_of_one_object():
     teacher = bar(0, 10)[None].expand(300, -1, -1)
     candidates = bar(0, 10).expand(300, 6, -1, -1)
-    result = match(teacher, candidates, torch.full((300, 6), 0.5), Guards())
+    result = match(teacher, candidates, torch.full((300, 6), 0.5), MatchingThresholds())
     assert sum(len(parts) for parts in result.parts) == 1
     assert torch.bincount(result.outcome).tolist() == [1, 0, 0, 299]
 
@@ -187,7 +186,7 @@ def test_300_instances_of_which_half_are_merged_from_parts():
     teacher = owner == index[:, None, None]
     halves = torch.stack([teacher & (columns % 8 < 4), teacher & (columns % 8 >= 4)], dim=1)
     halves[::2, 0] = teacher[::2]  # the others are answered in two halves
-    result = match(teacher, halves, torch.full((300, 2), 0.7), Guards())
+    result = match(teacher, halves, torch.full((300, 2), 0.7), MatchingThresholds())
     assert result.parts == [[2 * i] if i % 2 == 0 else [2 * i, 2 * i + 1] for i in range(300)]
     assert (result.outcome == Outcome.MATCHED).all() and torch.equal(result.agreement, torch.ones(300))
 
@@ -200,6 +199,6 @@ def test_a_union_looks_only_at_masks_that_overlap(monkeypatch):
     left, right = (torch.stack([bar(10 * i + a, 10 * i + a + 5) for i in range(4)]) for a in (0, 5))
     candidates = torch.stack([left, right], dim=1)
     candidates[:3, 0] = teacher[:3]
-    result = match(teacher, candidates, torch.full((4, 2), 0.7), Guards())
+    result = match(teacher, candidates, torch.full((4, 2), 0.7), MatchingThresholds())
     assert result.parts == [[0], [2], [4], [6, 7]]
     assert sizes == [(4, 8), (1, 1)]
