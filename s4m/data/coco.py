@@ -125,12 +125,8 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
         void = {image["id"]: {"void": image["void"]} for image in data["images"] if "void" in image}
         return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
     return [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-        }
+        {key: image[key] for key in ("height", "width")}
+        | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}
         for image in sorted(data["images"], key=lambda image: image["id"])
     ]
 

@@ -4,9 +4,10 @@ In VOC, SegmentationObject holds object ids and SegmentationClass their classes,
 SBD (Semantic Boundaries Dataset) has one `inst/NAME.mat` for each of its images, all from VOC 2012, and has no void.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +38,23 @@ class ObjectMap:
     void: np.ndarray
 
 
+@contextlib.contextmanager
+def _errors_name(file: str, problem: str) -> Iterator[None]:
+    """Let the errors of reading say that the file does not exist, or has the problem."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} does not exist") from error
+    except Exception as error:  # Readers raise many types for a damaged file.
+        raise ValueError(f"{file} {problem} ({error})") from error
+
+
 def _read_indices(path: Path) -> np.ndarray:
     """Return the (H, W) uint8 palette indices or gray levels of a PNG."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError(f"'{path}' is of mode {image.mode}: VOC's annotations are palette PNGs")
-            return np.array(image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"annotation '{path}' does not exist") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"annotation '{path}' cannot be read ({error})") from error
+    with _errors_name(f"annotation '{path}'", "cannot be read"), Image.open(path) as image:
+        if image.mode not in ("P", "L"):
+            raise ValueError(f"it is of mode {image.mode}: VOC's annotations are palette PNGs")
+        return np.array(image)
 
 
 def read_voc(root: str | os.PathLike, name: str) -> ObjectMap:
@@ -94,32 +101,16 @@ def read_sbd(root: str | os.PathLike, name: str) -> ObjectMap:
         ValueError: the file holds no GTinst, or an object without a class from 1 to 20.
     """
     path = Path(root, "inst", f"{name}.mat")
-    try:
-        with open(path, "rb") as file:
-            truth = scipy.io.loadmat(file)["GTinst"][0, 0]
+    with _errors_name(f"annotation '{path}'", "is not an SBD file with GTinst"), open(path, "rb") as file:
+        truth = scipy.io.loadmat(file)["GTinst"][0, 0]
         ids = truth["Segmentation"]
         categories = truth["Categories"].ravel()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"annotation '{path}' does not exist") from error
-    except Exception as error:  # The reader raises many types for a damaged file.
-        raise ValueError(f"annotation '{path}' is not an SBD file with GTinst ({error})") from error
     classes = {}
     for key in np.unique(ids[ids > 0]).tolist():
         if key > len(categories) or not 1 <= categories[key - 1] <= len(VOC_CLASSES):
             raise ValueError(f"'{path}': object {key} has no class from 1 to {len(VOC_CLASSES)} in Categories")
         classes[key] = int(categories[key - 1])
     return ObjectMap(ids, classes, np.zeros(ids.shape, bool))
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the header."""
-    try:
-        with Image.open(path) as image:
-            return image.size[::-1]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"image '{path}' does not exist") from error
-    except OSError as error:
-        raise ValueError(f"'{path}' is not an image ({error})") from error
 
 
 def to_coco(names: Sequence[str], image_root: str | os.PathLike, read: Callable[[str], ObjectMap] | None) -> dict:
@@ -141,7 +132,8 @@ def to_coco(names: Sequence[str], image_root: str | os.PathLike, read: Callable[
     annotations = []
     for image_id, name in enumerate(tqdm(sorted(names), desc="VOC", unit="image", disable=None), start=1):
         path = Path(image_root, f"{name}.jpg")
-        height, width = _image_size(path)
+        with _errors_name(f"image '{path}'", "is not an image"), Image.open(path) as header:
+            width, height = header.size
         image = {"id": image_id, "file_name": path.name, "height": height, "width": width}
         if read is not None:
             objects = read(name)
@@ -164,10 +156,8 @@ def read_names(path: str | os.PathLike) -> list[str]:
         FileNotFoundError: the file does not exist.
         ValueError: the file names no image, or an image twice.
     """
-    try:
+    with _errors_name(f"image list '{path}'", "is not a text file"):
         names = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"image list '{path}' does not exist") from error
     if not names or len(set(names)) < len(names):
         raise ValueError(f"image list '{path}' names {'an image twice' if names else 'no image'}")
     return names

@@ -61,7 +61,7 @@ def test_other_percentages_and_the_order_of_images_change_nothing(data):
     assert alone == among == [ids(s.labeled) for s in split(data, percents=[10])]
 
 
-def test_tiles_of_an_image_are_labelled_together_and_as_the_image_is(data):
+def test_tiles_of_an_image_are_labeled_together_and_as_the_image_is(data):
     tiles = {**data, "annotations": [], "images": []}
     for image in data["images"]:
         for _ in range(1 + image["id"] % 4):

@@ -145,7 +145,7 @@ def test_labeled_image_under_another_name_is_one_warning(config, folder, tmp_pat
     shutil.copy(folder / "more" / "images" / "000001.png", tmp_path / "new.png")
     build_two_stream_loader(config(unlabeled=(f"folder:{tmp_path}",)))
     warnings = [r.getMessage() for r in caplog.records if "under another name" in r.getMessage()]
-    assert len(warnings) == 1 and warnings[0].startswith("2 unlabelled image(s)") and "copy.png" in warnings[0]
+    assert len(warnings) == 1 and warnings[0].startswith("2 unlabeled image(s)") and "copy.png" in warnings[0]
 
 
 def labeled_set(folder, name, change):
@@ -181,7 +181,7 @@ def test_empty_images_are_kept_or_left_out(config, folder):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(crowds_only, "has a labelled object"), (no_annotation, "has no annotations")],
+    [(crowds_only, "has a labeled object"), (no_annotation, "has no annotations")],
 )
 def test_labeled_set_without_objects_is_one_error(config, folder, change, message):
     names = labeled_set(folder, f"{change.__name__}.json", change)
