@@ -39,11 +39,9 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
 
 
 def _crescent(rng: np.random.Generator) -> np.ndarray:
-    outer = np.linspace(-0.75 * np.pi, 0.75 * np.pi, 40)
-    inner = outer[::-1]
-    arc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    bite = np.stack([np.cos(inner) * rng.uniform(0.1, 0.4) - 0.3, np.sin(inner) * 0.8], axis=1)
-    return np.concatenate([arc, bite])
+    angles = np.linspace(-0.75 * np.pi, 0.75 * np.pi, 40)
+    arc = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.concatenate([arc, arc[::-1] * [rng.uniform(0.1, 0.4), 0.8] - [0.3, 0]])
 
 
 _CROSS = np.array([[1, 3], [1, 1], [3, 1], [3, -1], [1, -1], [1, -3]], float)

@@ -90,7 +90,6 @@ def paint(name: str, size: Size, color: np.ndarray, contrast: float, rng: np.ran
         size: (H, W).
         color: (3,) mean of the two colors, 0 to 255.
         contrast: distance of the two colors in gray levels.
-        rng: source of all random choices.
 
     Returns:
         (H, W, 3) float32, not clipped.

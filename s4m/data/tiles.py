@@ -30,13 +30,6 @@ def tile_bounds(length: int, tile: int) -> list[tuple[int, int]]:
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        segmentation = [part for part in segmentation if len(part) >= 6]  # A polygon has at least 3 points.
-    return decode_segmentation(segmentation, height, width)
-
-
 def cut_annotation(annotation: dict, mask: np.ndarray, box: tuple[int, int, int, int], min_share: float) -> dict | None:
     """Return the part of an annotation in a tile.
 
@@ -91,7 +84,7 @@ def write_tiles(
     for image in data["images"]:
         height, width = image["height"], image["width"]
         pixels = _read(Path(images, image["file_name"]), height, width)
-        masks = [_mask(annotation, height, width) for annotation in by_image[image["id"]]]
+        masks = [_mask(annotation["segmentation"], height, width) for annotation in by_image[image["id"]]]
         for (y0, y1), (x0, x1) in itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)):
             name = Path(image["file_name"])
             name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
@@ -106,6 +99,12 @@ def write_tiles(
     with atomic_write(path, "w") as file:
         json.dump({**data, "images": records, "annotations": annotations}, file)
     return path
+
+
+def _mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
+    if isinstance(segmentation, list):
+        segmentation = [part for part in segmentation if len(part) >= 6]  # A polygon has at least 3 points.
+    return decode_segmentation(segmentation, height, width)
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:

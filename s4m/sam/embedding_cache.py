@@ -11,8 +11,6 @@ from d2kit.bounded_folder import BoundedFolder
 from s4m.sam.segmenter import PromptableSegmenter
 from s4m.sam.structures import Embedding, Frame
 
-_SUFFIX = ".embedding"
-
 
 class EmbeddingCache:
     """Embeds image files, and keeps the features as fp16 in a folder that is bounded in bytes.
@@ -33,7 +31,7 @@ class EmbeddingCache:
     def __init__(self, folder: str | os.PathLike, segmenter: PromptableSegmenter, max_gib: float, images: int = 0):
         keys = ("S4M.SAM.CACHE", "S4M.SAM.CACHE_GIB")
         self.files = BoundedFolder(
-            folder, max_gib, _SUFFIX, names=keys, processes=comm.get_world_size(), expected=images
+            folder, max_gib, ".embedding", names=keys, processes=comm.get_world_size(), expected=images
         )
         self.segmenter = segmenter
         self.hits = self.misses = 0
@@ -59,9 +57,8 @@ class EmbeddingCache:
             for index, name in enumerate(missing):
                 entries[name] = fresh[index]
                 self._write(self._key(name), entries[name])
-        device = self.segmenter.device
-        joint = Embedding.cat([entries[name].to(device) for name in file_names])
-        return Embedding(joint.features.float(), joint.frames)
+        features = [entries[name].features.to(self.segmenter.device) for name in file_names]
+        return Embedding(torch.cat(features).float(), [entries[name].frames[0] for name in file_names])
 
     def _key(self, file_name: str) -> str | None:
         """Return the key of a file; None if the file has no size and time that tell its versions apart."""

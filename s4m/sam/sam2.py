@@ -90,26 +90,20 @@ class Sam2Segmenter(PromptableSegmenter):
         return self.network.prompt_encoder(points, prompts.labels[:, None].long(), boxes, None)
 
 
-def _name(config: object) -> tuple[str, str]:
-    """Return version ("sam2", "sam2.1"; "" if unknown) and size ("" if unknown) of a transformers config."""
-    backbone = config.vision_config.backbone_config
-    layout = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
-    size = next((size for size, known in _SIZES.items() if known == layout), "")
-    # Only the configuration of the video model, which is the published one, tells the versions apart.
-    version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
-    return version, size
-
-
 def _read_config(name: str, folder: str, wrong: str) -> object:
     """Read the `transformers.Sam2Config` of the model `name` in a folder; error messages begin with `wrong`."""
     transformers = require_extra("transformers", "transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        version, size = _name(config)
+        backbone = config.vision_config.backbone_config
+        layout = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
         parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
         image_config = transformers.Sam2Config(**{part: getattr(config, part).to_dict() for part in parts})
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{wrong}: its config.json is not that of a SAM 2.") from error
+    size = next((size for size, known in _SIZES.items() if known == layout), "")
+    # Only the configuration of the video model, which is the published one, tells the versions apart.
+    version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
     if size != name.partition("_hiera_")[2] or version not in ("", name.partition("_")[0]):
         raise ValueError(f"{wrong}; it seems to be one of {version or 'sam2'}_hiera_{size or '(another size)'}.")
     return image_config
@@ -118,13 +112,7 @@ def _read_config(name: str, folder: str, wrong: str) -> object:
 def load_sam2(name: str, folder: str) -> nn.Module:
     """Load a `transformers.Sam2Model` from a folder with config.json and model.safetensors, the hub's layout.
 
-    Args:
-        name: name of the model.
-        folder: path of the folder; further parts of a video model are left out.
-
-    Raises:
-        FileNotFoundError: the folder or one of the two files is absent.
-        ValueError: the folder holds another model.
+    Further parts of a video model are left out. Errors are those of `build_segmenter`.
     """
     transformers = require_extra("transformers", "transformers")
     published_at = f"{PUBLISHED_AT}/{name.replace('_', '-')}"

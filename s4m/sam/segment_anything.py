@@ -74,8 +74,7 @@ def load_sam(
         convert: function from the checkpoint's state to that of the model.
 
     Raises:
-        FileNotFoundError: the file is absent.
-        ValueError: the file is no checkpoint, or another model's.
+        FileNotFoundError, ValueError: see `build_segmenter`.
     """
     state = load_weights(path, key, published_at)
     guess = guess_model(state) if isinstance(state, dict) else None

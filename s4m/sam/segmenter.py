@@ -41,16 +41,10 @@ class PromptableSegmenter(ABC):
 
     def __init__(self, name: str, network: nn.Module, side: int, device: torch.device | str = "cpu", chunk: int = 0):
         self.name = name
-        self.network = network.eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
         self.side = side
         self.chunk = chunk
-        self.to(device)
-
-    def to(self, device: torch.device | str) -> "PromptableSegmenter":
-        """Move the network, in place."""
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        return self
 
     @cached_property
     def fingerprint(self) -> str:

@@ -156,11 +156,3 @@ class Embedding:
         """
         h, w = self.features.shape[-2:]
         return [(f.input_size[0] * h / f.side, f.input_size[1] * w / f.side) for f in self.frames]
-
-    def to(self, device: torch.device | str) -> "Embedding":
-        return Embedding(self.features.to(device), self.frames)
-
-    @classmethod
-    def cat(cls, parts: Sequence["Embedding"]) -> "Embedding":
-        """Concatenate the embeddings of several batches."""
-        return cls(torch.cat([part.features for part in parts]), [frame for part in parts for frame in part.frames])
