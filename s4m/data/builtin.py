@@ -1,4 +1,8 @@
-"""Names of data sets under DETECTRON2_DATASETS: labeled fractions of COCO, VOC and Cityscapes, and synthetic shapes."""
+"""Data sets under DETECTRON2_DATASETS: labeled fractions of COCO, VOC and Cityscapes, and synthetic shapes.
+
+Each `register_*` takes the folder that holds all data sets; by default DETECTRON2_DATASETS, or `datasets`, as in
+Detectron2. Names that are registered already stay as they are.
+"""
 
 import itertools
 import os
@@ -18,9 +22,9 @@ PERCENTS = (0.5, 1, 2, 5, 10, 20, 30, 50)
 FOLDS = 5
 
 
-def _register(name: str, json_file: str, image_root: str, metadata: dict) -> None:
+def _register(name: str, json_file: str, image_root: str, metadata: dict, **options) -> None:
     if name not in DatasetCatalog:
-        register_coco_json(name, json_file, image_root, metadata)
+        register_coco_json(name, json_file, image_root, metadata, **options)
 
 
 def _root(root: str | None) -> str:
@@ -28,20 +32,16 @@ def _root(root: str | None) -> str:
 
 
 def _register_splits(name: str, json_file: str, image_root: str, metadata: dict) -> None:
-    """Names of what `make_splits` writes by default for a json: `{name}_{percent}_fold{k}` and `..._unlabeled`."""
-    folder, stem = os.path.join(os.path.dirname(json_file), "splits"), os.path.splitext(os.path.basename(json_file))[0]
+    """Register `{name}_{percent}_fold{k}` and `..._unlabeled`, which `s4m split` writes by default for a json."""
+    folder = os.path.join(os.path.dirname(json_file), "splits")
+    stem = Path(json_file).stem
     for percent, fold, unlabeled in itertools.product(PERCENTS, range(FOLDS), (False, True)):
         split = split_name(percent, fold, unlabeled)
         _register(f"{name}_{split}", os.path.join(folder, f"{stem}_{split}.json"), image_root, metadata)
 
 
 def register_coco_2017(root: str | None = None) -> None:
-    """Register `coco_2017_unlabeled` and, for each percentage and fold that `make_splits` writes by default,
-    `coco_2017_train_{percent}_fold{k}` and `coco_2017_train_{percent}_fold{k}_unlabeled`. Names that are taken stay.
-
-    Args:
-        root: folder that holds `coco/`; by default DETECTRON2_DATASETS, or `datasets`, as in Detectron2.
-    """
+    """Register `coco_2017_unlabeled` and the fractions `coco_2017_train_{percent}_fold{k}`, with `..._unlabeled`."""
     coco = os.path.join(_root(root), "coco")
     annotations = os.path.join(coco, "annotations")
     info = os.path.join(annotations, "image_info_unlabeled2017.json")
@@ -51,12 +51,9 @@ def register_coco_2017(root: str | None = None) -> None:
 
 
 def register_voc_2012(root: str | None = None) -> None:
-    """Register `voc_2012_instances_{train,val,train_aug}`, which `tools/prepare_voc.py` writes to `VOC2012/coco`, and
-    the fractions `voc_2012_instances_{train,train_aug}_{percent}_fold{k}` with `..._unlabeled`. Names that are taken
-    stay.
+    """Register `voc_2012_instances_{train,val,train_aug}`, which `s4m prepare-voc` writes to `VOC2012/coco`.
 
-    Args:
-        root: folder that holds `VOC2012/`; by default as for COCO.
+    The fractions are `voc_2012_instances_{train,train_aug}_{percent}_fold{k}`, with `..._unlabeled`.
     """
     images = os.path.join(_root(root), "VOC2012", "JPEGImages")
     for split in ("train", "val", "train_aug"):
@@ -69,30 +66,27 @@ def register_voc_2012(root: str | None = None) -> None:
 
 
 def register_cityscapes(root: str | None = None) -> None:
-    """Register the fractions `cityscapes_fine_instance_seg_train_{percent}_fold{k}` with `..._unlabeled`, which
-    `tools/prepare_cityscapes.py` writes to `cityscapes/coco/splits`. Names that are taken stay.
+    """Register the fractions `cityscapes_fine_instance_seg_train_{percent}_fold{k}`, with `..._unlabeled`.
 
-    The whole sets, `cityscapes_fine_instance_seg_{train,val}`, are Detectron2's.
-
-    Args:
-        root: folder that holds `cityscapes/`; by default as for COCO.
+    `s4m prepare-cityscapes` writes them to `cityscapes/coco/splits`. Detectron2 registers the whole sets.
     """
     cityscapes = os.path.join(_root(root), "cityscapes")
-    train, images = os.path.join(cityscapes, "coco", "instances_train.json"), os.path.join(cityscapes, "leftImg8bit")
+    train = os.path.join(cityscapes, "coco", "instances_train.json")
+    images = os.path.join(cityscapes, "leftImg8bit", "train")
     metadata = {"thing_classes": _get_builtin_metadata("cityscapes")["thing_classes"]}
-    _register_splits("cityscapes_fine_instance_seg_train", train, os.path.join(images, "train"), metadata)
+    _register_splits("cityscapes_fine_instance_seg_train", train, images, metadata)
 
 
 def write_shapes_sets(folder: str | os.PathLike, percent: float, seed: int) -> None:
     """Write 2,000 training and 100 validation images of synthetic shapes, and a split of the former, under `folder`.
 
     A network that trains for minutes does not learn to tell outlines apart, so color tells most classes apart, and the
-    masks stay the difficulty. What is there already stays as it is; several processes may call this at once.
+    masks stay the difficulty. Sets that exist stay as they are. Several processes may call this at once.
 
     Args:
-        folder: `train/`, `val/` (of `write_shapes`) and `splits/` are written in it.
+        folder: folder that gets `train/`, `val/` (both of `write_shapes`) and `splits/`.
         percent: share of the training images that keep their labels.
-        seed: of the images and of the split.
+        seed: seed of the images and of the split.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,19 +98,12 @@ def write_shapes_sets(folder: str | os.PathLike, percent: float, seed: int) -> N
 
 
 def register_shapes(root: str | None = None) -> None:
-    """Register `shapes_train_5`, `shapes_train_5_unlabeled` and `shapes_val`, which are written when they are first
-    loaded. Names that are taken stay.
-
-    Args:
-        root: folder that gets `shapes/`; by default as for COCO.
-    """
+    """Register `shapes_train_5`, `shapes_train_5_unlabeled` and `shapes_val`, which are written when first loaded."""
     folder = Path(_root(root), "shapes")
     prepare = partial(write_shapes_sets, folder, 5, seed=1)
-    labeled, unlabeled = (folder / "splits" / f"annotations_{split_name(5, 0, rest)}.json" for rest in (False, True))
-    for name, json_file, images in (
-        ("shapes_train_5", labeled, folder / "train" / "images"),
-        ("shapes_train_5_unlabeled", unlabeled, folder / "train" / "images"),
-        ("shapes_val", folder / "val" / "annotations.json", folder / "val" / "images"),
+    for name, json_file, part in (
+        ("shapes_train_5", "splits/annotations_5_fold0.json", "train"),
+        ("shapes_train_5_unlabeled", "splits/annotations_5_fold0_unlabeled.json", "train"),
+        ("shapes_val", "val/annotations.json", "val"),
     ):
-        if name not in DatasetCatalog:
-            register_coco_json(name, json_file, images, prepare=prepare)
+        _register(name, str(folder / json_file), str(folder / part / "images"), {}, prepare=prepare)

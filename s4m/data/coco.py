@@ -1,24 +1,23 @@
-"""Registration of COCO-format data sets by path, with a check of the json before it is used."""
+"""COCO-format jsons are read, checked, written and registered here."""
 
 import json
-import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from d2kit.files import atomic_write
 from s4m.data.images import first_missing
-
-logger = logging.getLogger(__name__)
 
 
 def read_json(json_file: str | os.PathLike) -> dict:
     """Read a COCO json.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or holds no list of images.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not JSON, or holds no list of images.
     """
     try:
         with open(json_file, encoding="utf-8") as file:
@@ -30,6 +29,13 @@ def read_json(json_file: str | os.PathLike) -> dict:
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise ValueError(f"'{json_file}' is not in COCO format: it holds no list 'images'")
     return data
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Write a json in the shortest form, as a whole or not at all, and return its path."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, separators=(",", ":"))
+    return path
 
 
 def _check_images(data: dict, where: str) -> dict:
@@ -46,11 +52,11 @@ def _check_images(data: dict, where: str) -> dict:
 
 
 def _segmentation_problem(segmentation, height: int, width: int) -> str | None:
-    """What is wrong with a COCO segmentation of an image of that size, or None."""
+    """Say what is wrong with a COCO segmentation of an image of that size; None if it is valid."""
     if not segmentation:
         return "has no segmentation"
     if isinstance(segmentation, list):
-        # As in Detectron2, a part with fewer than 3 points is dropped, but one valid part must be left.
+        # Detectron2 drops a part with fewer than 3 points, but one valid part must be left.
         if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
             return "has an empty polygon (a polygon needs at least 3 points)"
         return None
@@ -79,19 +85,18 @@ def _check_annotation(annotation: dict, images: dict, categories: set, where: st
 
 
 def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> dict:
-    """Check a COCO instance json and, given the folder of the images, that each image file is there.
+    """Check a COCO instance json and, given the folder of the images, that each image file exists.
 
-    Annotations may hold polygons or RLE of both kinds (`counts` a list or a string); a json without annotations
-    is fine, it lists images only.
+    Annotations may hold polygons or RLE whose `counts` are a list or a string. A json without annotations, which lists
+    images only, is valid.
 
     Returns:
         the content of the file.
 
     Raises:
         FileNotFoundError: the json or an image file is absent.
-        ValueError: an id is missing or used twice, an annotation names an unknown image or category, has no
-            polygon of at least 3 points, or an RLE of another size than its image. The sentence names the json and
-            the annotation's id.
+        ValueError: an id is missing or used twice, or an annotation names an unknown image or category, has no polygon
+            of at least 3 points, or has an RLE of another size than its image. The message names the annotation's id.
     """
     where = f"'{json_file}'"
     data = read_json(json_file)
@@ -111,23 +116,33 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
 
 
 def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
-    """Validate and load a COCO json as Detectron2 dataset dicts; one without annotations gives dicts without them.
+    """Validate and load a COCO json as Detectron2 dataset dicts, which have no `annotations` if the json has none.
 
-    A dict has `void`, RLE, where the json's image has it beside annotations.
+    A dict beside annotations has `void`, an RLE, if the json's image has it.
     """
     data = validate_coco(json_file, image_root)
     if data.get("annotations"):
         void = {image["id"]: {"void": image["void"]} for image in data["images"] if "void" in image}
         return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
     return [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-        }
+        {key: image[key] for key in ("height", "width")}
+        | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}
         for image in sorted(data["images"], key=lambda image: image["id"])
     ]
+
+
+def register_once(name: str, load: Callable[[], list[dict]], **metadata) -> None:
+    """Register a data set and its metadata; the same registration twice is fine.
+
+    Raises:
+        ValueError: the name is taken by a data set with another `json_file` or `image_root`.
+    """
+    known = MetadataCatalog.get(name)
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, load)
+        known.set(**metadata)
+    elif any(known.get(key) != metadata.get(key) for key in ("json_file", "image_root")):
+        raise ValueError(f"the data set name '{name}' is already registered for other files")
 
 
 def register_coco_json(
@@ -138,29 +153,19 @@ def register_coco_json(
     *,
     prepare: Callable[[], object] = lambda: None,
 ) -> None:
-    """Register a COCO-format data set, which is validated when it is loaded. The same registration twice is fine.
+    """Register a COCO-format data set, which is validated when it is loaded; see `register_once`.
 
     Args:
         name: name in Detectron2's catalogs.
         json_file: instances (or image info) json.
         image_root: folder that the json's file names start from.
-        metadata: further fields of the data set's metadata, such as `thing_classes`; `evaluator_type` is "coco" unless
-            it is among them.
-        prepare: called before the json is read, for data sets that are written on first use.
-
-    Raises:
-        ValueError: the name is taken by another data set.
+        metadata: further fields of the metadata, such as `thing_classes`; `evaluator_type` is "coco" by default.
+        prepare: function that is called before the json is read, for data sets that are written on first use.
     """
-    json_file, image_root = os.fspath(json_file), os.fspath(image_root)
-    known = MetadataCatalog.get(name)
-    if name in DatasetCatalog:
-        if (known.get("json_file"), known.get("image_root")) == (json_file, image_root):
-            return
-        raise ValueError(f"the data set name '{name}' is already registered for other files")
+    files = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
 
     def load() -> list[dict]:
         prepare()
-        return load_coco(name, json_file, image_root)
+        return load_coco(name, **files)
 
-    DatasetCatalog.register(name, load)
-    known.set(json_file=json_file, image_root=image_root, **{"evaluator_type": "coco", **(metadata or {})})
+    register_once(name, load, **files, **{"evaluator_type": "coco", **(metadata or {})})

@@ -1,25 +1,24 @@
-"""Data sets named by a path: bare folders of images, and jsons in COCO format."""
+"""Data sets are named by a path: a bare folder of images, or a json in COCO format."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
-from s4m.data.coco import register_coco_json
+from s4m.data.coco import register_coco_json, register_once
 from s4m.data.voc_instances import register_voc_json
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 
 
 def load_image_folder(folder: str | os.PathLike) -> list[dict]:
-    """Dataset dicts (`file_name`, `image_id`: path within the folder) of all images under `folder`, sorted by path.
+    """Return dataset dicts (`file_name`; `image_id`, the path within the folder) of all images under it, by path.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no image.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder holds no image.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -35,51 +34,34 @@ def load_image_folder(folder: str | os.PathLike) -> list[dict]:
 
 
 def register_image_folder(name: str, folder: str | os.PathLike) -> None:
-    """Register a folder of images without labels. The same registration twice is fine.
-
-    Raises:
-        ValueError: the name is taken by another data set.
-    """
+    """Register a folder of images without labels; see `register_once`."""
     root = os.fspath(folder)
-    known = MetadataCatalog.get(name)
-    if name in DatasetCatalog:
-        if known.get("image_root") == root:
-            return
-        raise ValueError(f"the data set name '{name}' is already registered for other files")
-    DatasetCatalog.register(name, lambda: load_image_folder(root))
-    known.set(image_root=root)
+    register_once(name, lambda: load_image_folder(root), image_root=root)
 
 
-def _register_folder(name: str, folder: str) -> None:
-    register_image_folder(name, locate(folder, name))
-
-
-def _register_coco(name: str, json_file: str, image_root: str) -> None:
-    register_coco_json(name, locate(json_file, name), locate(image_root, name))
-
-
-def _register_voc(name: str, json_file: str, image_root: str) -> None:
-    register_voc_json(name, locate(json_file, name), locate(image_root, name))
+def _locating(register: Callable[..., None]) -> Callable[..., None]:
+    """Return the function (name, *paths) that registers the paths which `locate` finds."""
+    return lambda name, *paths: register(name, *(locate(path, name) for path in paths))
 
 
 FORMS = (
-    Form("folder:IMAGES", "folder:(.+)", _register_folder),
-    Form("coco:JSON:IMAGES", "coco:([^:]+):([^:]+)", _register_coco),
-    Form("voc:JSON:IMAGES", "voc:([^:]+):([^:]+)", _register_voc),
+    Form("folder:IMAGES", "folder:(.+)", _locating(register_image_folder)),
+    Form("coco:JSON:IMAGES", "coco:([^:]+):([^:]+)", _locating(register_coco_json)),
+    Form("voc:JSON:IMAGES", "voc:([^:]+):([^:]+)", _locating(register_voc_json)),
 )
 
 
 def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
-    """Register the names that name a data set by its path; see `d2kit.datasets.resolve`.
+    """Register the data sets that are named by their path; see `d2kit.datasets.resolve`.
 
     Args:
         names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, or `voc:JSON:IMAGE_FOLDER` (a
-            json of `prepare_voc`, evaluated as VOC is). A relative path that does not exist from here is looked up
-            under the environment variable DETECTRON2_DATASETS.
+            json of `prepare_voc`, evaluated as VOC is). A relative path that does not exist is looked up under the
+            environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)
 
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
-    """Register what DATASETS.TRAIN, TEST and UNLABELED name by path; cfg stays as it is. Errors name the key."""
+    """Register the data sets that DATASETS.TRAIN, TEST and UNLABELED name by path. Errors name the key."""
     resolve_config(cfg, ("TRAIN", "TEST", "UNLABELED"), FORMS)

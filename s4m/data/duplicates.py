@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _HASHED_BYTES = 64 * 1024
 
@@ -13,25 +13,23 @@ def _digest(path: str) -> bytes:
         return hashlib.blake2b(file.read(_HASHED_BYTES), digest_size=16).digest()
 
 
-def _by_size(paths: Iterable[str]) -> dict[int, list[str]]:
+def _group(paths: Iterable[str], key: Callable[[str], object]) -> dict[object, list[str]]:
     groups = defaultdict(list)
     for path in paths:
-        groups[os.path.getsize(path)].append(path)
+        groups[key(path)].append(path)
     return groups
 
 
 def find_copies(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs (a, b) of files of the two sets that hold the same bytes, ordered by a then b.
+    """Return the pairs (a, b) of files of the two sets that hold the same bytes, ordered by a and then by b.
 
-    Sizes are compared first; where they are equal, the first 64 KiB, which tell images apart. The same path in both
-    sets makes a pair as well. All files must exist.
+    Files of equal size are compared by their first 64 KiB, which tell images apart. A path that is in both sets makes
+    a pair as well. All files must exist.
     """
-    groups, others = _by_size(set(first)), _by_size(set(second))
+    first_by_size = _group(set(first), os.path.getsize)
+    second_by_size = _group(set(second), os.path.getsize)
     pairs = []
-    for size in groups.keys() & others.keys():
-        digests = defaultdict(list)
-        for path in groups[size]:
-            digests[_digest(path)].append(path)
-        for other in others[size]:
-            pairs += [(path, other) for path in digests.get(_digest(other), ())]
+    for size in first_by_size.keys() & second_by_size.keys():
+        first_by_digest = _group(first_by_size[size], _digest)
+        pairs += [(path, copy) for copy in second_by_size[size] for path in first_by_digest.get(_digest(copy), ())]
     return sorted(pairs)

@@ -1,7 +1,6 @@
-"""Loaders for evaluation: images alone, or with their annotations in the frame that the network sees."""
+"""Loaders for evaluation give images alone, or with their annotations in the frame that the network sees."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
@@ -13,21 +12,21 @@ from s4m.data.mappers import LabeledMapper, UnlabeledMapper
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Detectron2's test loader with a mapper that reads images as in training; its errors name the file."""
+    """Build Detectron2's test loader with a mapper that reads images as in training; its errors name the file."""
     augmentations = utils.build_augmentation(cfg, is_train=False)
     mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
 def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Images with `instances` in the frame that the network sees; batches of one, shared over the processes.
+    """Load images with `instances` in the frame that the network sees, in batches of one shared over the processes.
 
-    With S4M.QUALITY_VIEW "test" they are resized as for the test, with "train" flipped, resized and cropped as in
-    training, each image always in the same way. Void (class -1) and `crowds` are there, so that predictions in them
-    need not count.
+    With S4M.QUALITY_VIEW "test" images are resized as for the test. With "train" they are flipped, resized and cropped
+    as in training, each image always in the same way. Void (class -1) and `crowds` are included, so that predictions
+    in them need not count.
 
     Raises:
-        ValueError: another S4M.QUALITY_VIEW.
+        ValueError: S4M.QUALITY_VIEW is neither.
     """
     view = cfg.S4M.QUALITY_VIEW
     if view not in ("test", "train"):
@@ -39,15 +38,10 @@ def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dic
         ignore_void=True,
         with_crowds=True,
     )
-    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    return build_detection_test_loader(dataset=dicts, mapper=_repeatable(mapper), num_workers=0)
 
-
-def _repeatable(mapper: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    """The mapper with random choices that depend on nothing but the image."""
-
-    def repeatable(record: dict[str, Any]) -> dict[str, Any]:
+    def repeatable(record: dict) -> dict:
         with seeded(derive_seed("view of a test image", record["image_id"])):
             return mapper(record)
 
-    return repeatable
+    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    return build_detection_test_loader(dataset=dicts, mapper=repeatable, num_workers=0)

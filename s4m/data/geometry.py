@@ -1,4 +1,4 @@
-"""The geometric recipe that labeled and unlabeled views share."""
+"""Labeled and unlabeled views share this geometric recipe."""
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -6,11 +6,9 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from fvcore.transforms.transform import CropTransform, PadTransform, Transform, TransformList
 
-_PAD_GREY = 128.0
-
 
 class NonEmptyResizeScale(T.ResizeScale):
-    """Detectron2's ResizeScale that never rounds a side of a very long image to zero pixels."""
+    """Detectron2's ResizeScale, except that it never rounds a side of a very long image to zero pixels."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         resize = super().get_transform(image)
@@ -18,10 +16,9 @@ class NonEmptyResizeScale(T.ResizeScale):
 
 
 class CropAndPad(T.Augmentation):
-    """Random crop of at most `size` x `size`, then padding on the right and below up to that size.
+    """Random crop of at most `size` x `size` pixels, then gray padding on the right and below up to that size.
 
-    Like Detectron2's FixedSizeCrop, but the crop stays within the image, and masks are padded with 0 (no object) where
-    FixedSizeCrop pads them with 255.
+    Unlike Detectron2's FixedSizeCrop, the crop stays within the image, and masks are padded with 0 (no object).
     """
 
     def __init__(self, size: int) -> None:
@@ -31,21 +28,19 @@ class CropAndPad(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
         h, w = min(height, self.size), min(width, self.size)
-        y0, x0 = np.random.randint(height - h + 1), np.random.randint(width - w + 1)
-        return TransformList(
-            [
-                CropTransform(x0, y0, w, h, orig_w=width, orig_h=height),
-                PadTransform(0, 0, self.size - w, self.size - h, orig_w=w, orig_h=h, pad_value=_PAD_GREY),
-            ]
-        )
+        y0 = np.random.randint(height - h + 1)
+        x0 = np.random.randint(width - w + 1)
+        crop = CropTransform(x0, y0, w, h, orig_w=width, orig_h=height)
+        pad = PadTransform(0, 0, self.size - w, self.size - h, orig_w=w, orig_h=h, pad_value=128.0)
+        return TransformList([crop, pad])
 
 
 def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
-    """Augmentations of the weak view: flip, resize and crop as INPUT.* says, no change of color.
+    """Build the augmentations of the weak view from INPUT.*; colors stay as they are.
 
-    With INPUT.LSJ.ENABLED: flip, large-scale jitter, a padded square crop (INPUT.CROP and INPUT.MIN_SIZE_TRAIN take no
-    part). Otherwise Detectron2's order: crop if INPUT.CROP.ENABLED, resize of the shortest edge, flip; with
-    INPUT.CROP.AFTER_RESIZE the crop is of the resized image.
+    With INPUT.LSJ.ENABLED they are a flip, large-scale jitter and a padded square crop; INPUT.CROP and
+    INPUT.MIN_SIZE_TRAIN have no effect. Otherwise Detectron2's order holds: a crop if INPUT.CROP.ENABLED (of the
+    resized image with INPUT.CROP.AFTER_RESIZE), a resize of the shortest edge, a flip.
     """
     standard = build_augmentation(cfg, is_train=True)
     if cfg.INPUT.LSJ.ENABLED:
@@ -62,7 +57,7 @@ def build_geometry(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def valid_size(transforms: TransformList, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the top left part of a view of `size` that shows the image, the rest being padding."""
+    """Return (h, w) of the top left part of a view of `size` that shows the image; the rest is padding."""
     for transform in transforms.transforms:
         if isinstance(transform, PadTransform):
             return transform.orig_h, transform.orig_w

@@ -1,4 +1,4 @@
-"""Reading of image files, with one clear sentence for each that cannot be read."""
+"""Image files are read here; an error names the file that cannot be read in one sentence."""
 
 import os
 from collections import defaultdict
@@ -8,19 +8,17 @@ import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, ImageFile
 
-_SIXTEEN_TO_EIGHT_BITS = 257  # 65535 / 255
-
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Integer images of 16 bits, which Pillow would clip at 255, brought to 8 bits."""
+    """Scale an integer image of 16 bits, which Pillow would clip at 255, to 8 bits."""
     if not image.mode.startswith("I"):
         return image
-    values = np.asarray(image, dtype=np.float64) / _SIXTEEN_TO_EIGHT_BITS
+    values = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
     return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
 
 
 def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """Read an image whole, turned as its EXIF tag says; grey, palette, RGBA and 16-bit images are converted.
+    """Read an image and turn it as its EXIF tag says. Gray, palette, RGBA and 16-bit images are converted.
 
     Args:
         file_name: path of the image.
@@ -34,7 +32,7 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
         ValueError: the file is not an image, or ends before the image does.
     """
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another package may have set it: a torn image would load half grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # Another package may have set it, and a torn image would load half gray.
     try:
         with open(file_name, "rb") as file:
             image = Image.open(file)
@@ -45,14 +43,14 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
         raise FileNotFoundError(f"image '{file_name}' does not exist") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"'{file_name}' is not an image of a known format") from error
-    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file.
         raise ValueError(f"image '{file_name}' is truncated or damaged ({error})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def first_missing(file_names: Iterable[str]) -> str | None:
-    """The first of the paths that is no file, or None; each folder is listed once, which is quick for large sets."""
+    """Return the first path without a file, or None. Each folder is listed once, which is quick for large sets."""
     by_folder = defaultdict(list)
     for file_name in file_names:
         by_folder[os.path.dirname(file_name)].append(file_name)

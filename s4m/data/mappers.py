@@ -1,4 +1,4 @@
-"""Dataset dicts -> network inputs, for labeled images, unlabeled images and evaluation."""
+"""Mappers turn dataset dicts into network inputs, for labeled images, unlabeled images and evaluation."""
 
 from collections.abc import Sequence
 
@@ -16,23 +16,22 @@ from s4m.data.images import read_image
 from s4m.data.void import void_regions
 
 
-def decode_segmentation(segmentation: list | dict, transforms: TransformList, source: tuple, view: tuple) -> np.ndarray:
-    """Mask of a COCO segmentation after the transforms.
+def without_labels(record: dict) -> dict:
+    """Return the fields of a dataset dict that describe its image."""
+    return {key: record[key] for key in ("file_name", "image_id", "height", "width") if key in record}
+
+
+def _transformed_mask(segmentation: list | dict, transforms: TransformList, source: tuple, view: tuple) -> np.ndarray:
+    """Return the (h, w) bool mask of a COCO segmentation after the transforms from an image to its view.
 
     Args:
         segmentation: polygons, or RLE whose counts are a list or a string.
         transforms: from the un-augmented image to the view.
-        source: (h, w) of the un-augmented image.
+        source: (h, w) of the un-augmented image, which an RLE must have.
         view: (h, w) of the view.
-
-    Returns:
-        (h, w) bool.
-
-    Raises:
-        ValueError: the segmentation does not decode to a mask of the source's size.
     """
     if isinstance(segmentation, list):
-        # The rasterizer clips, so polygons need no clipping against the view (Detectron2's would need shapely).
+        # The rasterizer clips polygons at the view, so shapely is not needed as it is for Detectron2's clipping.
         points = [np.array(part, np.float64).reshape(-1, 2) for part in segmentation]
         return utils.polygons_to_bitmask([transforms.apply_coords(part).reshape(-1) for part in points], *view)
     if isinstance(segmentation["counts"], list):
@@ -43,35 +42,48 @@ def decode_segmentation(segmentation: list | dict, transforms: TransformList, so
     return transforms.apply_segmentation(mask).astype(bool)
 
 
-class _GeometryMapper:
-    """What all mappers do: read the image, check it against its record, apply the augmentations."""
+class UnlabeledMapper:
+    """Maps one unlabeled record to its weak view: `LabeledMapper`'s result without instances and crowds."""
 
-    def __init__(self, augmentations: Sequence[T.Augmentation], image_format: str) -> None:
+    @configurable
+    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str) -> None:
         self._augmentations = T.AugmentationList(augmentations)
         self._image_format = image_format
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT}
+
+    def __call__(self, record: dict) -> dict:
+        """Map a Detectron2 dataset dict, which is not changed. Errors of the image are those of `LabeledMapper`."""
+        return self._view(without_labels(record))
+
     def _view(self, d: dict) -> dict:
+        """Read the image, check it against its record and apply the augmentations."""
         image = read_image(d["file_name"], self._image_format)
         utils.check_image_size(d, image)
-        source = image.shape[:2]
-        data = T.AugInput(image)
-        d["transforms"] = self._augmentations(data)
-        d["source_size"] = source
-        d["valid_size"] = valid_size(d["transforms"], data.image.shape[:2])
-        d["image"] = torch.as_tensor(np.ascontiguousarray(data.image.transpose(2, 0, 1)))
+        view = T.AugInput(image)
+        d["transforms"] = self._augmentations(view)
+        d["source_size"] = image.shape[:2]
+        d["valid_size"] = valid_size(d["transforms"], view.image.shape[:2])
+        d["image"] = torch.as_tensor(np.ascontiguousarray(view.image.transpose(2, 0, 1)))
         return d
 
 
-class LabeledMapper(_GeometryMapper):
-    """Image and ground truth of one labeled record, as Detectron2's DatasetMapper gives them, with bitmasks.
+class LabeledMapper(UnlabeledMapper):
+    """Maps one labeled record to image and ground truth, as Detectron2's DatasetMapper does with bitmasks.
 
-    The result has `image` (3, H, W) uint8 in INPUT.FORMAT; `instances` with gt_boxes, gt_classes and gt_masks
-    (BitMasks) in the frame of `image`; `transforms`, the TransformList from the un-augmented image; `source_size`
-    (h, w) of that image; `valid_size` (h, w) of the top left part of `image` that is not padding; and the record's
-    file_name, image_id, height, width.
-    Crowds are no instances; where they are wanted and an image has some, `crowds` holds them, with the same fields. An
-    image without objects gives empty instances. Regions of a record's `void` (RLE) that are more than lines follow the
-    objects as instances of the class -1, in which nothing is learned.
+    The result has the record's file_name, image_id, height and width, and
+
+        image: (3, H, W) uint8 in INPUT.FORMAT.
+        instances: gt_boxes, gt_classes and gt_masks (BitMasks) in the frame of `image`; empty without objects.
+        crowds: the crowd regions with the same fields, if they are requested and the image has any.
+        transforms: TransformList from the un-augmented image to `image`.
+        source_size: (h, w) of the un-augmented image.
+        valid_size: (h, w) of the top left part of `image` that is not padding.
+
+    Thick regions of a record's `void` (RLE) follow the objects as instances of the class -1, in which nothing is
+    learned; see `void_regions`.
     """
 
     @configurable
@@ -88,18 +100,19 @@ class LabeledMapper(_GeometryMapper):
         Args:
             augmentations: geometric recipe.
             image_format: cfg.INPUT.FORMAT.
-            recompute_boxes: take the boxes from the transformed masks, as crops demand, not from the record.
-            ignore_void: give `void_regions` as ignored instances; False: void is background.
-            with_crowds: give `crowds`, for whoever judges predictions.
+            recompute_boxes: whether boxes are those of the transformed masks, as crops require, or the record's.
+            ignore_void: whether void regions are ignored instances, or background.
+            with_crowds: whether the result has `crowds`, which the evaluation of predictions needs.
         """
-        super().__init__(augmentations, image_format)
-        self._recompute_boxes, self._ignore_void, self._with_crowds = recompute_boxes, ignore_void, with_crowds
+        super().__init__(augmentations=augmentations, image_format=image_format)
+        self._recompute_boxes = recompute_boxes
+        self._ignore_void = ignore_void
+        self._with_crowds = with_crowds
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         return {
-            "augmentations": build_geometry(cfg),
-            "image_format": cfg.INPUT.FORMAT,
+            **super().from_config(cfg),
             "recompute_boxes": cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED,
             "ignore_void": cfg.INPUT.IGNORE_VOID,
             "with_crowds": cfg.S4M.CALIBRATION.ENABLED and len(cfg.DATASETS.UNLABELED) > 0,
@@ -110,10 +123,10 @@ class LabeledMapper(_GeometryMapper):
 
         Raises:
             FileNotFoundError: the image is absent.
-            ValueError: the image cannot be read, has another size than its record, or an annotation or the void does
-                not decode.
+            ValueError: the image cannot be read or has another size than its record, or a mask does not decode.
         """
-        annotations, crowds = [], []
+        annotations = []
+        crowds = []
         for annotation in record.get("annotations", ()):
             (crowds if annotation.get("iscrowd", 0) else annotations).append(annotation)
         d = self._view({key: value for key, value in record.items() if key not in ("annotations", "void")})
@@ -126,15 +139,14 @@ class LabeledMapper(_GeometryMapper):
 
     @staticmethod
     def _void(void: dict, d: dict) -> Instances:
-        """The regions of the void that are more than lines, as ignored instances."""
         try:
             regions = void_regions(void, d["transforms"], d["source_size"])
         except ValueError as error:
             raise ValueError(f"image '{d['file_name']}': {error}") from error
         masks = BitMasks(torch.from_numpy(regions))
-        classes = torch.full((len(regions),), -1, dtype=torch.int64)
-        boxes = masks.get_bounding_boxes()
-        return Instances(tuple(d["image"].shape[1:]), gt_boxes=boxes, gt_classes=classes, gt_masks=masks)
+        instances = Instances(tuple(d["image"].shape[1:]), gt_boxes=masks.get_bounding_boxes(), gt_masks=masks)
+        instances.gt_classes = torch.full((len(regions),), -1, dtype=torch.int64)
+        return instances
 
     def _instances(self, annotations: list[dict], d: dict) -> Instances:
         view = tuple(d["image"].shape[1:])
@@ -142,11 +154,10 @@ class LabeledMapper(_GeometryMapper):
         boxes = []
         for number, annotation in enumerate(annotations):
             try:
-                mask = decode_segmentation(annotation["segmentation"], d["transforms"], d["source_size"], view)
+                mask = _transformed_mask(annotation["segmentation"], d["transforms"], d["source_size"], view)
             except (KeyError, ValueError, TypeError) as error:
-                raise ValueError(
-                    f"image '{d['file_name']}': annotation {number} has no valid mask ({error})"
-                ) from error
+                where = f"image '{d['file_name']}': annotation {number}"
+                raise ValueError(f"{where} has no valid mask ({error})") from error
             masks[number] = torch.from_numpy(np.ascontiguousarray(mask))
             box = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
             boxes.append(utils.transform_instance_annotations(box, d["transforms"], view))
@@ -155,24 +166,3 @@ class LabeledMapper(_GeometryMapper):
         if self._recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
-
-
-class UnlabeledMapper(_GeometryMapper):
-    """Weak view of one unlabeled record: the labeled stream's geometry, no annotation.
-
-    The result has `image` (3, H, W) uint8 in INPUT.FORMAT, `transforms`, `source_size`, `valid_size`, `file_name`,
-    `image_id`, `height` and `width`, with the meaning they have in LabeledMapper.
-    """
-
-    @configurable
-    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str) -> None:
-        super().__init__(augmentations, image_format)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT}
-
-    def __call__(self, record: dict) -> dict:
-        """Map a Detectron2 dataset dict, which is not changed; errors as LabeledMapper's on images."""
-        keys = ("file_name", "image_id", "height", "width")
-        return self._view({key: record[key] for key in keys if key in record})

@@ -14,8 +14,8 @@ from d2kit.files import atomic_write, write_png
 from s4m.data.textures import TEXTURES, paint
 
 _SUBPIXEL_BITS = 4
-_MIN_COLOR_DISTANCE = 40.0  # grey levels between an object's mean color and what it covers
-_MIN_CHANNEL_LEAD = 40.0  # grey levels between a tinted object's strongest color channel and the others
+_MIN_COLOR_DISTANCE = 40.0  # gray levels between an object's mean color and what it covers
+_MIN_CHANNEL_LEAD = 40.0  # gray levels between a tinted object's strongest color channel and the others
 _PLACEMENT_TRIES = 12
 
 
@@ -39,18 +39,16 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
 
 
 def _crescent(rng: np.random.Generator) -> np.ndarray:
-    outer = np.linspace(-0.75 * np.pi, 0.75 * np.pi, 40)
-    inner = outer[::-1]
-    arc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    bite = np.stack([np.cos(inner) * rng.uniform(0.1, 0.4) - 0.3, np.sin(inner) * 0.8], axis=1)
-    return np.concatenate([arc, bite])
+    angles = np.linspace(-0.75 * np.pi, 0.75 * np.pi, 40)
+    arc = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.concatenate([arc, arc[::-1] * [rng.uniform(0.1, 0.4), 0.8] - [0.3, 0]])
 
 
 _CROSS = np.array([[1, 3], [1, 1], [3, 1], [3, -1], [1, -1], [1, -3]], float)
 _ARROW = np.array([[3, 0], [0, 2.4], [0, 1], [-3, 1], [-3, -1], [0, -1], [0, -2.4]], float)
 _CORNER = np.array([[0, 0], [3, 0], [3, 1], [1, 1], [1, 3], [0, 3]], float) - 1
 
-# Outline in any unit, before random rotation and scale: (points, 2), x and y.
+# Outlines (points, 2), x and y in any unit, before the random rotation and scale.
 OUTLINES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "circle": lambda rng: _regular(48),
     "square": lambda rng: _stretched(_regular(4) @ _rotation(np.pi / 4), rng.uniform(0.9, 1.1)),
@@ -73,20 +71,20 @@ def _rotation(angle: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ShapesRecipe:
-    """What the images look like; lengths are fractions of the image's shorter side."""
+    """Says what the images look like; lengths are fractions of the image's shorter side."""
 
     image_size: tuple[int, int] = (128, 128)  # H, W
     classes: tuple[str, ...] = ("circle", "square", "triangle", "hexagon", "ellipse")
     backgrounds: tuple[str, ...] = ("checker", "noise", "gradient")
     surfaces: tuple[str, ...] = ("flat", "noise", "gradient", "stripes", "checker")
     objects: tuple[int, int] = (2, 6)  # least and most objects an image
-    tinted: float = 0.0  # share of objects whose strongest color channel tells their class (its index modulo 3)
+    tinted: float = 0.0  # share of objects whose strongest color channel is that of their class index modulo 3
     radius: tuple[float, float] = (0.06, 0.22)  # of the circle of equal area
     min_inside: float = 0.6  # fraction of an object that lies within the image
     min_visible: float = 0.35  # fraction of an object's pixels in the image that later objects must leave
     min_area: int = 24  # least visible pixels
-    clutter: tuple[int, int] = (2, 8)  # strokes on the background, which are no objects
-    noise: tuple[float, float] = (2.0, 10.0)  # standard deviation of pixel noise, grey levels
+    clutter: tuple[int, int] = (2, 8)  # least and most strokes on the background, which are no objects
+    noise: tuple[float, float] = (2.0, 10.0)  # standard deviation of pixel noise, gray levels
 
     def __post_init__(self) -> None:
         for field, known in (("classes", OUTLINES), ("backgrounds", TEXTURES), ("surfaces", TEXTURES)):
@@ -96,7 +94,7 @@ class ShapesRecipe:
 
 
 def _outline(name: str, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Outline around (0, 0) whose area is that of a circle of `radius` pixels, turned at random."""
+    """Return a randomly turned outline around (0, 0) with the area of a circle of `radius` pixels."""
     points = OUTLINES[name](rng)
     points = points - points.mean(axis=0)
     x, y = points.T
@@ -105,7 +103,7 @@ def _outline(name: str, radius: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _place(name: str, recipe: ShapesRecipe, rng: np.random.Generator) -> np.ndarray | None:
-    """(H, W) bool mask of a shape at a random place and scale, or None if too little of it is in the image."""
+    """Return the (H, W) bool mask of a shape at a random place and scale; None if too little is in the image."""
     height, width = recipe.image_size
     low, high = np.log(recipe.radius)
     radius = float(np.exp(rng.uniform(low, high))) * min(height, width)
@@ -118,8 +116,8 @@ def _place(name: str, recipe: ShapesRecipe, rng: np.random.Generator) -> np.ndar
 
 
 def _keeps_others_visible(mask: np.ndarray, owner: np.ndarray, areas: list[int], recipe: ShapesRecipe) -> bool:
-    left = np.bincount(owner[~mask], minlength=len(areas) + 1)[1:]
-    return all(now >= max(recipe.min_area, recipe.min_visible * full) for now, full in zip(left, areas, strict=True))
+    visible = np.bincount(owner[~mask], minlength=len(areas) + 1)[1:]
+    return all(visible >= np.maximum(recipe.min_area, recipe.min_visible * np.array(areas)))
 
 
 def _clutter(canvas: np.ndarray, recipe: ShapesRecipe, rng: np.random.Generator) -> None:
@@ -134,7 +132,7 @@ def _clutter(canvas: np.ndarray, recipe: ShapesRecipe, rng: np.random.Generator)
 
 
 def _object_color(below: np.ndarray, channel: int | None, rng: np.random.Generator) -> np.ndarray:
-    """A random color that stands out from the mean of the covered pixels (N, 3), one channel well above the rest."""
+    """Draw a color far from the mean of the covered pixels (N, 3), with the given channel well above the others."""
     ground = below.mean(axis=0)
     while True:
         color = rng.uniform(20, 235, 3)
@@ -148,14 +146,16 @@ def draw_scene(recipe: ShapesRecipe, rng: np.random.Generator) -> tuple[np.ndarr
     """Draw one image.
 
     Returns:
-        image (H, W, 3) uint8; owner (H, W) int64, 0 for background, i for the pixels of object i that are visible;
-        the objects' class names, the first for owner 1.
+        image (H, W, 3) uint8; owner (H, W) int64, 0 for background and i for the visible pixels of object i; the
+        objects' class names, the first for owner 1.
     """
     size = recipe.image_size
     background = recipe.backgrounds[rng.integers(len(recipe.backgrounds))]
     canvas = paint(background, size, rng.uniform(50, 205, 3), rng.uniform(20, 120), rng)
     _clutter(canvas, recipe, rng)
-    owner, areas, names = np.zeros(size, np.int64), [], []
+    owner = np.zeros(size, np.int64)
+    areas = []
+    names = []
     for _ in range(rng.integers(recipe.objects[0], recipe.objects[1] + 1)):
         name = recipe.classes[rng.integers(len(recipe.classes))]
         for _ in range(_PLACEMENT_TRIES):
@@ -177,52 +177,39 @@ def draw_scene(recipe: ShapesRecipe, rng: np.random.Generator) -> tuple[np.ndarr
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8), owner, names
 
 
-def _annotations(owner: np.ndarray, names: list[str], image_id: int, first_id: int, classes: tuple) -> list[dict]:
-    """COCO annotations, with compressed RLE of what is visible; category ids count from 1."""
-    return [
-        {
-            "id": first_id + number,
-            "image_id": image_id,
-            "category_id": classes.index(name) + 1,
-            "iscrowd": 0,
-            **encode_mask(owner == number + 1),
-        }
-        for number, name in enumerate(names)
-    ]
-
-
 def write_shapes(
-    folder: str | os.PathLike, num_images: int, seed: int, image_size: tuple[int, int] = (128, 128), **recipe
+    folder: str | os.PathLike, num_images: int, seed: int, image_size: tuple[int, int] = (128, 128), **fields
 ) -> Path:
-    """Write `images/*.png` and `annotations.json` under `folder`; the json comes last, and only whole.
+    """Write `images/*.png` and then `annotations.json` under `folder`, and return the path of the json.
 
-    Image i depends on the seed, the recipe and i alone. A folder that holds the same set already is left as it is.
+    Image i depends only on the seed, the recipe and i. A folder that holds the same set stays as it is. Masks are the
+    compressed RLE of what is visible; ids of images, annotations and categories count from 1.
 
     Args:
-        folder: where to write.
-        num_images: images, numbered from 1.
+        folder: folder of the set.
+        num_images: number of images.
         seed: seed of the set.
         image_size: (H, W) in pixels.
-        recipe: other fields of ShapesRecipe.
-
-    Returns:
-        path of the json.
+        fields: other fields of ShapesRecipe.
     """
-    look = ShapesRecipe(image_size=tuple(image_size), **recipe)
-    info = json.loads(json.dumps({"seed": seed, "num_images": num_images, **dataclasses.asdict(look)}))
+    recipe = ShapesRecipe(image_size=tuple(image_size), **fields)
+    info = json.loads(json.dumps({"seed": seed, "num_images": num_images, **dataclasses.asdict(recipe)}))
     json_file = Path(folder, "annotations.json")
     if json_file.is_file() and json.loads(json_file.read_text(encoding="utf-8"))["info"] == info:
         return json_file
-    json_file.unlink(missing_ok=True)  # an interrupted rewrite must not look like the old set
+    json_file.unlink(missing_ok=True)  # An interrupted rewrite must not look like the old set.
     Path(folder, "images").mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images = []
+    annotations = []
     for index in range(num_images):
-        image, owner, names = draw_scene(look, np.random.default_rng([seed, index]))
+        image, owner, names = draw_scene(recipe, np.random.default_rng([seed, index]))
         name = f"{index + 1:06d}.png"
         write_png(Path(folder, "images", name), image)
         images.append({"id": index + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
-        annotations += _annotations(owner, names, index + 1, len(annotations) + 1, look.classes)
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(look.classes)]
+        for number, name in enumerate(names, start=1):
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": recipe.classes.index(name) + 1}
+            annotations.append({**ids, "iscrowd": 0, **encode_mask(owner == number)})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(recipe.classes)]
     with atomic_write(json_file, "w") as file:
         json.dump({"info": info, "images": images, "annotations": annotations, "categories": categories}, file)
     return json_file

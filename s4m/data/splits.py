@@ -1,7 +1,6 @@
-"""Nested labeled fractions of a COCO json, with the matching unlabeled sets."""
+"""A COCO json is split into nested labeled fractions and the matching unlabeled sets."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -9,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from d2kit.files import atomic_write
 from d2kit.rng import derive_seed
-from s4m.data.coco import read_json, validate_coco
+from s4m.data.coco import read_json, validate_coco, write_json
 from s4m.data.duplicates import find_copies
 
 
 def split_name(percent: float, fold: int, unlabeled: bool = False) -> str:
-    """Name of a split after its data set's: `{percent}_fold{k}`, with `_unlabeled` for the images beside it."""
+    """Return what a split adds to its data set's name: `{percent}_fold{k}`, and `_unlabeled` for unlabeled images."""
     return f"{percent:g}_fold{fold}" + ("_unlabeled" if unlabeled else "")
 
 
@@ -31,28 +29,30 @@ class Split:
 
 
 def _source(image: dict) -> int:
-    """Id of the photograph that an image of a json is of; tiles of one have it as `source_id`."""
+    """Return the id of the photograph that an image of a json shows; tiles have it as `source_id`."""
     return image.get("source_id", image["id"])
 
 
 def _order(data: dict, seed: int, fold: int) -> list[int]:
-    """`_source` of the images in the random order of a fold, whose beginnings are the fractions."""
+    """Return the photographs' ids in the random order of a fold.
+
+    Each fraction is a beginning of this order, so fractions are nested: of the order 7, 2, 9, 4 the fraction of 25 % is
+    {7}, and that of 50 % is {7, 2}.
+    """
     ids = sorted({_source(image) for image in data["images"]})
     order = np.random.default_rng(derive_seed(seed, "split", fold)).permutation(len(ids))
     return [ids[i] for i in order]
 
 
-def _classes(annotations: Sequence[dict]) -> set[int]:
-    return {a["category_id"] for a in annotations if not a.get("iscrowd", 0)}
-
-
-def _check_fraction(data: dict, kept: list[dict], percent: float, fold: int, where: str) -> None:
-    names = {category["id"]: category["name"] for category in data["categories"]}
-    absent = sorted(_classes(data["annotations"]) - _classes(kept))
+def _check_classes(data: dict, fraction: list[dict], description: str) -> None:
+    """Raise if a class has objects in the whole set but none among the fraction's annotations."""
+    whole = {a["category_id"] for a in data["annotations"] if not a.get("iscrowd", 0)}
+    absent = sorted(whole - {a["category_id"] for a in fraction if not a.get("iscrowd", 0)})
     if absent:
+        names = {category["id"]: category["name"] for category in data["categories"]}
         listed = ", ".join(f"'{names[i]}'" for i in absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
         raise ValueError(
-            f"{where}: {percent:g} % (fold {fold}) leaves no image of the class {listed}; "
+            f"{description} leaves no image of the class {listed}; "
             "take more, fewer --folds, another --seed, or go on with --allow-missing-classes"
         )
 
@@ -62,15 +62,15 @@ def _fraction(data: dict, order: list[int], percent: float, fold: int, unlabeled
     if count == 0:
         raise ValueError(f"{where}: {percent:g} % of {len(order)} images is no image")
     sources = set(order[:count])
-    chosen = {image["id"] for image in data["images"] if _source(image) in sources}
-    extra = {key: value for key, value in data.items() if key not in ("images", "annotations")}
-    rest = [i for i in data["images"] if unlabeled == "all" or i["id"] not in chosen]
+    selected = {image["id"] for image in data["images"] if _source(image) in sources}
+    shared = {key: value for key, value in data.items() if key not in ("images", "annotations")}
     labeled = {
-        **extra,
-        "images": [image for image in data["images"] if image["id"] in chosen],
-        "annotations": [a for a in data["annotations"] if a["image_id"] in chosen],
+        **shared,
+        "images": [image for image in data["images"] if image["id"] in selected],
+        "annotations": [annotation for annotation in data["annotations"] if annotation["image_id"] in selected],
     }
-    return Split(percent, fold, labeled, {**extra, "images": rest, "annotations": []})
+    rest = [image for image in data["images"] if unlabeled == "all" or image["id"] not in selected]
+    return Split(percent, fold, labeled, {**shared, "images": rest, "annotations": []})
 
 
 def make_splits(
@@ -83,25 +83,24 @@ def make_splits(
     allow_missing_classes: bool = False,
     where: str = "the json",
 ) -> list[Split]:
-    """Random fractions of the images of a COCO content, nested: of one fold, the smaller lies in the larger.
+    """Draw random fractions of the images of a COCO content, which are nested within a fold.
 
-    Images that `write_tiles` cut out of one count as that one: they are labeled together, and the fractions are those
-    of the images that were cut.
+    Tiles that `write_tiles` cut out of one image are labeled together and count as that image.
 
     Args:
         data: content of a validated COCO json.
         percents: sizes in percent of all images, each > 0 and < 100.
-        folds: independent random orders, numbered from 0.
-        seed: what the orders follow, with the fold.
+        folds: number of independent random orders; folds are numbered from 0.
+        seed: seed of the orders, together with the fold.
         unlabeled: "rest" for the images outside the fraction, "all" for every image.
-        allow_missing_classes: go on when a class of the whole set has no image in a fraction.
+        allow_missing_classes: whether a fraction may have no image of a class of the whole set.
         where: name of the json, for messages.
 
     Returns:
         the splits, ordered by fold, then percent.
 
     Raises:
-        ValueError: a percentage out of range, or one that leaves no image, or no image of some class.
+        ValueError: a percentage is out of range, or leaves no image, or no image of some class.
     """
     if "annotations" not in data or not data.get("categories"):
         raise ValueError(f"{where} has no annotations to split")
@@ -114,7 +113,7 @@ def make_splits(
         for percent in sorted(set(percents)):
             split = _fraction(data, order, percent, fold, unlabeled, where)
             if not allow_missing_classes:
-                _check_fraction(data, split.labeled["annotations"], percent, fold, where)
+                _check_classes(data, split.labeled["annotations"], f"{where}: {percent:g} % (fold {fold})")
             splits.append(split)
     return splits
 
@@ -128,15 +127,15 @@ def check_leakage(
 ) -> None:
     """Refuse a training set that shares an image with a validation set.
 
-    Without `image_root` the file names that the jsons hold are compared; with it the contents of the files are, so a
-    copy under another name is found and an equal name in another folder is no matter.
+    Without `image_root` the file names in the jsons are compared. With it the contents of the files are compared, so
+    that a copy under another name is found, and an equal name in another folder is allowed.
 
     Args:
         json_file: json of the training set, for the message.
-        data: its content.
+        data: content of that json.
         val_json: json of the validation set.
         image_root: folder of the training images.
-        val_image_root: folder of the validation images, by default `image_root`.
+        val_image_root: folder of the validation images; by default `image_root`.
 
     Raises:
         ValueError: an image of the training set is in the validation set.
@@ -172,17 +171,16 @@ def write_splits(
 ) -> list[Path]:
     """Validate a COCO json and write its splits as `{stem}_{percent}_fold{k}.json` and `..._unlabeled.json`.
 
-    All checks come before the first file. The bytes depend on the json and the arguments alone.
+    All checks come before the first file. The bytes depend on the json and the arguments alone. `validate_coco`,
+    `make_splits` and `check_leakage` explain the errors and the other arguments.
 
     Args:
-        output: folder; by default `splits` beside the json.
-        others: as for `make_splits` and `check_leakage`.
+        json_file: COCO json to split.
+        output: folder of the splits; by default `splits` beside the json.
+        val_jsons: jsons of validation sets, which must share no image with the json.
 
     Returns:
         the paths written.
-
-    Raises:
-        FileNotFoundError, ValueError: as `validate_coco`, `make_splits` and `check_leakage`.
     """
     source = Path(json_file)
     data = validate_coco(source, image_root)
@@ -193,11 +191,8 @@ def write_splits(
     options = {"unlabeled": unlabeled, "allow_missing_classes": allow_missing_classes}
     splits = make_splits(data, percents, folds, seed, where=f"'{source}'", **options)
     folder = Path(output) if output is not None else source.parent / "splits"
-    written = []
-    for split in splits:
-        for content, is_unlabeled in ((split.labeled, False), (split.unlabeled, True)):
-            path = folder / f"{source.stem}_{split_name(split.percent, split.fold, is_unlabeled)}.json"
-            with atomic_write(path, "w") as file:
-                json.dump(content, file, separators=(",", ":"))
-            written.append(path)
-    return written
+    return [
+        write_json(folder / f"{source.stem}_{split_name(split.percent, split.fold, is_unlabeled)}.json", content)
+        for split in splits
+        for content, is_unlabeled in ((split.labeled, False), (split.unlabeled, True))
+    ]

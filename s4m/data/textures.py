@@ -1,4 +1,4 @@
-"""Random two-color textures for synthetic images."""
+"""Random textures of two colors for synthetic images."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,12 @@ Size = tuple[int, int]
 
 
 def _coordinates(size: Size, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates (H, W) along two orthogonal axes of random direction and origin."""
-    angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0, max(size), 2)
+    """Return pixel coordinates (H, W) along two orthogonal axes of random direction and origin."""
+    angle = rng.uniform(0, 2 * np.pi)
+    offset = rng.uniform(0, max(size), 2)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    cos = np.float32(np.cos(angle))
+    sin = np.float32(np.sin(angle))
     return x * cos + y * sin + np.float32(offset[0]), y * cos - x * sin + np.float32(offset[1])
 
 
@@ -81,13 +83,13 @@ TEXTURES: dict[str, Callable[[Size, np.random.Generator], np.ndarray]] = {
 
 
 def paint(name: str, size: Size, color: np.ndarray, contrast: float, rng: np.random.Generator) -> np.ndarray:
-    """An image of one texture that wavers between two colors around `color`.
+    """Paint an image of one texture that varies between two colors around `color`.
 
     Args:
         name: key of TEXTURES.
         size: (H, W).
         color: (3,) mean of the two colors, 0 to 255.
-        contrast: distance of the two colors, in grey levels.
+        contrast: distance of the two colors in gray levels.
 
     Returns:
         (H, W, 3) float32, not clipped.

@@ -1,4 +1,4 @@
-"""The labeled and the unlabeled stream of a training, side by side."""
+"""A training reads a labeled and an unlabeled stream side by side."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ from d2kit.rng import derive_seed
 from s4m.data.datasets_by_path import resolve_config_datasets
 from s4m.data.duplicates import find_copies
 from s4m.data.images import first_missing
-from s4m.data.mappers import LabeledMapper, UnlabeledMapper
+from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class TwoStreamLoader:
         self.unlabeled = unlabeled
 
     def set_start(self, iteration: int) -> None:
-        """Let iterators made from now on begin with batch number `iteration`, as if those before had been taken."""
+        """Let later iterators begin with batch number `iteration`, as if the batches before it had been taken."""
         self.labeled.set_start(iteration)
         if self.unlabeled is not None:
             self.unlabeled.set_start(iteration)
@@ -45,11 +45,11 @@ def _require_files(dicts: Sequence[dict], key: str) -> None:
 
 
 def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
-    """Dataset dicts of the labeled sets.
+    """Load the dataset dicts of the labeled sets.
 
     Args:
         names: registered names.
-        filter_empty: leave out images without an annotation that is not a crowd.
+        filter_empty: whether images without an object, crowds not counted, are left out.
 
     Raises:
         FileNotFoundError: an image is absent.
@@ -59,19 +59,19 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
         raise ValueError("DATASETS.TRAIN names no data set")
     dicts = []
     for name in names:
-        own = DatasetCatalog.get(name)
-        if not own or "annotations" not in own[0]:
-            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if own else 'image'}")
-        dicts += own
+        records = DatasetCatalog.get(name)
+        if not records or "annotations" not in records[0]:
+            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if records else 'image'}")
+        dicts += records
     classes = {tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
     if len(classes) > 1:
         raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes")
-    objects = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
-    if not any(objects):
+    has_object = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
+    if not any(has_object):
         raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labeled object")
-    if filter_empty and not all(objects):
-        logger.info("%d of %d labeled images have no object and are left out", len(dicts) - sum(objects), len(dicts))
-        dicts = list(itertools.compress(dicts, objects))
+    if filter_empty and not all(has_object):
+        logger.info("%d of %d labeled images have no object and are left out", has_object.count(False), len(dicts))
+        dicts = list(itertools.compress(dicts, has_object))
     _require_files(dicts, "DATASETS.TRAIN")
     if any(classes):
         print_instances_class_histogram(dicts, classes.pop())
@@ -79,44 +79,40 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
 
 
 def load_unlabeled(names: Sequence[str]) -> list[dict]:
-    """Dataset dicts of the unlabeled sets, without the annotations that the sets may have.
+    """Load the dataset dicts of the unlabeled sets, without the annotations that the sets may have.
 
     Raises:
         FileNotFoundError: an image is absent.
         ValueError: a set has no image.
     """
-    result = []
+    dicts = []
     for name in names:
-        dicts = DatasetCatalog.get(name)
-        if not dicts:
+        records = DatasetCatalog.get(name)
+        if not records:
             raise ValueError(f"DATASETS.UNLABELED: '{name}' has no image")
-        keys = ("file_name", "image_id", "height", "width")
-        result += [{key: d[key] for key in keys if key in d} for d in dicts]
-    _require_files(result, "DATASETS.UNLABELED")
-    return result
+        dicts += map(without_labels, records)
+    _require_files(dicts, "DATASETS.UNLABELED")
+    return dicts
 
 
 def warn_of_copies(labeled: Sequence[dict], unlabeled: Sequence[dict]) -> None:
     """Warn once if unlabeled files hold labeled images under another name.
 
-    Labeled images in the unlabeled set by their own path are as intended: that set may be the whole training set.
+    The same path in both sets is fine, because the unlabeled set may be the whole training set.
     """
-    ours = {d["file_name"] for d in labeled}
-    copies = find_copies(ours, {d["file_name"] for d in unlabeled} - ours)
+    names = {d["file_name"] for d in labeled}
+    copies = find_copies(names, {d["file_name"] for d in unlabeled} - names)
     if copies:
-        logger.warning(
-            "%d unlabeled image(s) are labeled images under another name, for example '%s' is '%s'",
-            len(copies),
-            copies[0][1],
-            copies[0][0],
-        )
+        example = f"'{copies[0][1]}' is '{copies[0][0]}'"
+        message = "%d unlabeled image(s) are labeled images under another name, for example %s"
+        logger.warning(message, len(copies), example)
 
 
 def build_labeled_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int):
-    """The infinite sampler that DATALOADER.SAMPLER_TRAIN names: TrainingSampler or RepeatFactorTrainingSampler.
+    """Build the infinite TrainingSampler or RepeatFactorTrainingSampler that DATALOADER.SAMPLER_TRAIN names.
 
     Raises:
-        ValueError: another name.
+        ValueError: DATALOADER.SAMPLER_TRAIN names neither.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
@@ -129,22 +125,17 @@ def build_labeled_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int):
     raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; known are TrainingSampler and RepeatFactorTrainingSampler")
 
 
-def _split_workers(total: int, streams: int) -> list[int]:
-    """Workers of each stream: all together `total`, but one at least for each where there are any."""
-    return [max(1, (total + i) // streams) if total else 0 for i in range(streams)]
-
-
 def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
     """Build the training data from cfg.
 
     DATASETS.TRAIN and DATASETS.UNLABELED name the sets (see `resolve_datasets`), SOLVER.IMS_PER_BATCH and
-    S4M.UNLABELED_BATCH the images a batch over all processes, DATALOADER.SAMPLER_TRAIN the labeled sampler; the
-    unlabeled images are drawn uniformly. Order and augmentation follow SEED and the position in the stream alone;
-    with SEED < 0 a seed is drawn and logged. DATALOADER.ASPECT_RATIO_GROUPING takes no part.
+    S4M.UNLABELED_BATCH are images a batch over all processes, and DATALOADER.SAMPLER_TRAIN is the labeled sampler;
+    unlabeled images are drawn uniformly. Order and augmentation depend only on SEED and the position in the stream; a
+    negative SEED is replaced by a random one, which is logged. DATALOADER.ASPECT_RATIO_GROUPING has no effect.
 
     Raises:
         FileNotFoundError: a data set or an image is absent.
-        ValueError: a data set is empty or unknown, or a batch that the processes cannot share evenly.
+        ValueError: a data set is empty or unknown, or the processes cannot share a batch evenly.
     """
     resolve_config_datasets(cfg)
     seed = cfg.SEED
@@ -153,9 +144,11 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         logger.info("SEED is %d: the data follow the seed %d, drawn for this run", cfg.SEED, seed)
     labeled = load_labeled(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED)
-    workers = _split_workers(cfg.DATALOADER.NUM_WORKERS, 2 if unlabeled else 1)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    labeled_workers = max(workers // 2, min(workers, 1)) if unlabeled else workers
     sampler = build_labeled_sampler(cfg, labeled, derive_seed(seed, "labeled", "order"))
-    first = StreamLoader(labeled, LabeledMapper(cfg), sampler, cfg.SOLVER.IMS_PER_BATCH, workers[0], seed, "labeled")
+    mapper = LabeledMapper(cfg)
+    first = StreamLoader(labeled, mapper, sampler, cfg.SOLVER.IMS_PER_BATCH, labeled_workers, seed, "labeled")
     if not unlabeled:
         return TwoStreamLoader(labeled=first)
     if comm.is_main_process():
@@ -165,7 +158,7 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         UnlabeledMapper(cfg),
         TrainingSampler(len(unlabeled), shuffle=True, seed=derive_seed(seed, "unlabeled", "order")),
         cfg.S4M.UNLABELED_BATCH,
-        workers[1],
+        (workers + 1) // 2,
         seed,
         "unlabeled",
         key="S4M.UNLABELED_BATCH",

@@ -1,4 +1,4 @@
-"""Void of an image: pixels that are nobody's, as regions in which nothing is learned."""
+"""Void pixels, which belong to no object, as regions of an image in which nothing is learned."""
 
 import cv2
 import numpy as np
@@ -8,20 +8,12 @@ from fvcore.transforms.transform import TransformList
 _THICK = 9  # pixels; VOC's contours around objects are about 5 wide, and a little more where they meet
 
 
-def thick_void(void: np.ndarray) -> np.ndarray:
-    """Void without its lines: what a square of 9 pixels fits into (a morphological opening).
-
-    Args:
-        void: (H, W) bool in the frame of the annotation; what lies beyond the image counts as void.
-
-    Returns:
-        (H, W) bool.
-    """
-    return cv2.morphologyEx(void.astype(np.uint8), cv2.MORPH_OPEN, np.ones((_THICK, _THICK), np.uint8)).astype(bool)
-
-
 def void_regions(void: dict, transforms: TransformList, source: tuple[int, int]) -> np.ndarray:
-    """Connected regions of an image's thick void after the transforms.
+    """Return the connected regions of an image's thick void after the transforms.
+
+    Thick void is what a square of 9 pixels fits into (a morphological opening), so that contours drop out. Pixels
+    beyond the image count as void. For example, void that is 5 pixels wide around an object and a block of 20 x 12
+    pixels elsewhere give one region, the block, which the opening leaves as it is.
 
     Args:
         void: RLE of the void pixels, as `s4m.data.voc_instances` writes it.
@@ -40,6 +32,7 @@ def void_regions(void: dict, transforms: TransformList, source: tuple[int, int])
         raise ValueError(f"its void is no RLE ({error})") from error
     if mask.shape != tuple(source):
         raise ValueError(f"its void decodes to {mask.shape}, but the image is {tuple(source)}")
-    view = transforms.apply_segmentation(thick_void(mask).astype(np.uint8))
+    thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((_THICK, _THICK), np.uint8))
+    view = transforms.apply_segmentation(thick)
     count, labels = cv2.connectedComponents(np.ascontiguousarray(view), connectivity=8)
     return labels == np.arange(1, count)[:, None, None]

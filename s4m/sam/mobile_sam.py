@@ -1,4 +1,4 @@
-"""MobileSAM: timm's TinyViT-5M before segment-anything's prompt encoder and mask decoder; loads its checkpoints."""
+"""MobileSAM is timm's TinyViT-5M before segment-anything's prompt encoder and mask decoder."""
 
 import re
 
@@ -17,8 +17,8 @@ IMAGE_SIZE = 1024
 STRIDE = 16
 DIM = 256
 
-# From the names of the checkpoint's image encoder to those here, in this order. The checkpoint has a stage's
-# down-sampling at its end, timm at the beginning of the next one.
+# Names of the checkpoint's image encoder are renamed in this order. The checkpoint has a stage's down-sampling at its
+# end, and timm has it at the beginning of the next stage.
 _RENAMED = (
     (r"^patch_embed\.seq\.0\.", "trunk.patch_embed.conv1."),
     (r"^patch_embed\.seq\.2\.", "trunk.patch_embed.conv2."),
@@ -26,14 +26,14 @@ _RENAMED = (
     (r"^layers\.", "trunk.stages."),
     (r"\.c\.weight$", ".conv.weight"),
 )
-# The classifier of its pre-training, and tables that are computed from the sizes of the windows.
+# The classifier of the pre-training, and tables that follow from the sizes of the windows.
 _UNUSED = re.compile(r"^(norm_head|head)\.|\.(attention_bias_idxs|ab)$")
 
 
 class TinyViTEncoder(nn.Module):
     """TinyViT-5M with its last stage at stride 16, and a neck: (B, 3, S, S) normalized -> (B, 256, S/16, S/16).
 
-    Windows are 7, 14 and 7 cells wide; what does not fill the last one is padded, so any S that 16 divides will do.
+    Windows are 7, 14 and 7 cells wide. The last window is padded, so that S may be any multiple of 16.
     """
 
     def __init__(self, img_size: int = IMAGE_SIZE):
@@ -54,10 +54,10 @@ class TinyViTEncoder(nn.Module):
 
 
 def build_mobile_sam(side: int = IMAGE_SIZE) -> Sam:
-    """MobileSAM with random weights.
+    """Build MobileSAM with random weights.
 
     Args:
-        side: of the input in pixels, a multiple of 16; the published weights are for 1024.
+        side: side of the input in pixels, a multiple of 16; the published weights are for 1024.
     """
     grid = side // STRIDE
     return Sam(
@@ -68,23 +68,21 @@ def build_mobile_sam(side: int = IMAGE_SIZE) -> Sam:
         mask_decoder=MaskDecoder(
             transformer_dim=DIM, transformer=TwoWayTransformer(depth=2, embedding_dim=DIM, num_heads=8, mlp_dim=2048)
         ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
     )
 
 
 def convert_state_dict(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint in MobileSAM's layout -> the state_dict of `build_mobile_sam`; names it does not know are kept."""
-    prefix, converted = "image_encoder.", {}
+    """Rename a checkpoint in MobileSAM's layout to `build_mobile_sam`'s state_dict. Unknown names are kept."""
+    prefix = "image_encoder."
+    converted = {}
     for key, value in state.items():
-        if key.startswith(prefix):
-            name = key.removeprefix(prefix)
-            if _UNUSED.search(name):
-                continue
+        name = key.removeprefix(prefix)
+        if name == key:
+            converted[key] = value
+        elif not _UNUSED.search(name):
             for pattern, replacement in _RENAMED:
                 name = re.sub(pattern, replacement, name)
-            key = prefix + name
-        converted[key] = value
+            converted[prefix + name] = value
     return converted
 
 

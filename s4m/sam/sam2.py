@@ -1,4 +1,4 @@
-"""SAM 2 and 2.1 through transformers (extra), on images; checkpoints are local folders in the hub's layout."""
+"""SAM 2 and 2.1 on images, from the extra transformers; checkpoints are local folders in the hub's layout."""
 
 from pathlib import Path
 
@@ -13,24 +13,26 @@ from s4m.sam.segmenter import SEGMENTERS, PromptableSegmenter
 from s4m.sam.structures import Frame, Prompts
 
 PUBLISHED_AT = "https://huggingface.co/facebook"
-# Of each size the width of the first stage and the blocks of the four: what tells checkpoints apart.
+# The width of the first stage and the blocks of the four stages tell the sizes of checkpoints apart.
 _SIZES = {
     "tiny": (96, (1, 2, 7, 2)),
     "small": (96, (1, 2, 11, 2)),
     "base_plus": (112, (2, 3, 16, 3)),
     "large": (144, (2, 6, 36, 4)),
 }
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# Positional encoding of points and of cells: one matrix, which a file may hold under either name or under both.
+_MEAN = (123.675, 116.28, 103.53)
+_STD = (58.395, 57.12, 57.375)
+# Points and cells share one positional encoding, which a file may hold under either name or under both.
 _POSITION = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 
 
 class Sam2Segmenter(PromptableSegmenter):
     """A segmenter whose network is a `transformers.Sam2Model`.
 
-    SAM 2 stretches an image to its square input instead of padding it: each cell is valid. Its decoder sees features of
-    strides 4 and 8 too: they are folded into channels (pixel unshuffle) behind the C of stride 16, so that one tensor
-    (B, 4 C, h, w) is the embedding. Tokens have C channels.
+    SAM 2 stretches an image to its square input instead of padding it, so that each cell is valid. Its decoder also
+    sees features of strides 4 and 8, which have C/8 and C/4 channels. Pixel unshuffle folds them into 16 * C/8 = 2 C
+    and 4 * C/4 = C channels of stride 16, so that the embedding is one tensor (B, C + C + 2 C, h, w): for C = 256 and
+    an input of 1024 pixels, (B, 1024, 64, 64). Tokens have C channels.
     """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device | str = "cpu", chunk: int = 0):
@@ -48,9 +50,9 @@ class Sam2Segmenter(PromptableSegmenter):
         return torch.cat([coarse, F.pixel_unshuffle(middle, 2), F.pixel_unshuffle(fine, 4)], dim=1)
 
     def _unfold(self, features: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(N, 4 C, h, w) -> features (N, C, h, w), and those of stride 4 and 8."""
-        width = self.token_shape(features)[0]
-        coarse, middle, fine = features.split([width, width, 2 * width], dim=1)
+        """Split (N, 4 C, h, w) into features (N, C, h, w) of stride 16, and those of strides 4 and 8."""
+        channels = features.shape[1] // 4
+        coarse, middle, fine = features.split([channels, channels, 2 * channels], dim=1)
         return coarse, [F.pixel_shuffle(fine, 4), F.pixel_shuffle(middle, 2)]
 
     def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,41 +90,29 @@ class Sam2Segmenter(PromptableSegmenter):
         return self.network.prompt_encoder(points, prompts.labels[:, None].long(), boxes, None)
 
 
-def _name(config: object) -> tuple[str, str]:
-    """Version ("sam2", "sam2.1", or "" where it does not tell) and size ("" if unknown) of a transformers config."""
-    backbone = config.vision_config.backbone_config
-    facts = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
-    size = next((size for size, known in _SIZES.items() if known == facts), "")
-    # Only the configuration of the video model, which is what is published, tells the versions apart.
-    version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
-    return version, size
-
-
 def _read_config(name: str, folder: str, wrong: str) -> object:
-    """The `transformers.Sam2Config` of a folder that holds the model `name`; `wrong` begins the error's sentence."""
+    """Read the `transformers.Sam2Config` of the model `name` in a folder; error messages begin with `wrong`."""
     transformers = require_extra("transformers", "transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        version, size = _name(config)
+        backbone = config.vision_config.backbone_config
+        layout = (backbone.hidden_size, tuple(backbone.blocks_per_stage))
         parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
         image_config = transformers.Sam2Config(**{part: getattr(config, part).to_dict() for part in parts})
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{wrong}: its config.json is not that of a SAM 2.") from error
+    size = next((size for size, known in _SIZES.items() if known == layout), "")
+    # Only the configuration of the video model, which is the published one, tells the versions apart.
+    version = {True: "sam2.1", False: "sam2"}.get(getattr(config, "enable_occlusion_spatial_embedding", None), "")
     if size != name.partition("_hiera_")[2] or version not in ("", name.partition("_")[0]):
         raise ValueError(f"{wrong}; it seems to be one of {version or 'sam2'}_hiera_{size or '(another size)'}.")
     return image_config
 
 
 def load_sam2(name: str, folder: str) -> nn.Module:
-    """The `transformers.Sam2Model` of a folder in the hub's layout: config.json and model.safetensors.
+    """Load a `transformers.Sam2Model` from a folder with config.json and model.safetensors, the hub's layout.
 
-    Args:
-        name: of the model asked for.
-        folder: its path; what a video model has besides is left out.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or it lacks one of the two files.
-        ValueError: it holds another model.
+    Further parts of a video model are left out. Errors are those of `build_segmenter`.
     """
     transformers = require_extra("transformers", "transformers")
     published_at = f"{PUBLISHED_AT}/{name.replace('_', '-')}"
@@ -144,8 +134,8 @@ def load_sam2(name: str, folder: str) -> nn.Module:
     if missing and (len(missing) > 1 or not missing <= set(_POSITION)):
         raise ValueError(f"{wrong}: '{min(missing)}' is missing in its weights. See {published_at}.")
     for absent in missing:
-        (there,) = set(_POSITION) - {absent}
-        network.get_buffer(absent).copy_(network.get_buffer(there))
+        (present,) = set(_POSITION) - {absent}
+        network.get_buffer(absent).copy_(network.get_buffer(present))
     return network.float()
 
 

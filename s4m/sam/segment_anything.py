@@ -1,4 +1,4 @@
-"""Segmenters of segment-anything's own parts: its ViT-B, ViT-L and ViT-H, and whatever shares its decoder."""
+"""Segmenters of segment-anything's parts: its ViT-B, ViT-L and ViT-H, and networks that share its decoder."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ class SamSegmenter(PromptableSegmenter):
     def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         sparse, dense = self._embed_prompts(prompts)
         return self.network.mask_decoder(
-            # The decoder repeats the features of one image: zeros, so that each prompt brings its own.
+            # The decoder repeats the features of one image. They are zero, and each prompt brings its own.
             image_embeddings=features.new_zeros(1, 1, 1, 1),
             image_pe=self.network.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
@@ -49,7 +49,7 @@ class SamSegmenter(PromptableSegmenter):
 
 
 def guess_model(state: dict) -> str | None:
-    """The name of the model whose weights these seem to be, or None."""
+    """Return the name of the model that a checkpoint seems to be of, or None."""
     if "model" in state and isinstance(state["model"], dict):
         return "sam2" if any("image_encoder.trunk" in key for key in state["model"]) else None
     if "image_encoder.stride2.0.0.weight" in state:
@@ -61,30 +61,26 @@ def guess_model(state: dict) -> str | None:
 
 
 def load_sam(
-    name: str,
-    build: Callable[[], Sam],
-    path: str,
-    key: str,
-    published_at: str,
-    convert: Callable[[dict], dict] = dict,
+    name: str, build: Callable[[], Sam], path: str, key: str, published_at: str, convert: Callable[[dict], dict] = dict
 ) -> Sam:
     """Build a model and load a checkpoint into it, strictly.
 
     Args:
-        name: of the model asked for, for the message.
-        build: makes it, with any weights.
-        path: the checkpoint; key: what named it; published_at: where such files are published.
-        convert: from the names of the checkpoint to those of the model.
+        name: name of the model, for messages.
+        build: function that makes the model, with any weights.
+        path: path of the checkpoint.
+        key: configuration key that holds the path, for messages.
+        published_at: where such checkpoints are published, for messages.
+        convert: function from the checkpoint's state to that of the model.
 
     Raises:
-        FileNotFoundError: the file is absent.
-        ValueError: it is no checkpoint, or one of another model.
+        FileNotFoundError, ValueError: see `build_segmenter`.
     """
     state = load_weights(path, key, published_at)
-    seems = guess_model(state) if isinstance(state, dict) else None
+    guess = guess_model(state) if isinstance(state, dict) else None
     wrong = f"{key}: '{path}' is not a checkpoint of {name}"
-    if seems not in (None, name):
-        raise ValueError(f"{wrong}; it seems to be one of {seems}.")
+    if guess not in (None, name):
+        raise ValueError(f"{wrong}; it seems to be one of {guess}.")
     sam = build()
     try:
         sam.load_state_dict(convert(state))

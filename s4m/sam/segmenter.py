@@ -1,4 +1,4 @@
-"""Promptable segmenters behind one interface: `encode` a batch of images once, `decode` the prompts of all of them."""
+"""Promptable segmenters share one interface: `encode` embeds a batch of images once, `decode` answers its prompts."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,50 +11,44 @@ from torch import nn
 
 from s4m.sam.structures import Answer, Embedding, Frame, Prompts
 
-# Image tokens of a decoder call (prompts x channels x cells): on a CPU, bound by memory, four prompts of ViT-B's.
+# Image tokens of a decoder call (prompts x channels x cells): four prompts of ViT-B on a CPU, which memory bounds.
 _CPU_TOKENS = 4 * 256 * 64 * 64
 _GPU_TOKENS = 16 * _CPU_TOKENS
-# Input pixels of an encoder call: one image of ViT-B's on a CPU.
+# Input pixels of an encoder call: one image of ViT-B on a CPU.
 _CPU_PIXELS = 1024**2
 _GPU_PIXELS = 4 * _CPU_PIXELS
-_LARGE = ("vit_l", "vit_h")  # one image an encoder call on a GPU with less than _LARGE_GIB in all
-_LARGE_GIB = 40
+_LARGE_GIB = 40  # vit_l and vit_h embed one image an encoder call on a GPU with less memory in all
 
 
 class PromptableSegmenter(ABC):
-    """A frozen network that segments what points, boxes and masks point at. Nothing that it returns has a gradient.
+    """A frozen network that segments what points and boxes mark. Its results have no gradient.
 
-    It is no `nn.Module`, and holds its network in `self.network`: as an attribute of a model it enters no state_dict,
-    optimizer or DDP bucket. A subclass says how its network embeds and answers; frames and batches are dealt with here.
+    It is no `nn.Module`: as an attribute of a model it enters no state_dict, optimizer or DDP bucket. A subclass
+    defines how its network embeds and answers; this class handles frames and batches.
 
     Args:
-        name: the name it was built by.
-        network: put in eval mode; its parameters need no gradient.
-        side: of the network's square input in pixels.
-        device: where the network runs.
-        chunk: prompts a decoder call; 0: chosen by the device and the size of the tokens.
+        name: name in SEGMENTERS.
+        network: network that is put in eval mode and frozen.
+        side: side of the network's square input in pixels.
+        device: device of the network.
+        chunk: prompts a decoder call; 0 lets the device and the size of the tokens decide.
 
-    `encode_batch` may be set: images an encoder call; 0: chosen by the device and the size of the input.
+    Attributes:
+        encode_batch: images an encoder call, which may be set; 0 lets the device and the size of the input decide.
     """
 
     encode_batch = 0
 
     def __init__(self, name: str, network: nn.Module, side: int, device: torch.device | str = "cpu", chunk: int = 0):
         self.name = name
-        self.network = network.eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
         self.side = side
         self.chunk = chunk
-        self.to(device)
-
-    def to(self, device: torch.device | str) -> "PromptableSegmenter":
-        """Move the network, in place."""
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        return self
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the name and of every weight: embeddings of equal fingerprints are interchangeable."""
+        """Hash of the name and all weights; embeddings of equal fingerprints are interchangeable."""
         digest = hashlib.blake2b(self.name.encode(), digest_size=16)
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
@@ -62,39 +56,39 @@ class PromptableSegmenter(ABC):
         return digest.hexdigest()
 
     def frame(self, image_size: tuple[int, int]) -> Frame:
-        """How an image of (height, width) pixels is laid into the network's input."""
+        """Place an image of (height, width) pixels in the network's input."""
         return Frame.longest_side(image_size, self.side)
 
     def token_shape(self, features: torch.Tensor) -> torch.Size:
-        """Shape (C, h, w) of a prompt's image tokens, from an embedding's features (B, C', h, w)."""
+        """Return the shape (C, h, w) of a prompt's image tokens for an embedding's features (B, C', h, w)."""
         return features.shape[1:]
 
     @abstractmethod
     def embed(self, images: list[torch.Tensor]) -> torch.Tensor:
-        """Images (3, h, w) float RGB in 0..255, already resized to their frames -> features (B, C, h, w)."""
+        """Embed images (3, h, w), float RGB in 0..255 and resized to their frames, as features (B, C, h, w)."""
 
     @abstractmethod
     def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer N prompts, each with features of its own.
+        """Answer N prompts, each with its own features.
 
         Args:
-            features: (N, C, h, w).
-            prompts: in pixels of the network's input.
+            features: (N, C, h, w) features of the prompts' images.
+            prompts: prompts in pixels of the network's input.
 
         Returns:
-            logits (N, 3, s, s) of three masks of the whole input (part, whole, more), and their quality (N, 3).
+            logits (N, 3, s, s) of three masks of the whole input (part, whole, more), and their predicted IoU (N, 3).
         """
 
     @abstractmethod
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """The image tokens (N, *token_shape) after the mask decoder's last two-way block; arguments as of `answer`."""
+        """Return the image tokens (N, *token_shape) after the mask decoder's last two-way block; see `answer`."""
 
     @torch.no_grad()
     def encode(self, images: Sequence[torch.Tensor]) -> Embedding:
-        """Embed a batch of images, in as few encoder calls as `encode_batch` or the memory allows.
+        """Embed a batch of images in as few encoder calls as `encode_batch` or the memory allows.
 
         Args:
-            images: (3, H, W) uint8 RGB, at least one, of any sizes.
+            images: at least one image, each (3, H, W) uint8 RGB of any size.
         """
         for image in images:
             if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
@@ -109,33 +103,29 @@ class PromptableSegmenter(ABC):
         return Embedding(torch.cat(features), frames)
 
     def _default_batch(self) -> int:
-        """Images an encoder call that the device's memory is sure to hold."""
+        """Return how many images an encoder call may have without exceeding the device's memory."""
         if self.device.type == "cpu":
             return min(max(1, _CPU_PIXELS // self.side**2), 8)
-        small = self.device.type == "cuda" and (
-            torch.cuda.get_device_properties(self.device).total_memory < _LARGE_GIB * 2**30
-        )
-        if small and self.name in _LARGE:
+        properties = torch.cuda.get_device_properties(self.device) if self.device.type == "cuda" else None
+        if properties and properties.total_memory < _LARGE_GIB * 2**30 and self.name in ("vit_l", "vit_h"):
             return 1
         return min(max(1, _GPU_PIXELS // self.side**2), 64)
 
     @torch.no_grad()
     def decode(
-        self,
-        embedding: Embedding,
-        prompts: Sequence[Prompts],
-        *,
-        best: bool = False,
-        enlarge: bool = True,
+        self, embedding: Embedding, prompts: Sequence[Prompts], *, best: bool = False, enlarge: bool = True
     ) -> list[Answer]:
-        """Answer the prompts of a batch: those of one kind in one decoder call, chunked where memory asks for it.
+        """Answer the prompts of a batch, those of equal kind in one decoder call or in the chunks that memory requires.
+
+        For example, images with 3, 0 and 2 single-point prompts and chunks of 4 take two calls: the first has the three
+        prompts of image 0 and one of image 2, the second the last prompt. The answers have 3, 0 and 2 rows.
 
         Args:
-            embedding: of B images.
-            prompts: one for each image; N = 0 is fine and costs no decoder call.
-            best: keep of the masks of a prompt only that of highest predicted IoU (M = 1), before it is enlarged.
-            enlarge: False leaves masks as the decoder gives them, (N, M, s, s) of the whole input, for
-                `Frame.masks_to_image`: of many candidates only the chosen ones need the image's size.
+            embedding: embedding of B images.
+            prompts: B prompts, one `Prompts` an image; one of length 0 costs no decoder call.
+            best: whether to keep only the mask of highest predicted IoU of each prompt (M = 1), before it is enlarged.
+            enlarge: whether masks get the image's size. Otherwise they stay (N, M, s, s) of the whole input, so that a
+                caller may enlarge the masks that it selects with `Frame.masks_to_image`.
 
         Returns:
             B answers.
@@ -154,31 +144,31 @@ class PromptableSegmenter(ABC):
                 logits = masks[rows].float()
                 logits = embedding.frames[i].masks_to_image(logits) if enlarge else logits
                 parts[i].append((logits, quality[rows].float()))
-        count = 1 if best else 3
-        return [self._assemble(parts[i], embedding.image_sizes[i], count) for i in range(len(embedding))]
+        return [self._join(parts[i], embedding.image_sizes[i], 1 if best else 3) for i in range(len(embedding))]
 
     def iter_tokens(
         self, embedding: Embedding, prompts: Sequence[Prompts], chunk: int = 0
     ) -> Iterator[tuple[int, slice, torch.Tensor]]:
-        """The decoder's image tokens, a chunk of prompts at a time, without masks: what never has to be held at once.
+        """Iterate over the decoder's image tokens without masks, a chunk of prompts at a time to bound the memory.
 
-        Nothing here keeps a chunk that was handed out: who lets go of it before asking for the next holds one at most.
+        The generator keeps no chunk, so a caller that drops each before the next holds only one.
 
         Args:
-            embedding: of B images; prompts: one for each image.
-            chunk: most prompts in a chunk; 0: the segmenter's own.
+            embedding: embedding of B images.
+            prompts: B prompts, one `Prompts` an image.
+            chunk: greatest number of prompts in a chunk; 0 is the segmenter's own.
 
         Yields:
             index of the image, the prompts' rows, tokens (n, C, h, w) float32; see `Embedding.valid` for padded cells.
         """
-        for i, questions in enumerate(prompts):
-            frame, features = embedding.frames[i], embedding.features[i : i + 1].to(self.device)
+        for i, image_prompts in enumerate(prompts):
+            features = embedding.features[i : i + 1].to(self.device)
             step = chunk or self._chunk(features)
-            for start in range(0, len(questions), step):
-                part = questions[start : start + step].to_input(frame, self.device)
+            for start in range(0, len(image_prompts), step):
+                part = image_prompts[start : start + step].to_input(embedding.frames[i], self.device)
                 yield i, slice(start, start + len(part)), self._tokens(features, part)
 
-    # Not on the generator: torch's wrapper of one would keep the last chunk while the next is made.
+    # The generator itself has no decorator, because torch's wrapper would keep a chunk while the next is computed.
     @torch.no_grad()
     def _tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         with torch.autocast(self.device.type, enabled=False):
@@ -188,16 +178,14 @@ class PromptableSegmenter(ABC):
         limit = _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
         return self.chunk or max(1, limit // self.token_shape(features).numel())
 
-    def _calls(
-        self, embedding: Embedding, prompts: Sequence[Prompts]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Prompts]]:
-        """Chunks of prompts of one kind: their images (n,), features (n, C, h, w), and they in the network's input."""
-        kinds = defaultdict(list)
-        for i, questions in enumerate(prompts):
-            if len(questions):
-                kinds[questions.kind].append(i)
+    def _calls(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[tuple]:
+        """Yield chunks of prompts of equal kind: images (n,), features (n, C, h, w), prompts in the input's pixels."""
+        images_by_kind = defaultdict(list)
+        for i, image_prompts in enumerate(prompts):
+            if len(image_prompts):
+                images_by_kind[image_prompts.kind].append(i)
         step = self._chunk(embedding.features)
-        for members in kinds.values():
+        for members in images_by_kind.values():
             joint = Prompts.cat([prompts[i].to_input(embedding.frames[i], self.device) for i in members])
             counts = torch.tensor([len(prompts[i]) for i in members])
             images = torch.tensor(members).repeat_interleave(counts)
@@ -206,35 +194,35 @@ class PromptableSegmenter(ABC):
                 features = embedding.features[images[rows].to(embedding.features.device)]
                 yield images[rows], features.to(self.device).float(), joint[rows]
 
-    def _assemble(self, parts: list[tuple], image_size: tuple[int, int], count: int) -> Answer:
-        """One answer about an image of the decoder calls' parts, with `count` masks for each prompt."""
-        if not parts:
-            sizes = (count, *image_size), (count,)
-            parts = [tuple(torch.zeros(0, *size, device=self.device) for size in sizes)]
+    def _join(self, parts: list[tuple], image_size: tuple[int, int], count: int) -> Answer:
+        """Join the decoder calls' parts for one image into an answer with `count` masks a prompt."""
         if len(parts) == 1:
-            return Answer(*parts[0])  # without a copy of the masks, which are large
-        return Answer(*map(torch.cat, zip(*parts, strict=True)))
+            return Answer(*parts[0])  # This avoids a copy of the masks, which are large.
+        if parts:
+            return Answer(*map(torch.cat, zip(*parts, strict=True)))
+        masks = torch.zeros(0, count, *image_size, device=self.device)
+        return Answer(masks, torch.zeros(0, count, device=self.device))
 
 
-# S4M.SAM.NAME -> function (name, checkpoint, device, chunk) that builds the segmenter; a new kind adds itself here.
+# Functions (name, checkpoint, device, chunk) that build the segmenter of an S4M.SAM.NAME; a new one is added here.
 SEGMENTERS: dict[str, Callable[[str, str, torch.device | str, int], PromptableSegmenter]] = {}
 
 
 def build_segmenter(
     name: str, checkpoint: str = "", device: torch.device | str = "cpu", chunk: int = 0, encode_batch: int = 0
 ) -> PromptableSegmenter:
-    """The frozen segmenter of a name.
+    """Build the frozen segmenter of a name.
 
     Args:
         name: vit_b, vit_l, vit_h (segment-anything), mobile_sam, sam2_hiera_* and sam2.1_hiera_* (tiny, small,
             base_plus, large; through transformers), tiny (carried by the package), or one that was registered.
-        checkpoint: file of its weights, of SAM 2 a folder in the hub's layout; tiny needs none.
-        device: where it runs.
-        chunk: prompts a decoder call; 0: chosen by the device.
-        encode_batch: images an encoder call; 0: chosen by the device.
+        checkpoint: file of the weights, or for SAM 2 a folder in the hub's layout; tiny needs none.
+        device: device of the network.
+        chunk: prompts a decoder call; 0 lets the device decide.
+        encode_batch: images an encoder call; 0 lets the device decide.
 
     Raises:
-        ValueError: an unknown name, a negative `encode_batch`, or a checkpoint of another model.
+        ValueError: the name is unknown, `encode_batch` is negative, or the checkpoint is another model's.
         FileNotFoundError: the checkpoint is absent.
     """
     if name not in SEGMENTERS:

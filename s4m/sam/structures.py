@@ -1,7 +1,7 @@
-"""What goes into and comes out of a promptable segmenter.
+"""Inputs and outputs of a promptable segmenter.
 
-Frames: points and boxes are x, y in pixels of the image that was encoded, a pixel named by its index (the convention of
-segment-anything, whose prompt encoder adds the half); masks have that image's size.
+Points and boxes are x, y in pixels of the image that was encoded, with a pixel at its integer index: the prompt encoder
+of segment-anything adds the half. Masks have that image's size.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,16 @@ from torchvision.transforms.functional import resize, to_pil_image
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image lies in a segmenter's square input: resized, at the top left, padded at the bottom and right.
+    """Place of an image in a segmenter's square input: resized, at the top left, padded at the bottom and right.
+
+    For example, an image of 64 x 96 pixels is resized to 85 x 128 for an input of 128 pixels whose longest side it
+    fills. Its point x = 30, y = 12 becomes x = 30 * 128 / 96 = 40, y = 12 * 85 / 64 = 15.9. The rows of the input from
+    85 on are padding.
 
     Attributes:
         image_size: height, width of the image in pixels.
         input_size: height, width of the resized image.
-        side: of the square input.
+        side: side of the square input in pixels.
     """
 
     image_size: tuple[int, int]
@@ -30,24 +34,24 @@ class Frame:
 
     @classmethod
     def longest_side(cls, image_size: tuple[int, int], side: int) -> "Frame":
-        """The frame that keeps the aspect and fills the input with the longest side."""
+        """Keep the aspect and fill the input with the longest side."""
         height, width = ResizeLongestSide.get_preprocess_shape(*image_size, side)
         return cls(tuple(image_size), (max(height, 1), max(width, 1)), side)
 
     def resize_image(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) uint8 -> (3, *input_size) uint8, as `ResizeLongestSide.apply_image` does it."""
+        """Resize (3, H, W) uint8 to (3, *input_size) uint8, as `ResizeLongestSide.apply_image` does."""
         if tuple(image.shape[1:]) == self.input_size:
             return image
         resized = np.array(resize(to_pil_image(image.cpu()), list(self.input_size)))
         return torch.from_numpy(resized).permute(2, 0, 1)
 
     def points_to_input(self, points: torch.Tensor) -> torch.Tensor:
-        """Points (..., 2) x, y of the image -> of the input, as `ResizeLongestSide.apply_coords_torch` does it."""
+        """Map points (..., 2) x, y of the image to the input, as `ResizeLongestSide.apply_coords_torch` does."""
         scale = [self.input_size[axis] / self.image_size[axis] for axis in (1, 0)]
         return points.float() * torch.tensor(scale, device=points.device)
 
     def masks_to_image(self, masks: torch.Tensor) -> torch.Tensor:
-        """Logits (N, M, s, s) of the whole input, any s -> (N, M, *image_size), as `Sam.postprocess_masks` does it."""
+        """Resize logits (N, M, s, s) of the input to (N, M, *image_size), as `Sam.postprocess_masks` does."""
         masks = F.interpolate(masks, (self.side, self.side), mode="bilinear", align_corners=False)
         masks = masks[..., : self.input_size[0], : self.input_size[1]]
         return F.interpolate(masks, self.image_size, mode="bilinear", align_corners=False)
@@ -55,15 +59,15 @@ class Frame:
 
 @dataclass
 class Prompts:
-    """What is asked of one image: N prompts, each with P points and, where given, a box.
+    """N prompts for one image, each with P points and optionally a box.
 
     Attributes:
-        points: (N, P, 2) float x, y in pixels of the image. P may be 0 when there are boxes.
-        labels: (N, P) 1 for a point on the object, 0 for one beside it, -1 for a filler that says nothing.
+        points: (N, P, 2) float x, y in pixels of the image. P may be 0 if there are boxes.
+        labels: (N, P) 1 for a point on the object, 0 for a point beside it, -1 for a padding point without meaning.
         boxes: (N, 4) float xyxy in pixels of the image, or None.
 
     Raises:
-        ValueError: shapes that do not agree, or prompts that hold nothing.
+        ValueError: the shapes do not agree, or prompts have neither points nor boxes.
     """
 
     points: torch.Tensor
@@ -87,17 +91,17 @@ class Prompts:
 
     @property
     def kind(self) -> tuple[int, bool]:
-        """Number of points, and whether there are boxes: prompts of one kind fit into one decoder call."""
+        """Number of points and whether there are boxes; prompts of equal kind fit into one decoder call."""
         return self.points.shape[1], self.boxes is not None
 
     @classmethod
     def cat(cls, parts: Sequence["Prompts"]) -> "Prompts":
-        """Prompts of one kind and one frame, one after the other."""
+        """Concatenate prompts of equal kind."""
         columns = [[getattr(part, name) for part in parts] for name in ("points", "labels", "boxes")]
         return cls(*[None if column[0] is None else torch.cat(column) for column in columns])
 
     def to_input(self, frame: Frame, device: torch.device) -> "Prompts":
-        """The prompts in pixels of the segmenter's input, on the device."""
+        """Return the prompts in pixels of the segmenter's input, on the device."""
         boxes = self.boxes
         if boxes is not None:
             boxes = frame.points_to_input(boxes.to(device).reshape(-1, 2, 2)).reshape(-1, 4)
@@ -106,11 +110,11 @@ class Prompts:
 
 @dataclass
 class Answer:
-    """What the segmenter answers for one image.
+    """Masks that answer the prompts of one image.
 
     Attributes:
-        masks: (N, M, H, W) float32 mask logits at the image's size; above 0 is the object. M is 3 (part, whole, more),
-            or 1 where only the best was asked for.
+        masks: (N, M, H, W) float32 mask logits at the image's size, above 0 on the object. M is 3 (part, whole, more),
+            or 1 for the best mask alone.
         quality: (N, M) float32 predicted IoU of each mask.
     """
 
@@ -120,11 +124,11 @@ class Answer:
 
 @dataclass
 class Embedding:
-    """Image features of a batch; `embedding[[0, 2]]` is that of some of its images.
+    """Image features of a batch; `embedding[[0, 2]]` is the embedding of its first and third image.
 
     Attributes:
         features: (B, C, h, w) float.
-        frames: how each image lies in the segmenter's input.
+        frames: place of each image in the segmenter's input.
     """
 
     features: torch.Tensor
@@ -146,18 +150,9 @@ class Embedding:
 
     @property
     def valid(self) -> list[tuple[float, float]]:
-        """Rows, columns of the grid (h, w) that each image covers, fractional where a cell is covered in part.
+        """Rows and columns of the grid (h, w) that each image covers; fractions mean a cell that is covered in part.
 
-        The pixel (x, y) of an image (H, W) lies in column floor((x + 0.5) * columns / W), and so for rows.
+        The pixel (x, y) of an image (H, W) lies in column floor((x + 0.5) * columns / W), and likewise for rows.
         """
         h, w = self.features.shape[-2:]
         return [(f.input_size[0] * h / f.side, f.input_size[1] * w / f.side) for f in self.frames]
-
-    def to(self, device: torch.device | str) -> "Embedding":
-        """On another device."""
-        return Embedding(self.features.to(device), self.frames)
-
-    @classmethod
-    def cat(cls, parts: Sequence["Embedding"]) -> "Embedding":
-        """The embeddings of several batches as one."""
-        return cls(torch.cat([part.features for part in parts]), [frame for part in parts for frame in part.frames])

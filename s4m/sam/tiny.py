@@ -1,4 +1,4 @@
-"""A small SAM that the package carries: a convolutional encoder, segment-anything's prompt encoder and mask decoder."""
+"""The tiny SAM of the package has a convolutional encoder and segment-anything's prompt encoder and mask decoder."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> n
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with GroupNorm around a shortcut; (B, C, h, w) -> (B, C, h, w)."""
+    """Two 3x3 convolutions with GroupNorm and a shortcut; (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,23 +34,24 @@ class ResidualBlock(nn.Module):
 
 
 class TinyEncoder(nn.Module):
-    """Convolutional encoder: (B, 3, S, S) normalized images -> (B, `dim`, S/8, S/8).
+    """Convolutional encoder: (B, 3, S, S) normalized images -> (B, 128, S/8, S/8).
 
-    Stride-16 features give context from above; stride-4 features, folded into channels (pixel unshuffle), give the
-    fine edges that the mask decoder unfolds again when it upscales by four.
+    Stride-16 features give context. Stride-4 features, folded into channels (pixel unshuffle), give the fine edges that
+    the mask decoder unfolds again when it upscales by four.
     """
 
-    def __init__(self, img_size: int = IMAGE_SIZE, dim: int = DIM):
+    img_size = IMAGE_SIZE
+
+    def __init__(self):
         super().__init__()
-        self.img_size = img_size
         self.stride2 = nn.Sequential(_conv_norm(3, 24, 2), nn.ReLU(), _conv_norm(24, 32), nn.ReLU())
         self.stride4 = nn.Sequential(_conv_norm(32, 64, 2), nn.ReLU(), ResidualBlock(64))
         self.stride8 = nn.Sequential(_conv_norm(64, 96, 2), nn.ReLU(), ResidualBlock(96))
         self.stride16 = nn.Sequential(_conv_norm(96, 96, 2), nn.ReLU(), ResidualBlock(96), ResidualBlock(96))
         self.detail = nn.Sequential(nn.Conv2d(64, 32, 1), nn.PixelUnshuffle(2))
-        self.middle = nn.Conv2d(96, dim, 1)
-        self.context = nn.Conv2d(96, dim, 1)
-        self.merge = nn.Sequential(_conv_norm(2 * dim, dim, 1), nn.ReLU(), ResidualBlock(dim), nn.Conv2d(dim, dim, 1))
+        self.middle = nn.Conv2d(96, DIM, 1)
+        self.context = nn.Conv2d(96, DIM, 1)
+        self.merge = nn.Sequential(_conv_norm(2 * DIM, DIM, 1), nn.ReLU(), ResidualBlock(DIM), nn.Conv2d(DIM, DIM, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fine = self.stride4(self.stride2(x))
@@ -60,29 +61,22 @@ class TinyEncoder(nn.Module):
 
 
 def build_tiny_sam() -> Sam:
-    """The tiny SAM with random weights: a `segment_anything` Sam at 128 pixels, 16 x 16 cells, 128 channels."""
+    """Build the tiny SAM with random weights: a `segment_anything` Sam of 128 pixels, 16 x 16 cells, 128 channels."""
     grid = IMAGE_SIZE // STRIDE
     transformer = TwoWayTransformer(depth=2, embedding_dim=DIM, mlp_dim=2 * DIM, num_heads=4)
     return Sam(
         image_encoder=TinyEncoder(),
         prompt_encoder=PromptEncoder(
-            embed_dim=DIM,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=16,
+            embed_dim=DIM, image_embedding_size=(grid, grid), input_image_size=(IMAGE_SIZE,) * 2, mask_in_chans=16
         ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=DIM, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=DIM
-        ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
+        mask_decoder=MaskDecoder(transformer_dim=DIM, transformer=transformer, iou_head_hidden_dim=DIM),
     )
 
 
 def _build(name: str, checkpoint: str, device: torch.device | str, chunk: int) -> SamSegmenter:
-    """The tiny SAM with the package's weights (`tiny_sam.json` tells how they came to be), or those of a checkpoint."""
-    path, key = (checkpoint, CHECKPOINT_KEY) if checkpoint else (str(WEIGHTS), "s4m.sam.tiny")
-    sam = load_sam(name, build_tiny_sam, path, key, "tools/train_tiny_sam.py, which trains it")
+    """Build the tiny SAM with a checkpoint, or with the package's weights, whose training `tiny_sam.json` records."""
+    key = CHECKPOINT_KEY if checkpoint else "s4m.sam.tiny"
+    sam = load_sam(name, build_tiny_sam, checkpoint or str(WEIGHTS), key, "tools/train_tiny_sam.py, which trains it")
     return SamSegmenter(name, sam, device, chunk)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from s4m.sam import Embedding, Prompts, build_segmenter
+from s4m.sam import Prompts, build_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +138,13 @@ def test_valid_cells_follow_the_aspect(tiny):
     assert narrow[0] == grid and math.ceil(narrow[1]) == math.ceil(grid * 70 / 130)
 
 
-def test_embeddings_are_taken_apart_and_joined(tiny):
+def test_embeddings_are_taken_apart(tiny):
     embedding = tiny.encode([square_image(*SCENES[name]) for name in ("square image", "wide", "narrow")])
     assert len(embedding) == 3
-    some = embedding[[2, 0]]
-    assert some.image_sizes == [(130, 70), (128, 128)]
-    assert torch.equal(some.features[1], embedding.features[0])
+    part = embedding[[2, 0]]
+    assert part.image_sizes == [(130, 70), (128, 128)]
+    assert torch.equal(part.features[1], embedding.features[0])
     assert embedding[1].image_sizes == embedding[1:2].image_sizes == [(96, 160)]
-    joint = Embedding.cat([embedding[[0]], embedding[1:]])
-    assert torch.equal(joint.features, embedding.features) and joint.frames == embedding.frames
 
 
 def test_it_is_frozen_and_in_no_module(tiny):
