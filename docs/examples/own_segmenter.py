@@ -25,20 +25,18 @@ class ColorSegmenter(PromptableSegmenter):
         """Images (3, h, w) -> features (B, 3, SIDE, SIDE): the colors, padded on the right and below."""
         return torch.stack([F.pad(x, (0, SIDE - x.shape[2], 0, SIDE - x.shape[1])) for x in images])
 
-    def answer(
-        self, features: torch.Tensor, prompts: Prompts, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mask logits (N, M, SIDE, SIDE), quality (N, M) and tokens (N, 3, SIDE, SIDE) of N prompts with points."""
+    def answer(self, features: torch.Tensor, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mask logits (N, 3, SIDE, SIDE) and quality (N, 3) of N prompts with points."""
         x, y = prompts.points.round().long().clamp(0, SIDE - 1).unbind(dim=2)
         rows = torch.arange(len(features), device=features.device)[:, None]
         wanted = features[rows, :, y, x].mean(dim=1)
         distance = (features - wanted[..., None, None]).norm(dim=1, keepdim=True)
-        radii = distance.new_tensor(RADII if multimask else RADII[1:2])
+        radii = distance.new_tensor(RADII)
         masks = 1 - distance / radii[:, None, None]
-        return masks, masks.new_full(masks.shape[:2], 0.5), features
+        return masks, masks.new_full(masks.shape[:2], 0.5)
 
     def image_tokens(self, features: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """The tokens of `answer`, which structural distillation compares."""
+        """Tokens (N, 3, SIDE, SIDE), which structural distillation compares."""
         return features
 
 
