@@ -67,7 +67,7 @@ def test_feed_forward_and_gated_up_by_hand():
     feed, x = FeedForward(8), torch.randn(2, 8, 4, 4)
     first, second = feed.first(feed.norm(x)).split(21, 1)
     y = feed.last(torch.cat([feed.depthwise[0](first).relu(), feed.depthwise[1](second).relu()], 1))
-    means, kernel = F.pad(y.mean((2, 3)), (1, 1)), feed.neighbors.weight[0, 0]
+    means, kernel = F.pad(y.mean((2, 3)), (1, 1)), feed.neighbours.weight[0, 0]
     gate = sum(kernel[i] * means[:, i : i + 8] for i in range(3)).sigmoid()
     assert torch.allclose(feed(x), x + y * gate[..., None, None], atol=1e-5)
     up, deep, skip = GatedUp(16, 4).eval(), torch.randn(2, 8, 2, 2), torch.randn(2, 8, 4, 4)
