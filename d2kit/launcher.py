@@ -13,7 +13,7 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from d2kit.config_files import compose_config, find_config
+from d2kit.config_files import compose_config, find_config, named_architecture
 from d2kit.trainer import ResumableTrainer, fixed_seed
 
 
@@ -64,8 +64,14 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
-    """The configuration as files and options say it."""
-    return compose_config([args.config_file, *args.overlay], args.opts, [training.add_keys])
+    """The configuration of the files and options; a KeyError says which package's keys are known."""
+    files = [args.config_file, *args.overlay]
+    try:
+        return compose_config(files, args.opts, [training.add_keys])
+    except KeyError as error:
+        architecture = named_architecture(files, args.opts) or "none"
+        known = f"known are the keys of {training.package} and of Detectron2"
+        raise KeyError(f"{error.args[0]}; {known}, and the files name the architecture {architecture}") from error
 
 
 def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:

@@ -2,8 +2,6 @@
 
 from detectron2.config import CfgNode as CN
 
-import istd.modeling.point_supervised  # noqa: F401  (Importing the keys registers the architecture.)
-
 
 def add_istd_config(cfg: CN) -> None:
     """Add the keys of ISTD to a Detectron2 configuration, in place; the defaults are published values where they fit.

@@ -17,6 +17,7 @@ from d2kit.files import write_png
 from experiments import istd
 from experiments.grid import Grid, grid_parser, run_grid
 from experiments.label_evolution import evolution_picture
+from istd.data.builtin import write_scenes_once
 from istd.data.datasets import load_sirst
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     trainings = istd.plan(["alcnet"], args.schemes, overlays=["configs/quick/overlays/scenes.yaml"])
     sets, options = istd.data_options(data), [*vfm, *args.opts]
     grid = Grid(args.output, trainings, [args.seed], istd.final_figures, data=lambda *_: sets, options=options)
-    write_data = partial(istd.synthetic_scenes, data, args.scenes, args.seed)
+    write_data = partial(write_scenes_once, data, args.scenes, args.seed)
     run_grid(grid, args, "summary", {"scenes": args.scenes}, istd.all_tables, write_data)
     for training in trainings:
         masks = args.output / f"seed{args.seed}" / training.name / "pseudo_masks"

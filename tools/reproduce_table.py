@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments import istd
 from experiments.grid import Grid, grid_parser, run_grid
+from istd.data.builtin import write_scenes_once
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def main() -> None:
     trainings = istd.plan(args.networks, args.schemes, args.sweep)
     grid = Grid(args.output, trainings, args.seeds, istd.final_figures, data=lambda *_: sets, options=args.opts)
     settings = {"data": str(data.resolve()) if data else "of the configurations"}
-    write_data = partial(istd.synthetic_scenes, data, args.scenes) if args.scenes else lambda: None
+    write_data = partial(write_scenes_once, data, args.scenes) if args.scenes else lambda: None
     run_grid(grid, args, "table", settings, istd.all_tables, write_data)
 
 

@@ -1,6 +1,7 @@
 """Registered data sets of synthetic infrared scenes, which are written when they are first loaded."""
 
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,16 @@ SEED = 1
 
 
 def write_scenes_once(folder: str | os.PathLike, count: int = COUNT, seed: int = SEED) -> None:
-    """Write the scenes of `write_scenes` to `folder` unless it exists; several processes may call this at once."""
+    """Write the scenes of `write_scenes` to `folder` unless it exists.
+
+    Several processes may call this at once, and the folder appears only when it is complete.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with portalocker.Lock(folder.with_name(f".{folder.name}.lock"), flags=portalocker.LOCK_EX):
         if not folder.is_dir():
-            part = folder.with_name(f"{folder.name}.part{os.getpid()}")
+            part = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
             write_scenes(part, count, seed=seed)
             part.rename(folder)
 

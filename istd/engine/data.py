@@ -102,7 +102,7 @@ class TrainingData:
         if not path:
             files = [str(Path(record["file_name"]).resolve()) for record in records]
             # The name depends on everything that decides the content, so a run never reads another run's clusters.
-            digest = derive_seed(0, self._seed, depth, len(self.train), *ids, *files)
+            digest = derive_seed(self._seed, depth, len(self.train), *ids, *files)
             path = Path(self._cfg.OUTPUT_DIR, f"clusters-{digest:08x}.json")
             if comm.is_main_process() and not path.is_file():
                 read = partial(read_infrared, depth=depth)

@@ -83,6 +83,10 @@ class PseudoLabels:
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore the masks and the pool of a checkpoint; ValueError when an image of this run has no mask there."""
+        if "ids" not in state:
+            raise ValueError(
+                "the checkpoint holds no pseudo-masks: name it in MODEL.WEIGHTS and train without --resume."
+            )
         self.masks.load_state_dict(state)
         for record in self._records:
             if record["image_id"] not in self.masks:

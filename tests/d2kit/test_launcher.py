@@ -82,6 +82,13 @@ def test_key_that_does_not_exist_is_refused(arguments):
         launcher.set_up(TRAINING, arguments(S4M__PR__POINT=3))
 
 
+def test_a_configuration_of_the_other_package_is_named(arguments):
+    parsed = arguments()
+    parsed.config_file = "istd/networks/alcnet.yaml"
+    with pytest.raises(KeyError, match="keys of s4m .*the architecture PointSupervisedISTD"):
+        launcher.compose(TRAINING, parsed)
+
+
 @pytest.mark.parametrize("key", ["TRAIN", "UNLABELED", "TEST"])
 def test_data_set_that_is_absent_is_named_by_its_key(arguments, key):
     with pytest.raises(FileNotFoundError, match=f"DATASETS.{key}.*absent.json.* does not exist"):

@@ -1,7 +1,6 @@
 """The grid of networks x schemes x seeds behind tools/reproduce_table.py and tools/demo_istd.py."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 from experiments.grid import Training
 from experiments.table import Row, markdown, spread
 from istd.data.scenery import CHARACTERISTICS
-from istd.data.synthetic import write_scenes
 
 # In the order of the published table.
 NETWORKS = ("alclnet", "gglnet", "mlclnet", "mshnet", "repisdnet", "dnanet", "sctransnet", "acm", "alcnet")
@@ -44,16 +42,6 @@ def data_options(folder: Path) -> list[str]:
     """The options that make a SIRST-style folder the data."""
     pairs = (("TRAIN", "train.txt"), ("VALIDATION", "val.txt"), ("TEST", "test.txt:on_mismatch=skip"))
     return [item for key, split in pairs for item in (f"DATASETS.{key}", f"('sirst:{folder.resolve()}:{split}',)")]
-
-
-def synthetic_scenes(folder: Path, count: int, seed: int = 1) -> Path:
-    """The folder of `count` synthetic scenes, written unless it is there."""
-    if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        write_scenes(part, count, seed=seed)
-        part.rename(folder)
-    return folder
 
 
 def final_figures(folder: Path) -> dict[str, float]:

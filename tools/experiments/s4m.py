@@ -8,11 +8,9 @@ from pathlib import Path
 from d2kit.config_files import config_folder
 from experiments.grid import Training
 from experiments.record import describe_file
-from s4m.data.shapes import write_shapes
+from s4m.data.builtin import write_shapes_sets
 from s4m.data.splits import split_name, write_splits
 
-# A network of minutes does not learn to tell outlines, so color tells most of them apart; masks stay the difficulty.
-SHAPES = {"classes": ("circle", "square", "triangle"), "tinted": 0.9}
 PUBLISHED = ("SD", "PR", "ARP")
 GUARDS = ("boundary", "calibration", "matching")  # each is added to refinement, not to a mean teacher
 EVERYTHING = (*PUBLISHED, *GUARDS)
@@ -87,6 +85,8 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.train) != bool(args.test):
         parser.error("--train and --test go together")
+    if args.prefix != "shapes" and not args.train:
+        parser.error(f"--prefix {args.prefix} needs --train and --test, because the default is synthetic shapes")
     for name in ("train", "test"):
         if paths := getattr(args, name):
             setattr(args, name, [path.resolve() for path in paths])
@@ -103,7 +103,7 @@ def data_settings(args: argparse.Namespace) -> dict[str, str | float]:
 
 def json_and_images(args: argparse.Namespace, part: str, seed: int) -> tuple[Path, Path]:
     """The json and the images of all "train"-ing images, or of the "test" images, of a seed."""
-    folder = args.output / f"seed{seed}" / "data" / part
+    folder = args.output / f"seed{seed}" / "data" / {"train": "train", "test": "val"}[part]
     return tuple(getattr(args, part) or (folder / "annotations.json", folder / "images"))
 
 
@@ -115,19 +115,18 @@ def data_options(args: argparse.Namespace, training: Training, seed: int) -> lis
     keys = {"TRAIN": False, "UNLABELED": True} if training.start_key == STAGE1_WEIGHTS else {"TRAIN": False}
     for key, unlabeled in keys.items():
         name = f"{json_file.stem}_{split_name(args.percent, 0, unlabeled)}.json"
-        options += [f"DATASETS.{key}", f"('coco:{args.output / f'seed{seed}' / 'splits' / name}:{images}',)"]
+        options += [f"DATASETS.{key}", f"('coco:{args.output / f'seed{seed}' / 'data' / 'splits' / name}:{images}',)"]
     return options
 
 
 def write_data(args: argparse.Namespace) -> None:
     """Write the sets of each seed under its folder: splits of --train, or of 2,000 shapes beside 100 to test."""
     for seed in args.seeds:
-        folder = args.output / f"seed{seed}"
-        if not args.train:
-            write_shapes(folder / "data" / "train", 2000, seed=seed, **SHAPES)
-            write_shapes(folder / "data" / "test", 100, seed=seed + 1000, **SHAPES)
-        json_file, _ = json_and_images(args, "train", seed)
-        write_splits(json_file, [args.percent], folds=1, seed=seed, output=folder / "splits")
+        folder = args.output / f"seed{seed}" / "data"
+        if args.train:
+            write_splits(args.train[0], [args.percent], folds=1, seed=seed, output=folder / "splits")
+        else:
+            write_shapes_sets(folder, args.percent, seed)
 
 
 def final_figures(folder: Path) -> dict[str, float]:

@@ -24,3 +24,13 @@ def test_scenes_are_written_on_first_use(tmp_path, monkeypatch):
 def small_scenes(root, count, *, seed):
     assert (count, seed) == (300, 1)
     return write_scenes(root, 20, seed=seed, size=(48, 64))
+
+
+def test_what_an_interrupted_process_left_is_replaced(tmp_path):
+    folder = tmp_path / "scenes5"
+    (tmp_path / "scenes5.part" / "images").mkdir(parents=True)
+    builtin.write_scenes_once(folder, 5)
+    assert len(list((folder / "images").iterdir())) == 5 and not (tmp_path / "scenes5.part").exists()
+    before = (folder / "train.txt").stat().st_mtime_ns
+    builtin.write_scenes_once(folder, 5)
+    assert (folder / "train.txt").stat().st_mtime_ns == before

@@ -113,6 +113,8 @@ def test_a_checkpoint_of_other_images_is_refused(make, records):
     labels.start()
     with pytest.raises(ValueError, match="has no pseudo-mask in the checkpoint"):
         make().load_state_dict(labels.masks.state_dict())
+    with pytest.raises(ValueError, match="holds no pseudo-masks: name it in MODEL.WEIGHTS"):
+        make().load_state_dict({"version": 3})
 
 
 def test_an_id_twice_is_named(make, records):

@@ -39,11 +39,8 @@ def test_rows_stand_in_the_order_of_the_published_table():
     assert all(find_config(file) for row in istd.plan(istd.NETWORKS, istd.SCHEMES) for file in row.files)
 
 
-def test_data_by_folder_and_by_synthetic_scenes(tmp_path):
-    folder = istd.synthetic_scenes(tmp_path / "scenes5", 5)
-    assert len(list((folder / "images").iterdir())) == 5 and not (tmp_path / "scenes5.part").exists()
-    first = (folder / "train.txt").stat().st_mtime_ns
-    assert istd.synthetic_scenes(folder, 5) == folder and (folder / "train.txt").stat().st_mtime_ns == first
+def test_data_by_folder(tmp_path):
+    folder = tmp_path / "scenes5"
     options = istd.data_options(folder)
     assert options[::2] == ["DATASETS.TRAIN", "DATASETS.VALIDATION", "DATASETS.TEST"]
     assert options[5] == f"('sirst:{folder}:test.txt:on_mismatch=skip',)"

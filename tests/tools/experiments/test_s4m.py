@@ -90,7 +90,7 @@ def test_sets_of_a_json(parse, tmp_path):
                                                "./set/images", "--percent", "20"))  # fmt: skip
     assert settings["training data"].startswith(f"{tmp_path}/set/annotations.json (")
     s4m.write_data(args)
-    splits = tmp_path / "out" / "seed3" / "splits"
+    splits = tmp_path / "out" / "seed3" / "data" / "splits"
     names = [f"annotations_20_fold0{end}.json" for end in ("", "_unlabeled")]
     assert sorted(path.name for path in splits.iterdir()) == names
     for name, training in s4m.trainings("shapes").items():
@@ -104,15 +104,19 @@ def test_sets_of_a_json(parse, tmp_path):
 
 def test_synthetic_shapes_follow_the_seed(parse, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(s4m, "write_shapes", lambda folder, count, **more: made.append((folder, count, more["seed"])))
-    monkeypatch.setattr(s4m, "write_splits", lambda json_file, *_, **more: made.append((json_file, more["output"])))
+    monkeypatch.setattr(s4m, "write_shapes_sets", lambda *arguments: made.append(arguments))
     args = parse("--seeds", "2")
     s4m.write_data(args)
-    folder = tmp_path / "out" / "seed2"
-    assert made[:2] == [(folder / "data" / "train", 2000, 2), (folder / "data" / "test", 100, 1002)]
-    assert made[2:] == [(folder / "data" / "train" / "annotations.json", folder / "splits")]
+    folder = tmp_path / "out" / "seed2" / "data"
+    assert made == [(folder, args.percent, 2)]
     assert s4m.data_settings(args)["test data"] == "synthetic shapes"
-    assert s4m.json_and_images(args, "test", 2)[1] == folder / "data" / "test" / "images"
+    assert s4m.json_and_images(args, "test", 2)[1] == folder / "val" / "images"
+
+
+def test_other_configurations_than_those_of_shapes_need_data(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse("--prefix", "dsb2018")
+    assert "--prefix dsb2018 needs --train and --test" in capsys.readouterr().err
 
 
 def test_train_and_test_go_together(parse, capsys):
