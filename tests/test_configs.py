@@ -189,7 +189,7 @@ def test_the_numbers_of_stage_2_fit_every_switch(name):
     cfg = compose([name])
     for switch in ("PR", "ARP", "BOUNDARY", "CALIBRATION", "MATCHING"):
         cfg.S4M[switch].ENABLED = True
-    labeler = PseudoLabeler.read(cfg)
+    labeler = PseudoLabeler(cfg)
     assert labeler.calibration.thresholds().unique().tolist() == pytest.approx([cfg.S4M.SELECTION.SCORE])
     assert labeler.matching is not None and BoundaryConsistency.read(cfg) is not None
     if cfg.S4M.STUDENT == "S4MRCNN":

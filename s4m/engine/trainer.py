@@ -11,12 +11,12 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
+from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
-from s4m.engine.hooks import MeanTeacher
+from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher

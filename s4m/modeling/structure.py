@@ -1,9 +1,7 @@
 """Structural distillation as a term of the teacher-student's loss."""
 
-from dataclasses import dataclass
-
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 
 from s4m.losses.structural_distillation import draw_query_points, sam_similarity, structural_distillation_loss
@@ -17,22 +15,26 @@ def _foreground(instances: Instances) -> torch.Tensor | None:
     return truth_masks(labeled).any(dim=0) if len(labeled) else None
 
 
-@dataclass(frozen=True)
 class StructuralDistillation:
     """The loss loss_sd of the labeled images (S4M, stage 1); see `s4m.losses.structural_distillation`.
 
-    The attributes are keys of S4M.SD; `bgr` says whether the channels of the images are blue, green, red.
+    Args:
+        points, weight, chunk: see the keys of S4M.SD.
+        bgr: whether the channels of the images are blue, green, red.
     """
 
-    points: int
-    weight: float
-    chunk: int
-    bgr: bool
+    @configurable
+    def __init__(self, *, points: int, weight: float, chunk: int, bgr: bool):
+        self.points = points
+        self.weight = weight
+        self.chunk = chunk
+        self.bgr = bgr
 
     @classmethod
-    def read(cls, cfg: CfgNode) -> "StructuralDistillation":
-        """Build the loss from cfg.S4M.SD and cfg.INPUT.FORMAT."""
-        return cls(cfg.S4M.SD.POINTS, cfg.S4M.SD.WEIGHT, cfg.S4M.SD.CHUNK, cfg.INPUT.FORMAT == "BGR")
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Read cfg.S4M.SD and cfg.INPUT.FORMAT."""
+        sd = cfg.S4M.SD
+        return {"points": sd.POINTS, "weight": sd.WEIGHT, "chunk": sd.CHUNK, "bgr": cfg.INPUT.FORMAT == "BGR"}
 
     def __call__(
         self, labeled: list[dict], features: torch.Tensor, padded_size: tuple[int, int], segmenter: PromptableSegmenter

@@ -121,8 +121,8 @@ class TeacherStudent(nn.Module):
         return {
             "student": build(cfg),
             "teacher": build(cfg) if semi else None,
-            "labeler": PseudoLabeler.read(cfg) if semi else None,
-            "structure": StructuralDistillation.read(cfg) if cfg.S4M.SD.ENABLED else None,
+            "labeler": PseudoLabeler(cfg) if semi else None,
+            "structure": StructuralDistillation(cfg) if cfg.S4M.SD.ENABLED else None,
             "make_segmenter": make_segmenter if needs_sam else None,
             "unsup_weight": cfg.S4M.UNSUP_WEIGHT,
             "evaluate": network,

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.logger import log_first_n
 
@@ -23,11 +23,10 @@ from s4m.ranges import require_range
 from s4m.sam import PromptableSegmenter
 
 
-@dataclass(kw_only=True)
 class PseudoLabeler:
     """Turns a weakly augmented batch and the teacher's predictions into a strongly augmented, labeled batch.
 
-    Attributes:
+    Args:
         score: least score of a pseudo-label, exclusive, where `calibration` is None.
         min_pixels: least sum of a soft mask in pixels, exclusive.
         num_points: number of positive points that SAM gets for each mask; 0 means no refinement.
@@ -39,15 +38,29 @@ class PseudoLabeler:
         with_maps: whether the targets carry the maps of the boundary-aware consistency.
     """
 
-    score: float = 0.7
-    min_pixels: float = 5.0
-    num_points: int = 0
-    matching: MatchingThresholds | None = None
-    mixing: dict[str, Any] | None = None
-    strong: dict[str, Any] | None = None
-    bgr: bool = True
-    calibration: ConfidenceCalibration | None = None
-    with_maps: bool = False
+    @configurable
+    def __init__(
+        self,
+        *,
+        score: float = 0.7,
+        min_pixels: float = 5.0,
+        num_points: int = 0,
+        matching: MatchingThresholds | None = None,
+        mixing: dict[str, Any] | None = None,
+        strong: dict[str, Any] | None = None,
+        bgr: bool = True,
+        calibration: ConfidenceCalibration | None = None,
+        with_maps: bool = False,
+    ):
+        self.score = score
+        self.min_pixels = min_pixels
+        self.num_points = num_points
+        self.matching = matching
+        self.mixing = mixing
+        self.strong = strong
+        self.bgr = bgr
+        self.calibration = calibration
+        self.with_maps = with_maps
 
     @property
     def min_score(self) -> float:
@@ -55,8 +68,8 @@ class PseudoLabeler:
         return self.score if self.calibration is None else self.calibration.low
 
     @classmethod
-    def read(cls, cfg: CfgNode) -> "PseudoLabeler":
-        """Build the labeler from cfg.S4M and cfg.INPUT.FORMAT.
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read cfg.S4M and cfg.INPUT.FORMAT.
 
         Raises:
             ValueError: a number is out of its range, or matching is on without refinement.
@@ -64,17 +77,17 @@ class PseudoLabeler:
         s4m = cfg.S4M
         if s4m.MATCHING.ENABLED and not s4m.PR.ENABLED:
             raise ValueError("S4M.MATCHING.ENABLED needs SAM's answers: set S4M.PR.ENABLED.")
-        return cls(
-            score=s4m.SELECTION.SCORE,
-            min_pixels=s4m.SELECTION.MIN_PIXELS,
-            num_points=s4m.PR.POINTS if s4m.PR.ENABLED else 0,
-            matching=_matching_thresholds(s4m.MATCHING) if s4m.MATCHING.ENABLED else None,
-            mixing=_options(s4m.ARP) if s4m.ARP.ENABLED else None,
-            strong={} if s4m.STRONG.ENABLED else None,
-            bgr=cfg.INPUT.FORMAT == "BGR",
-            calibration=ConfidenceCalibration(cfg) if s4m.CALIBRATION.ENABLED else None,
-            with_maps=s4m.BOUNDARY.ENABLED,
-        )
+        return {
+            "score": s4m.SELECTION.SCORE,
+            "min_pixels": s4m.SELECTION.MIN_PIXELS,
+            "num_points": s4m.PR.POINTS if s4m.PR.ENABLED else 0,
+            "matching": _matching_thresholds(s4m.MATCHING) if s4m.MATCHING.ENABLED else None,
+            "mixing": _options(s4m.ARP) if s4m.ARP.ENABLED else None,
+            "strong": {} if s4m.STRONG.ENABLED else None,
+            "bgr": cfg.INPUT.FORMAT == "BGR",
+            "calibration": ConfidenceCalibration(cfg) if s4m.CALIBRATION.ENABLED else None,
+            "with_maps": s4m.BOUNDARY.ENABLED,
+        }
 
     def __call__(
         self,

@@ -11,8 +11,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2kit.checkpoint import AtomicCheckpointer
-from d2kit.hooks import BestCheckpointer, EvaluationCatchUp
-from s4m.engine.hooks import MeanTeacher
+from d2kit.hooks import BestCheckpointer
+from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.modeling.teacher_student import TeacherStudent
 
 

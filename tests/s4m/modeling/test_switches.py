@@ -116,7 +116,7 @@ def test_numbers_out_of_their_range_are_named(key, value):
     group, name = key.split(".")
     cfg.S4M[group][name] = value
     with pytest.raises(ValueError, match=rf"^S4M\.{group}\.{name}\b.*{value}"):
-        PseudoLabeler.read(cfg)
+        PseudoLabeler(cfg)
         BoundaryConsistency.read(cfg)
 
 
@@ -135,7 +135,7 @@ def test_the_ends_of_the_ranges_are_taken(ends):
     for group, values in ends.items():
         for name, value in values.items():
             cfg.S4M[group][name] = value
-    PseudoLabeler.read(cfg)
+    PseudoLabeler(cfg)
     BoundaryConsistency.read(cfg)
 
 
@@ -144,7 +144,7 @@ def test_the_ends_of_the_ranges_are_taken(ends):
 )
 def test_a_score_outside_of_the_bounds_contradicts_them(score, low, bounds):
     cfg = config(S4M__SELECTION__SCORE=score, S4M__CALIBRATION__LOW=low, S4M__CALIBRATION__BOUNDS=bounds)
-    PseudoLabeler.read(cfg)
+    PseudoLabeler(cfg)
     cfg.S4M.CALIBRATION.ENABLED = True
     with pytest.raises(ValueError, match=r"S4M\.CALIBRATION\.LOW.*S4M\.CALIBRATION\.BOUNDS.*S4M\.SELECTION\.SCORE"):
-        PseudoLabeler.read(cfg)
+        PseudoLabeler(cfg)

@@ -17,7 +17,7 @@ def make_labeler(**switches):
     for name in ("PR", "ARP", "CALIBRATION"):
         cfg.S4M[name].ENABLED = switches.get(name, False)
     cfg.S4M.ARP.DYNAMIC, cfg.S4M.ARP.MIN_AREA, cfg.S4M.ARP.FRACTION = switches.get("dynamic", True), 0.0, 0.5
-    return PseudoLabeler.read(cfg)
+    return PseudoLabeler(cfg)
 
 
 def label(labeler, make_predictions, make_squares, segmenter, count=5, images=2, size=(64, 90)):

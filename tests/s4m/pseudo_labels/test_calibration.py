@@ -40,9 +40,9 @@ def test_defaults_are_the_config_files():
     names = ("score", "low", "bounds", "quantile", "decay", "warmup", "period", "floor")
     assert all(getattr(default, name) == getattr(configured, name) for name in names)
     assert all(torch.equal(a, b) for a, b in zip(default.buffers(), configured.buffers(), strict=True))
-    assert PseudoLabeler.read(cfg).calibration is None and PseudoLabeler.read(cfg).min_score == 0.7
+    assert PseudoLabeler(cfg).calibration is None and PseudoLabeler(cfg).min_score == 0.7
     cfg.S4M.CALIBRATION.ENABLED = True
-    assert PseudoLabeler.read(cfg).min_score == 0.3
+    assert PseudoLabeler(cfg).min_score == 0.3
 
 
 @pytest.mark.parametrize("wrong", [{"low": 0.6}, {"bounds": (0.9, 0.5)}, {"decay": 1.1}, {"period": 0}])

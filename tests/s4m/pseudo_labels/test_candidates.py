@@ -203,7 +203,7 @@ def make_labeler():
         add_s4m_config(cfg)
         cfg.merge_from_list(["S4M.PR.ENABLED", True, "S4M.MATCHING.ENABLED", True, "S4M.STRONG.ENABLED", False])
         cfg.merge_from_list([item for pair in keys.items() for item in pair])
-        return PseudoLabeler.read(cfg)
+        return PseudoLabeler(cfg)
 
     return make
 

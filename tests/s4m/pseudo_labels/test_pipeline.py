@@ -21,7 +21,7 @@ def make_labeler():
         cfg.S4M.ARP.ENABLED = switches.get("arp", False)
         cfg.S4M.STRONG.ENABLED = switches.get("strong", False)
         cfg.S4M.ARP.MIN_AREA = 0.001
-        return PseudoLabeler.read(cfg)
+        return PseudoLabeler(cfg)
 
     return make
 
@@ -61,7 +61,7 @@ def same(one, other):
 def test_defaults_are_the_config_files():
     cfg = get_cfg()
     add_s4m_config(cfg)
-    labeler = PseudoLabeler.read(cfg)
+    labeler = PseudoLabeler(cfg)
     assert (labeler.score, labeler.min_pixels, labeler.num_points, labeler.mixing, labeler.bgr) == (
         0.7,
         5,
