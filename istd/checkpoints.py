@@ -45,8 +45,8 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
     content = load_weights(path, key, LESPS_SOURCE)
     if not isinstance(content, dict) or not ({"model", "istd"} <= content.keys() or "state_dict" in content):
         raise ValueError(
-            f"'{path}' holds no ISTD network: 'model' and 'istd', or LESPS' 'state_dict', are missing. A checkpoint of a "
-            "training needs the config.yaml of that training as --config-file."
+            f"'{path}' holds no ISTD network: 'model' and 'istd', or LESPS' 'state_dict', are missing. A checkpoint of "
+            "a training needs the config.yaml of that training as --config-file."
         )
     if "istd" in content:
         state = content["model"]
