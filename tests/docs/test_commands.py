@@ -11,6 +11,7 @@ import argparse
 import ast
 import importlib
 import json
+import logging
 import re
 import runpy
 import shlex
@@ -21,12 +22,15 @@ from typing import NamedTuple
 
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2kit.config_files import compose_config
 from istd import add_istd_config
 from istd.data.synthetic import write_scenes
+from istd.modeling import NETWORK_REGISTRY
 from s4m import add_s4m_config
 from s4m.data.shapes import write_shapes
+from s4m.sam import SEGMENTERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -235,8 +239,18 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("workspace"))
+def workspace(tmp_path_factory):
+    """A `Workspace`; what its commands register and how they set up loggers is undone after them."""
+    names = ("s4m", "istd", "d2kit", "detectron2", "fvcore")
+    loggers = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names}
+    tables = (META_ARCH_REGISTRY._obj_map, NETWORK_REGISTRY._obj_map, SEGMENTERS)
+    contents = [dict(table) for table in tables]
+    yield Workspace(tmp_path_factory.mktemp("workspace"))
+    for name, (handlers, propagate) in loggers.items():
+        logging.getLogger(name).handlers[:], logging.getLogger(name).propagate = handlers, propagate
+    for table, content in zip(tables, contents, strict=True):
+        table.clear()
+        table.update(content)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```bash" in read(page)])
