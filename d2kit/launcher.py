@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2kit.config_files import compose_config, find_config, named_architecture
+from d2kit.ranges import Allowed, check_values
 from d2kit.trainer import ResumableTrainer, fixed_seed
 
 
@@ -29,6 +30,7 @@ class TrainingSetup:
     Attributes:
         package: its name, for the logger.
         add_keys: adds its configuration keys to Detectron2's, in place.
+        values: what its keys may be, see `d2kit.ranges`.
         trainer_class: trains, and evaluates by `build_model`, `checkpointer_class` and `test`.
         resolve_datasets: registers the data sets that a frozen configuration names by their path.
         scale_schedule: adapts a frozen configuration to its batch; gives a frozen one.
@@ -36,6 +38,7 @@ class TrainingSetup:
 
     package: str
     add_keys: Callable[[CfgNode], None]
+    values: Mapping[str, Allowed]
     trainer_class: type[ResumableTrainer]
     resolve_datasets: Callable[[CfgNode], None]
     scale_schedule: Callable[[CfgNode], CfgNode] = keep_schedule
@@ -77,6 +80,7 @@ def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
 def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     """The frozen configuration of this run, with its seed drawn and its data sets registered."""
     cfg = compose(training, args)
+    check_values(cfg, training.values)
     for name in (training.package, "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -18,11 +18,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
 MINING_END = 0.8  # share of the training after which no image enters the pool
-_CHOICES = {
-    "LABELS.START": ("contours", "points"),
-    "LABELS.POOL": ("easy", "all"),
-    "EVOLUTION.FIXED": ("points", "ones"),
-}
 
 
 def first_mask(image: np.ndarray, points: Sequence, start: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +50,6 @@ class PseudoLabels:
             train: dataset dicts with points.
             validation: dataset dicts with points, whose masks evolve too and which are all in the pool.
         """
-        for key, choices in _CHOICES.items():
-            group, name = key.split(".")
-            value = cfg.ISTD[group][name]
-            if value not in choices:
-                raise ValueError(f"ISTD.{key} must be {' or '.join(choices)}, not '{value}'.")
         self._cfg = cfg
         self._train = list(train)
         self._records = [*train, *validation]

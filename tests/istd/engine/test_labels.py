@@ -167,13 +167,6 @@ def test_an_image_without_points_is_named(make, records):
         make(train=[record])
 
 
-def test_wrong_choices_name_the_key(make):
-    with pytest.raises(ValueError, match="ISTD.LABELS.POOL"):
-        make(ISTD__LABELS__POOL="some")
-    with pytest.raises(ValueError, match="ISTD.EVOLUTION.FIXED"):
-        make(ISTD__EVOLUTION__FIXED="none")
-
-
 def test_quality_against_the_true_masks(make, records):
     labels = make()
     labels.start()
