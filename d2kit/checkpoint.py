@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from d2kit.files import atomic_write, load_weights
 from d2kit.finite import non_finite
+from d2kit.run_folder import can_resume, checkpoint_to_resume
 
 _NUMPY_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -76,6 +77,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
             return
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from, see `d2kit.run_folder.can_resume`."""
+        return can_resume(self.save_dir)
+
+    def get_checkpoint_file(self) -> str:
+        """The file to resume from, see `d2kit.run_folder.checkpoint_to_resume`; "" if there is none."""
+        return str(checkpoint_to_resume(self.save_dir)) if can_resume(self.save_dir) else ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as Detectron2 does.

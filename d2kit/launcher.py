@@ -1,6 +1,7 @@
 """Training and evaluation from the command line, for every package that gives a `TrainingSetup`."""
 
 import argparse
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from d2kit.config_files import compose_config, find_config, named_architecture
 from d2kit.ranges import Allowed, check_values
+from d2kit.run_folder import hold_folder
 from d2kit.trainer import ResumableTrainer, fixed_seed
 
 
@@ -51,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlay", action="append", default=[], metavar="FILE", help="merged on top of --config-file; repeatable"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--allow-changed", action="store_true", help="with --resume: whatever keys changed since the checkpoint"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; with --resume, the last one")
     parser.add_argument("--num-gpus", type=int, default=1, help="on this machine; CPU processes if MODEL.DEVICE is cpu")
     parser.add_argument("--num-machines", type=int, default=1)
@@ -101,6 +106,7 @@ def run_process(training: TrainingSetup, args: argparse.Namespace) -> dict | Non
     if args.eval_only:
         return evaluate(training.trainer_class, cfg, args.resume)
     trainer = training.trainer_class(cfg)
+    trainer.allow_changed = args.allow_changed
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
@@ -128,13 +134,16 @@ def launch_training(training: TrainingSetup, args: argparse.Namespace) -> None:
 
     Detectron2's `launch` takes every GPU that it sees: where MODEL.DEVICE is cpu, it sees none.
     """
-    if args.num_gpus > 1 and compose(training, args).MODEL.DEVICE == "cpu":
+    cfg = compose(training, args)
+    if args.num_gpus > 1 and cfg.MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    launch(
-        run_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(training, args),
-    )
+    holds = not args.eval_only and args.machine_rank == 0
+    with hold_folder(cfg.OUTPUT_DIR) if holds else contextlib.nullcontext():
+        launch(
+            run_process,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(training, args),
+        )
