@@ -22,7 +22,13 @@ from d2kit.run_folder import (
     training_keys,
 )
 
-HOLD = "import sys, time; from d2kit.run_folder import hold_folder\nwith hold_folder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from d2kit.run_folder import hold_folder
+with hold_folder(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
