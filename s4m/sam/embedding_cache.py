@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.utils import comm
 
 from d2kit.bounded_folder import BoundedFolder
 from s4m.sam.segmenter import PromptableSegmenter
@@ -29,10 +28,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike, segmenter: PromptableSegmenter, max_gib: float, images: int = 0):
-        keys = ("S4M.SAM.CACHE", "S4M.SAM.CACHE_GIB")
-        self.files = BoundedFolder(
-            folder, max_gib, ".embedding", names=keys, processes=comm.get_world_size(), expected=images
-        )
+        self.files = BoundedFolder(folder, max_gib, ".embedding", key="S4M.SAM.CACHE", expected=images)
         self.segmenter = segmenter
         self.hits = self.misses = 0
 
