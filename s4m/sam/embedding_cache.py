@@ -39,12 +39,10 @@ class EmbeddingCache:
             file_names: at least one file; a file that is named twice is embedded once.
             load: function that reads a file as (3, H, W) uint8 RGB, called only for files that are not in the folder.
         """
-        entries: dict[str, Embedding] = {}
-        for name in dict.fromkeys(file_names):
-            entry = self._read(self._key(name))
-            if entry is not None:
-                entries[name] = entry
-        missing = [name for name in dict.fromkeys(file_names) if name not in entries]
+        keys = {name: self._key(name) for name in file_names}
+        cached = {name: self._read(key) for name, key in keys.items()}
+        entries = {name: entry for name, entry in cached.items() if entry is not None}
+        missing = [name for name in keys if name not in entries]
         self.hits += len(entries)
         self.misses += len(missing)
         if missing:
@@ -52,7 +50,7 @@ class EmbeddingCache:
             fresh = Embedding(fresh.features.half(), fresh.frames)
             for index, name in enumerate(missing):
                 entries[name] = fresh[index]
-                self._write(self._key(name), entries[name])
+                self._write(keys[name], entries[name])
         features = [entries[name].features.to(self.segmenter.device) for name in file_names]
         return Embedding(torch.cat(features).float(), [entries[name].frames[0] for name in file_names])
 
