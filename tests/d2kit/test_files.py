@@ -99,6 +99,6 @@ def test_a_picture_comes_back_as_it_was(tmp_path, shape, dtype):
 @pytest.mark.parametrize("picture", [np.zeros((0, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)])
 def test_what_is_no_picture_is_named_and_keeps_the_old_file(tmp_path, picture):
     write_png(tmp_path / "a.png", np.full((2, 2), 9, np.uint8))
-    with pytest.raises(ValueError, match=r"a\.png: uint8 pixels of shape \([04], 4.*\) are no picture"):
+    with pytest.raises(ValueError, match=r"a\.png: uint8 pixels of shape \([04], 4.*\) are no image"):
         write_png(tmp_path / "a.png", picture)
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).tolist() == [[9, 9], [9, 9]]
