@@ -17,7 +17,6 @@ def update_ema(target: nn.Module, source: nn.Module, decay: float) -> None:
     """
     old, new = target.state_dict(), source.state_dict()
     floating = [key for key, value in old.items() if value.is_floating_point()]
-    if floating:
-        torch._foreach_lerp_([old[k] for k in floating], [new[k].to(old[k]) for k in floating], 1.0 - decay)
+    torch._foreach_lerp_([old[k] for k in floating], [new[k].to(old[k]) for k in floating], 1.0 - decay)
     for key in old.keys() - set(floating):
         old[key].copy_(new[key])

@@ -104,7 +104,6 @@ def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, resume: bool) 
     model = trainer_class.build_model(cfg)
     checkpointer = trainer_class.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR)
     if resume and checkpointer.has_checkpoint():
-        cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()  # Evaluators name their files after it.
         cfg.freeze()

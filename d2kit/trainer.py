@@ -21,14 +21,6 @@ def unwrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def usable_amp(cfg: CfgNode) -> bool:
-    """Return SOLVER.AMP.ENABLED, or False with a warning where the device does not support AMP."""
-    if cfg.SOLVER.AMP.ENABLED and not (torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")):
-        logger.warning("SOLVER.AMP.ENABLED needs a CUDA device; the training on %s uses fp32.", cfg.MODEL.DEVICE)
-        return False
-    return cfg.SOLVER.AMP.ENABLED
-
-
 class ResumableTrainer(DefaultTrainer):
     """DefaultTrainer with atomic checkpoints, DDP on CPU, gradient accumulation and data that continue on a resume.
 
@@ -50,7 +42,9 @@ class ResumableTrainer(DefaultTrainer):
         on_gpu = next(model.parameters()).is_cuda
         device_ids = [comm.get_local_rank()] if on_gpu else None  # DDP takes no device ids on a CPU.
         model = create_ddp_model(model, device_ids=device_ids, broadcast_buffers=False)
-        trainer_class = AMPTrainer if usable_amp(cfg) else SimpleTrainer
+        if cfg.SOLVER.AMP.ENABLED and not on_gpu:
+            logger.warning("SOLVER.AMP.ENABLED needs a CUDA device; the training on %s uses fp32.", cfg.MODEL.DEVICE)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED and on_gpu else SimpleTrainer
         self._trainer = trainer_class(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.checkpointer_class(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))

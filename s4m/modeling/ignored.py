@@ -44,7 +44,8 @@ def require_pseudo_label_parts(cfg: CfgNode) -> None:
     """
     names = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.ROI_HEADS.NAME
     parts = zip((PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY), names, strict=True)
-    if all(name in reg and getattr(reg.get(name), "learns_from_pseudo_labels", False) for reg, name in parts):
+    registered = [registry.get(name) if name in registry else None for registry, name in parts]
+    if all(getattr(part, "learns_from_pseudo_labels", False) for part in registered):
         return
     switches = {
         "S4M.CALIBRATION.ENABLED": cfg.S4M.CALIBRATION.ENABLED,
