@@ -77,10 +77,9 @@ def errors_name(key: str) -> Iterator[None]:
     """Put a configuration key before the message of each FileNotFoundError and ValueError of the block."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        error_class = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise error_class(f"{key}: {error}") from error
 
 
 def resolve_config(cfg: CfgNode, keys: Iterable[str], forms: Sequence[Form]) -> None:

@@ -44,8 +44,7 @@ class EmbeddingCache:
             FileNotFoundError: a file does not exist.
         """
         keys = {name: self._key(name) for name in file_names}
-        cached = {name: self._read(key) for name, key in keys.items()}
-        entries = {name: entry for name, entry in cached.items() if entry is not None}
+        entries = {name: entry for name, key in keys.items() if (entry := self._read(key)) is not None}
         missing = [name for name in keys if name not in entries]
         self.hits += len(entries)
         self.misses += len(missing)
