@@ -6,9 +6,9 @@ import torch
 
 
 class AccumulatingOptimizer(torch.optim.Optimizer):
-    """A wrapper of an optimizer that uses, at every `steps`-th call of `step`, the mean gradient of the last calls.
+    """An optimizer whose every `steps`-th call of `step` uses the mean gradient of the last `steps` calls.
 
-    Parameter groups, state and hooks are those of the wrapped optimizer. `state_dict` includes the gradients
+    Parameter groups, state and hooks are those of the optimizer that it wraps. `state_dict` includes the gradients
     accumulated so far. AMP unscales the gradients before each call, and gradient clipping applies to the mean.
     """
 

@@ -62,7 +62,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             with atomic_write(path) as file:
                 torch.save(data, file)
         except RuntimeError as error:  # torch turns a full disk into a RuntimeError.
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+            raise OSError(f"'{path}' cannot be written: {str(error).splitlines()[0]}") from error
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

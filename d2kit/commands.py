@@ -70,7 +70,7 @@ def run_program(
         prog=package,
         usage="%(prog)s [--help] [--version] COMMAND ...",
         description=f"{description}\n\ncommands:\n{listing}",
-        epilog=f"'{package} COMMAND --help' tells more.",
+        epilog=f"'{package} COMMAND --help' describes the command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{package} {__version__}")

@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+            raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror or error}") from error
         raise
 
 

@@ -21,7 +21,7 @@ class _Failure(NamedTuple):
 
 
 class SeededDataset(Dataset):
-    """Map-style data set whose items are requested by a pair of an index and a sample seed.
+    """A map-style data set whose items are requested by pairs of an index and a sample seed.
 
     The mapper gets its own copy of the dict and runs with `random`, NumPy and torch seeded by the sample seed; the
     states of the generators are restored afterwards.

@@ -125,7 +125,7 @@ def test_an_entry_larger_than_the_bound_still_answers(tiny, files, tmp_path):
 
 def test_a_full_disk_is_one_warning_and_nothing_lost(tiny, files, tmp_path, monkeypatch, caplog):
     def full(path):
-        raise OSError(errno.ENOSPC, f"cannot write {path}: No space left on device")
+        raise OSError(errno.ENOSPC, f"'{path}' cannot be written: No space left on device")
 
     cache = EmbeddingCache(tmp_path / "cache", tiny, 1.0)
     cache.encode_files(files[:1], load)
