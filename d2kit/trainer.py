@@ -1,11 +1,11 @@
-"""DefaultTrainer for any number of processes on GPU or CPU, which resumes exactly."""
+"""A DefaultTrainer that runs in any number of processes on GPU or CPU and resumes exactly."""
 
 import logging
 import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
@@ -14,7 +14,6 @@ from d2kit.accumulate import with_accumulation
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.files import load_weights
 from d2kit.hooks import KeptCheckpoints, PromptWriter, SeedEveryStep
-from d2kit.rng import derive_seed
 from d2kit.run_folder import require_same_training, training_keys
 
 logger = logging.getLogger(__name__)
@@ -22,33 +21,15 @@ logger = logging.getLogger(__name__)
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, as in Detectron2
 
 
-def wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
-    """DistributedDataParallel when there are several processes, on a CPU as well (where it takes no device ids)."""
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
-    )
-
-
 def unwrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
-    """The model without the wrapper of DistributedDataParallel, if it has one."""
+    """Return the model without the wrapper of DistributedDataParallel, if it has one."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def usable_amp(cfg: CfgNode) -> bool:
-    """Whether to train with AMP: as configured, but fp32 with one warning where the device cannot."""
-    if cfg.SOLVER.AMP.ENABLED and not (torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")):
-        logger.warning("SOLVER.AMP.ENABLED needs a CUDA device; training in fp32 on %s.", cfg.MODEL.DEVICE)
-        return False
-    return cfg.SOLVER.AMP.ENABLED
-
-
 class ResumableTrainer(DefaultTrainer):
-    """DefaultTrainer with atomic checkpoints, CPU DDP, gradient accumulation and loaders that continue where they were.
+    """DefaultTrainer with atomic checkpoints, DDP on CPU, gradient accumulation and data that continue on a resume.
 
-    A subclass gives `build_train_loader` returning a loader with `set_start(iteration)`; `cfg.SEED` must not be
+    A subclass defines `build_train_loader`, which returns a loader with `set_start(iteration)`. `cfg.SEED` must not be
     negative.
     """
 
@@ -59,14 +40,18 @@ class ResumableTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: complete and frozen, already scaled for the batch and the number of processes.
+            cfg: a complete, frozen configuration that is scaled for the batch and the number of processes.
         """
         TrainerBase.__init__(self)
         model = self.build_model(cfg)
         optimizer = with_accumulation(self.build_optimizer(cfg, model), cfg.SOLVER.ACCUMULATE)
         data_loader = self.build_train_loader(cfg)
-        model = wrap_ddp(model)
-        trainer_class = AMPTrainer if usable_amp(cfg) else SimpleTrainer
+        on_gpu = next(model.parameters()).is_cuda
+        device_ids = [comm.get_local_rank()] if on_gpu else None  # DDP takes no device ids on a CPU.
+        model = create_ddp_model(model, device_ids=device_ids, broadcast_buffers=False)
+        if cfg.SOLVER.AMP.ENABLED and not on_gpu:
+            logger.warning("SOLVER.AMP.ENABLED needs a CUDA device; the training on %s uses fp32.", cfg.MODEL.DEVICE)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED and on_gpu else SimpleTrainer
         self._trainer = trainer_class(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.checkpointer_class(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -77,11 +62,11 @@ class ResumableTrainer(DefaultTrainer):
 
     @property
     def network(self) -> torch.nn.Module:
-        """The model without the DDP wrapper."""
+        """Return the model without the DDP wrapper."""
         return unwrap_ddp(self._trainer.model)
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks, with seeding before every step and the checkpoints and writers of `d2kit.hooks`."""
+        """Return Detectron2's hooks, with one that seeds before every step and the checkpoints and writers of `d2kit.hooks`."""
         hooks = [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
         solver, evaluation = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
         for place, hook in enumerate(hooks):
@@ -94,11 +79,11 @@ class ResumableTrainer(DefaultTrainer):
         return hooks
 
     def state_dict(self) -> dict:
-        """As DefaultTrainer's, with the keys of the configuration that decide what is trained."""
+        """Return DefaultTrainer's state, with the keys of the configuration that decide what is trained."""
         return {**super().state_dict(), "config": training_keys(self.cfg)}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As DefaultTrainer's; a training that began without AMP goes on with a fresh gradient scaler."""
+        """Load a state as DefaultTrainer does; the state of a training without AMP gives a fresh gradient scaler."""
         inner = state_dict["_trainer"]
         if isinstance(self._trainer, AMPTrainer) and "grad_scaler" not in inner:
             fresh = self._trainer.grad_scaler.state_dict()
@@ -106,7 +91,7 @@ class ResumableTrainer(DefaultTrainer):
         super().load_state_dict(state_dict)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint or `MODEL.WEIGHTS`, and move the data to the iteration that comes next.
+        """Load the last checkpoint or `MODEL.WEIGHTS`, and let the data begin with the next iteration.
 
         Raises:
             ValueError: the checkpoint is of a training with another configuration (see `d2kit.run_folder`), or it
@@ -121,8 +106,3 @@ class ResumableTrainer(DefaultTrainer):
         if self.start_iter >= self.max_iter:
             logger.info("The checkpoint is of iteration %d: there are 0 iterations left to train.", self.start_iter - 1)
         self._trainer.data_loader.set_start(self.start_iter)
-
-
-def fixed_seed(cfg: CfgNode) -> int:
-    """cfg.SEED, or a fresh one, the same on all processes, when it is negative."""
-    return cfg.SEED if cfg.SEED >= 0 else derive_seed(comm.shared_random_seed())
