@@ -1,4 +1,4 @@
-"""The ISTD networks as they deploy: PyTorch, ONNX Runtime and int8."""
+"""The scenario times the ISTD networks as they deploy: in PyTorch, in ONNX Runtime and in int8."""
 
 import argparse
 import tempfile
@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
-from benchmarks.harness import Case, Comparison, scenario
+from benchmarks.harness import Case, Comparison
 from experiments.table import markdown
 from istd.checkpoints import Recipe
 from istd.deploy.export import Deployed, export_student
@@ -19,48 +20,48 @@ from istd.deploy.quantize import quantize
 from istd.deploy.runners import open_model, run_network
 from istd.modeling import NETWORK_REGISTRY, Network, build_network
 
-NAME = "istd_networks"
 WAYS = ("PyTorch", "ONNX Runtime", "int8")
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add the arguments of the scenario."""
     known = [name for name, _ in NETWORK_REGISTRY]
-    parser.add_argument("--networks", nargs="+", default=known, choices=known, help=f"{NAME}: default: all")
-    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=f"{NAME}: pixels of an image's side")
-    count_help = f"{NAME}: 1 gives latency, more throughput"
+    parser.add_argument("--networks", nargs="+", default=known, choices=known, help="istd_networks: default: all")
+    sides_help = "istd_networks: pixels of an image's side"
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=sides_help)
+    count_help = "istd_networks: 1 gives latency, more throughput"
     parser.add_argument("--images-at-once", type=int, nargs="+", default=[1, 4], help=count_help)
 
 
 def build_settled(name: str) -> Network:
-    """A network with random weights whose BatchNorm knows a batch, so that activations have an ordinary scale."""
+    """Build a network with random weights whose BatchNorm knows a batch, so that activations have an ordinary scale."""
     torch.manual_seed(0)
-    network = build_network(name)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        network.train()(torch.randn(2, 3, 64, 64))
-    return network.eval()
+    network = build_network(name).eval()
+    update_bn([torch.randn(2, 3, 64, 64)], network)
+    return network
 
 
 def count_macs(network: Network, side: int) -> float:
-    """Giga multiply-adds of the deployed form on one square image, by fvcore's counter."""
+    """Count the giga multiply-adds of the deployed form on one square image with fvcore."""
     counter = FlopCountAnalysis(Deployed(network), torch.zeros(1, 3, side, side))
     return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() / 1e9
 
 
-def _difference(plain: Tensor, ours: Tensor) -> dict[str, float]:
-    return {"probability": (plain - ours).abs().max().item()}
+def probability_difference(plain: Tensor, ours: Tensor) -> dict[str, float]:
+    """Return the largest difference of a probability."""
+    return {"probability": (plain - ours).abs().max()}
 
 
-def _cases_of(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Case]:
+def cases_of_network(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Case]:
+    """Yield a case for each size and each number of images; the exported files are written to the folder."""
     network, recipe = build_settled(name), Recipe(name)
     runners = {"PyTorch": run_network(network, recipe, options.device)}
-    if torch.device(options.device).type == "cpu":
+    comparisons = []
+    if options.device == "cpu":
         export_student(network, recipe, folder / "float.onnx")
         quantize(folder / "float.onnx", folder / "int8.onnx", np.random.default_rng(0).uniform(0, 255, (2, 128, 128)))
         runners |= {"ONNX Runtime": open_model(folder / "float.onnx"), "int8": open_model(folder / "int8.onnx")}
-    comparisons = [Comparison(*WAYS[:2], _difference, {"probability": 1e-4})] if len(runners) > 1 else []
+        comparisons = [Comparison("PyTorch", "ONNX Runtime", probability_difference, {"probability": 1e-4})]
     parameters = sum(parameter.numel() for parameter in Deployed(network).parameters())
     for side in options.sides:
         cost = {"parameters": parameters, "gmac": round(count_macs(network, side), 3)}
@@ -70,24 +71,23 @@ def _cases_of(name: str, folder: Path, options: argparse.Namespace) -> Iterator[
             yield Case({"network": name, "side": side, "images": count, **cost}, ways, comparisons)
 
 
-@scenario(NAME, "networks as they deploy: PyTorch, ONNX Runtime and int8, at several sizes")
-def networks(options: argparse.Namespace) -> Iterator[Case]:
+def istd_networks(options: argparse.Namespace) -> Iterator[Case]:
+    """Networks as they deploy, in PyTorch, ONNX Runtime and int8, are timed at several sizes."""
     for name in options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            yield from _cases_of(name, Path(folder), options)
+            yield from cases_of_network(name, Path(folder), options)
 
 
 def network_table(records: Iterable[dict]) -> str:
-    """Markdown of the scenario's records: latency (ms, one image) or throughput (images a second) of each way."""
+    """Return the scenario's records as Markdown: latency (ms) for one image, else throughput (images a second)."""
     lines = []
     for record in records:
-        if record["scenario"] == NAME:
-            settings, ways = record["settings"], record["ways"]
+        if record["scenario"] == "istd_networks":
+            settings = record["settings"]
+            count = settings["images"]
             line = [settings["network"], f"{settings['parameters']:,}", str(settings["side"])]
-            line += [f"{settings['gmac']:.2f}", str(settings["images"])]
-            lines.append([*line, *(_figure(ways[way], settings["images"]) if way in ways else "-" for way in WAYS)])
+            line += [f"{settings['gmac']:.2f}", str(count)]
+            seconds = {way: measured["median_s"] for way, measured in record["ways"].items()}
+            figures = {w: f"{1000 * s:.1f} ms" if count == 1 else f"{count / s:.1f}/s" for w, s in seconds.items()}
+            lines.append([*line, *(figures.get(way, "-") for way in WAYS)])
     return markdown(["network", "parameters", "side", "GMAC an image", "images at once", *WAYS], lines) + "\n"
-
-
-def _figure(way: dict, images: int) -> str:
-    return f"{1000 * way['median_s']:.1f} ms" if images == 1 else f"{images / way['median_s']:.1f}/s"
