@@ -8,7 +8,6 @@ import os
 import statistics
 import timeit
 import tracemalloc
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -120,10 +119,8 @@ def peak_bytes(way: Way, memory: str = "torch", device: str = "cpu") -> int:
 def _cpu_tensor_peak(way: Way) -> int:
     """Follow every allocation and release that torch's CPU allocator reports to the profiler."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Otherwise the profiler reports a missing GPU as an error.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            way()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        way()
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
     return max(itertools.accumulate(sizes, initial=0))

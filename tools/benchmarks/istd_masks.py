@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -108,33 +109,22 @@ def ir_metrics(options: argparse.Namespace) -> Iterator[Case]:
         yield Case({"regions": regions, "image_size": [SIDE, SIDE]}, ways, [comparison], memory="python")
 
 
-def evolve_mask_plainly(
-    mask: np.ndarray,
-    probability: np.ndarray,
-    *,
-    decay: float = 0.97,
-    neighborhood: int = 33,
-    core: int = 3,
-    base: float = 0.5,
-    gain: float = 0.5,
-    area_scale: float = 0.0015,
-    region_threshold: float = 0.5,
-) -> np.ndarray:
+def evolve_mask_plainly(mask: np.ndarray, probability: np.ndarray, **constants: float) -> np.ndarray:
     """Return what `evolve_mask` returns without points, by a full-image dilation and component pass per region."""
-    mask, probability = np.asarray(mask, np.float32), np.asarray(probability, np.float32)
+    c = SimpleNamespace(**evolve_mask.__kwdefaults__ | constants)
     grow = np.zeros(mask.shape, bool)
-    for region in measure.regionprops(measure.label(mask > region_threshold, connectivity=2)):
+    for region in measure.regionprops(measure.label(mask > c.region_threshold, connectivity=2)):
         seed = np.zeros(mask.shape, np.uint8)
         y, x = (int(center + ROUND_UP) for center in region.centroid)
         seed[y, x] = 1
-        around = cv2.dilate(seed, np.ones((neighborhood, neighborhood), np.uint8)) > 0
+        around = cv2.dilate(seed, np.ones((c.neighborhood, c.neighborhood), np.uint8)) > 0
         peak = float(probability[around].max())
-        threshold = region_peak_threshold(peak, int(region.area), area_scale * mask.size, base, gain)
+        threshold = region_peak_threshold(peak, int(region.area), c.area_scale * mask.size, c.base, c.gain)
         parts = measure.label((probability > np.float32(threshold)) & around, connectivity=2)
-        reach = core // 2
+        reach = c.core // 2
         touching = np.unique(parts[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1])
         grow |= np.isin(parts, touching[touching > 0])
-    new = np.where(grow, (mask + probability) / 2, mask * np.float32(decay)).astype(np.float32)
+    new = np.where(grow, (mask + probability) / 2, mask * np.float32(c.decay))
     new[mask == 1] = 1
     return new
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from d2kit.rng import derive_seed
 from s4m.sam.tiny import IMAGE_SIZE
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
     masks: torch.Tensor | None  # (N, 1, S / 2, S / 2) logits.
 
 
-class Batches(torch.utils.data.Dataset):
+class Batches(Dataset):
     """The data set holds a training's batches by iteration; a batch depends on the seed and the iteration alone."""
 
     def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: argparse.Namespace):
@@ -59,15 +60,8 @@ class Batches(torch.utils.data.Dataset):
 
     def loader(self, start: int) -> Iterator[Batch]:
         """Return an endless iterator over the batches from iteration `start` on; the workers draw them ahead."""
-        loader = torch.utils.data.DataLoader(
-            self,
-            batch_size=None,
-            sampler=itertools.count(start),
-            num_workers=self.options.workers,
-            prefetch_factor=4 if self.options.workers else None,
-            pin_memory=self.options.device != "cpu",
-        )
-        return iter(loader)
+        order = itertools.count(start)
+        return iter(DataLoader(self, batch_size=None, sampler=order, num_workers=self.options.workers))
 
 
 def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -143,7 +143,7 @@ class TinySamTraining:
     def step(self, batch: Batch) -> float:
         """Make one optimizer step on the batch of this iteration, and return the loss."""
         device = self.options.device
-        batch = Batch(*(part if part is None else part.to(device, non_blocking=True) for part in batch))
+        batch = Batch(*(part if part is None else part.to(device) for part in batch))
         warmup = min(1.0, (self.iteration + 1) / 200)
         rate = self.options.rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group in self.optimizer.param_groups:
