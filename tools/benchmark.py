@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Time the plain way and ours in one process, on the same weights and inputs, and print the records as json.
 
 Example:
@@ -29,10 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     parser.add_argument("--output", help="json file to write")
     parser.add_argument("--table", help="Markdown file to write, with the table of the scenario istd_networks")
-    for name, topics in {"s4m": (sam, coco_ap), "istd": (istd_masks, istd_steps, istd_networks)}.items():
-        group = parser.add_argument_group(name)
-        for topic in topics:
-            topic.add_arguments(group)
+    for topic in (sam, coco_ap, istd_masks, istd_steps, istd_networks):
+        topic.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ Detections = dict[int, list[dict]]
 Figures = dict[str, dict[str, float]]
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the scenario."""
     parser.add_argument("--annotations", nargs="+", default=[], metavar="JSON", help="coco_ap: instead of drawn ones")
     parser.add_argument("--detections", type=int, default=100, help="coco_ap: most detections an image (default: 100)")
@@ -81,11 +81,9 @@ def make_evaluator(fast: bool, data: dict, detections: Detections, json_file: st
     cfg.S4M.COCO_EVAL.FAST = fast
     cfg.TEST.DETECTIONS_PER_IMAGE = limit
     indices = {category["id"]: index for index, category in enumerate(data["categories"])}
-    MetadataCatalog.get(json_file).set(
-        json_file=json_file,
-        thing_classes=[category["name"] for category in data["categories"]],
-        thing_dataset_id_to_contiguous_id=indices,
-    )
+    names = [category["name"] for category in data["categories"]]
+    metadata = MetadataCatalog.get(json_file)
+    metadata.set(json_file=json_file, thing_classes=names, thing_dataset_id_to_contiguous_id=indices)
     evaluator = coco.build_coco_evaluator(cfg, json_file)
     evaluator._output_dir = None
     evaluator._predictions = [

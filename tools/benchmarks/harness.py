@@ -28,8 +28,8 @@ class ResultsDiffer(ValueError):
 class Goal(NamedTuple):
     """A goal is a ratio plain / ours that a comparison should reach."""
 
-    goal: str  # The goal in words.
-    quantity: str  # "speed_ratio" (of seconds) or "memory_ratio" (of peaks).
+    goal: str  # This tells the goal in words.
+    quantity: str  # This is "speed_ratio" (of seconds) or "memory_ratio" (of peaks).
     at_least: float
 
     def judge(self, ratios: Mapping[str, float]) -> dict[str, Any]:
@@ -38,13 +38,18 @@ class Goal(NamedTuple):
         return {**self._asdict(), "value": value, "met": value >= self.at_least}
 
 
+def largest_difference(name: str) -> Callable[[Any, Any], dict[str, float]]:
+    """Return a function from two tensors or arrays to the largest difference of their values, under this name."""
+    return lambda plain, ours: {name: abs(plain - ours).max()}
+
+
 class Comparison(NamedTuple):
     """A comparison names two ways that should give one result."""
 
     plain: str
     ours: str
-    difference: Callable[[Any, Any], dict[str, float]]  # It turns both results into numbers that are 0 if they agree.
-    tolerance: Mapping[str, float]  # The largest value of each of these numbers that counts as equal.
+    difference: Callable[[Any, Any], dict[str, float]]  # Both results give named numbers, 0 if they agree.
+    tolerance: Mapping[str, float]  # Numbers up to these values count as equal.
     goals: Sequence[Goal] = ()
 
     def check(self, results: Mapping[str, Any]) -> dict[str, float]:
@@ -64,7 +69,7 @@ class Case(NamedTuple):
     settings: Mapping[str, Any]  # They tell in the record what was run.
     ways: Mapping[str, Way]
     comparisons: Sequence[Comparison]
-    memory: str = "torch"  # The kind of memory that is measured, as in `peak_bytes`.
+    memory: str = "torch"  # This kind of memory is measured, see `peak_bytes`.
 
 
 # A scenario turns the tool's options into cases. A case may release what it needs when the next one is taken.
@@ -109,21 +114,16 @@ def peak_bytes(way: Way, memory: str = "torch", device: str = "cpu") -> int:
         tracemalloc.stop()
         return peak - before
     if device == "cpu":
-        return _cpu_tensor_peak(way)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Otherwise the profiler reports a missing GPU as an error.
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+            way()
+        changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+        return max(itertools.accumulate(sizes, initial=0))
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     way()
     return torch.cuda.max_memory_allocated() - before
-
-
-def _cpu_tensor_peak(way: Way) -> int:
-    """Follow every allocation and release that torch's CPU allocator reports to the profiler."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Otherwise the profiler reports a missing GPU as an error.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        way()
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(sizes, initial=0))
 
 
 def run_case(case: Case, repeats: int, device: str = "cpu") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from skimage import measure
 
-from benchmarks.harness import Case, Comparison, Goal
+from benchmarks.harness import Case, Comparison, Goal, largest_difference
 from istd.evaluation.ir_metrics import IRMetrics
 from istd.pseudo_masks.evolve import ROUND_UP, evolve_mask, region_peak_threshold
 
@@ -19,10 +19,9 @@ SPEED_GOALS = {2: 4.0, 60: 8.0, 2000: 50.0}  # By the number of regions, the met
 EVOLUTION_REGIONS = 5
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the scenarios."""
-    default = list(SPEED_GOALS)
-    parser.add_argument("--regions", type=int, nargs="+", default=default, help="ir_metrics: regions of an image")
+    parser.add_argument("--regions", type=int, nargs="+", default=[*SPEED_GOALS], help="ir_metrics: regions an image")
 
 
 def draw_targets(regions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +88,6 @@ def score_in_one_pass(probability: np.ndarray, target: np.ndarray) -> dict[str, 
     return metrics.compute()
 
 
-def difference_by_name(plain: dict[str, float], ours: dict[str, float]) -> dict[str, float]:
-    """Return the absolute difference of each metric."""
-    return {name: abs(plain[name] - ours[name]) for name in ours}
-
-
 def ir_metrics(options: argparse.Namespace) -> Iterator[Case]:
     """One labeling pass for IoU, nIoU, Pd and Fa is compared with one skimage.regionprops pass per region metric."""
     tolerance = {"IoU": 1e-9, "nIoU": 1e-9, "Pd": 1e-9, "Fa": 1e-6}
@@ -105,7 +99,7 @@ def ir_metrics(options: argparse.Namespace) -> Iterator[Case]:
             "a regionprops pass per metric": partial(score_plainly, *maps),
             "one labeling pass": partial(score_in_one_pass, *maps),
         }
-        comparison = Comparison(*ways, difference_by_name, tolerance, goals)
+        comparison = Comparison(*ways, lambda a, b: {key: abs(a[key] - b[key]) for key in b}, tolerance, goals)
         yield Case({"regions": regions, "image_size": [SIDE, SIDE]}, ways, [comparison], memory="python")
 
 
@@ -139,5 +133,5 @@ def label_evolution(options: argparse.Namespace) -> Iterator[Case]:
     }
     settings = {"regions": EVOLUTION_REGIONS, "image_size": [SIDE, SIDE]}
     goal = Goal("at least 3 times as fast", "speed_ratio", 3.0)
-    comparison = Comparison(*ways, lambda plain, ours: {"mask": np.abs(plain - ours).max()}, {"mask": 0.0}, [goal])
+    comparison = Comparison(*ways, largest_difference("mask"), {"mask": 0.0}, [goal])
     yield Case(settings, ways, [comparison], memory="python")

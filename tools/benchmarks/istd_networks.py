@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis
-from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.harness import Case, Comparison
+from benchmarks.harness import Case, Comparison, largest_difference
 from experiments.table import markdown
 from istd.checkpoints import Recipe
 from istd.deploy.export import Deployed, export_student
@@ -23,14 +22,12 @@ from istd.modeling import NETWORK_REGISTRY, Network, build_network
 WAYS = ("PyTorch", "ONNX Runtime", "int8")
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the scenario."""
     known = [name for name, _ in NETWORK_REGISTRY]
     parser.add_argument("--networks", nargs="+", default=known, choices=known, help="istd_networks: default: all")
-    sides_help = "istd_networks: pixels of an image's side"
-    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help=sides_help)
-    count_help = "istd_networks: 1 gives latency, more throughput"
-    parser.add_argument("--images-at-once", type=int, nargs="+", default=[1, 4], help=count_help)
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512], help="istd_networks: sides in pixels")
+    parser.add_argument("--images-at-once", type=int, nargs="+", default=[1, 4], help="istd_networks: 1 for latency")
 
 
 def build_settled(name: str) -> Network:
@@ -47,35 +44,29 @@ def count_macs(network: Network, side: int) -> float:
     return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() / 1e9
 
 
-def probability_difference(plain: Tensor, ours: Tensor) -> dict[str, float]:
-    """Return the largest difference of a probability."""
-    return {"probability": (plain - ours).abs().max()}
-
-
-def cases_of_network(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Case]:
-    """Yield a case for each size and each number of images; the exported files are written to the folder."""
-    network, recipe = build_settled(name), Recipe(name)
-    runners = {"PyTorch": run_network(network, recipe, options.device)}
-    comparisons = []
-    if options.device == "cpu":
-        export_student(network, recipe, folder / "float.onnx")
-        quantize(folder / "float.onnx", folder / "int8.onnx", np.random.default_rng(0).uniform(0, 255, (2, 128, 128)))
-        runners |= {"ONNX Runtime": open_model(folder / "float.onnx"), "int8": open_model(folder / "int8.onnx")}
-        comparisons = [Comparison("PyTorch", "ONNX Runtime", probability_difference, {"probability": 1e-4})]
-    parameters = sum(parameter.numel() for parameter in Deployed(network).parameters())
-    for side in options.sides:
-        cost = {"parameters": parameters, "gmac": round(count_macs(network, side), 3)}
-        for count in options.images_at_once:
-            images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
-            ways = {way: partial(runner.run, images) for way, runner in runners.items()}
-            yield Case({"network": name, "side": side, "images": count, **cost}, ways, comparisons)
-
-
 def istd_networks(options: argparse.Namespace) -> Iterator[Case]:
     """Networks as they deploy, in PyTorch, ONNX Runtime and int8, are timed at several sizes."""
+    comparison = Comparison("PyTorch", "ONNX Runtime", largest_difference("probability"), {"probability": 1e-4})
+    gray = np.random.default_rng(0).uniform(0, 255, (2, 128, 128))
+    on_cpu = options.device == "cpu"
     for name in options.networks:
+        network = build_settled(name)
+        recipe = Recipe(name)
+        runners = {"PyTorch": run_network(network, recipe, options.device)}
         with tempfile.TemporaryDirectory() as folder:
-            yield from cases_of_network(name, Path(folder), options)
+            if on_cpu:
+                path = Path(folder, "float.onnx")
+                export_student(network, recipe, path)
+                quantize(path, path.with_name("int8.onnx"), gray)
+                runners |= {"ONNX Runtime": open_model(path), "int8": open_model(path.with_name("int8.onnx"))}
+        parameters = sum(parameter.numel() for parameter in Deployed(network).parameters())
+        for side in options.sides:
+            cost = {"parameters": parameters, "gmac": round(count_macs(network, side), 3)}
+            for count in options.images_at_once:
+                images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+                ways = {way: partial(runner.run, images) for way, runner in runners.items()}
+                settings = {"network": name, "side": side, "images": count, **cost}
+                yield Case(settings, ways, [comparison] if on_cpu else [])
 
 
 def network_table(records: Iterable[dict]) -> str:

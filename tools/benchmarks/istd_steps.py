@@ -21,14 +21,13 @@ ETA = 1e-3
 VFM = ["vit_small_patch14_dinov2", "random"]  # Untrained weights are as fast as trained ones.
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both scenarios."""
     steps = "inner_step, outer_step"
     parser.add_argument("--network", default="MLCLNet", help=f"{steps}: without dropout (MLCLNet, ALCLNet)")
     parser.add_argument("--crop", type=int, default=256, help=f"{steps}: pixels of a crop's side")
     parser.add_argument("--batch", type=int, default=4, help=f"{steps}: crops a batch")
-    vfm_help = f"{steps}: foundation model (default: untrained)"
-    parser.add_argument("--vfm", nargs=2, default=VFM, metavar=("NAME", "FILE"), help=vfm_help)
+    parser.add_argument("--vfm", nargs=2, default=VFM, metavar=("NAME", "FILE"), help=f"{steps}: foundation model")
 
 
 def draw_crops(count: int, side: int, *, whole: bool, seed: int) -> list[dict]:
@@ -81,7 +80,8 @@ def inner_plainly(model: PointSupervisedISTD, crops: list[dict]) -> Tensor:
     with torch.no_grad():
         student = maps_alone(model, batch, teacher=False)[0]
     teacher = maps_alone(model, batch, teacher=True)
-    weights, penalty = model.inner_weights(batch), model.scam.gate_penalty()
+    weights = model.inner_weights(batch)
+    penalty = model.scam.gate_penalty()
     return gradient(model, inner_losses(teacher, student, batch.targets, weights, penalty, **model.loss_weights))
 
 

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
-from benchmarks.harness import NOT_SLOWER, Case, Comparison, Goal
+from benchmarks.harness import NOT_SLOWER, Case, Comparison, Goal, largest_difference
 from d2kit.rng import seeded
 from s4m.config import add_s4m_config
 from s4m.data.shapes import ShapesRecipe, draw_scene
@@ -36,7 +36,7 @@ from s4m.sam.segment_anything import SamSegmenter
 POINTS = 3  # This many points are drawn from each mask.
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both scenarios."""
     parser.add_argument("--segmenter", choices=sorted(SEGMENTERS), default="tiny", help="which SAM (default: tiny)")
     parser.add_argument("--checkpoint", default="", help="its weights; without, tiny has its own, others random ones")
@@ -52,8 +52,8 @@ def make_segmenter(options: argparse.Namespace) -> tuple[PromptableSegmenter, st
     name = options.segmenter
     builders = {**sam_model_registry, mobile_sam.NAME: mobile_sam.build_mobile_sam}
     if options.checkpoint or name not in builders:
-        source = "checkpoint" if options.checkpoint else "package"
-        return build_segmenter(name, options.checkpoint, options.device), source
+        segmenter = build_segmenter(name, options.checkpoint, options.device)
+        return segmenter, "checkpoint" if options.checkpoint else "package"
     with seeded(0):
         return SamSegmenter(name, builders[name](), options.device), "random"
 
@@ -89,11 +89,6 @@ def draw_batch(
     return images, predictions
 
 
-def same_generators(count: int) -> list[torch.Generator]:
-    """Return generators that give the same points in every run."""
-    return [torch.Generator().manual_seed(i) for i in range(count)]
-
-
 @torch.no_grad()
 def refine_plainly(
     predictions: Sequence[Instances], images: Sequence[torch.Tensor], sam: Sam, prompts_a_call: int
@@ -101,9 +96,9 @@ def refine_plainly(
     """Return what `refine` returns, by segment-anything's SamPredictor, one image (3, H, W) uint8 RGB at a time."""
     predictor = SamPredictor(sam)
     refined = []
-    for predicted, image, generator in zip(predictions, images, same_generators(len(images)), strict=True):
+    for index, (predicted, image) in enumerate(zip(predictions, images, strict=True)):
         predictor.set_image(image.permute(1, 2, 0).cpu().numpy())
-        points = sample_points(predicted.soft_masks, POINTS, generator)
+        points = sample_points(predicted.soft_masks, POINTS, torch.Generator().manual_seed(index))
         points = predictor.transform.apply_coords_torch(points, predicted.image_size)
         answers = []
         for prompts in points.split(prompts_a_call):
@@ -150,12 +145,11 @@ def sam_refinement(options: argparse.Namespace) -> Iterator[Case]:
     images, predictions = draw_batch(count, options.instances, size, options.device)
 
     def ours(source: Source | None = None) -> list[Instances]:
-        generators = same_generators(count)
+        generators = [torch.Generator().manual_seed(index) for index in range(count)]
         return refine(predictions, images, segmenter, num_points=POINTS, generators=generators, source=source)
 
-    batched = Goal("not slower on a CPU (3 % are noise)", "speed_ratio", NOT_SLOWER)
-    if gpu:
-        batched = Goal("at least 1.5 times as fast on a GPU", "speed_ratio", 1.5)
+    on_cpu = Goal("not slower on a CPU (3 % are noise)", "speed_ratio", NOT_SLOWER)
+    batched = Goal("at least 1.5 times as fast on a GPU", "speed_ratio", 1.5) if gpu else on_cpu
     # The tiny encoder is cheaper than the rest of the step.
     warm = [] if tiny else [Goal("at least 10 times as fast", "speed_ratio", 10.0)]
     exact = {"share of mask pixels": 1e-3, "predicted IoU": 1e-2}
@@ -208,8 +202,5 @@ def structural_distillation(options: argparse.Namespace) -> Iterator[Case]:
         Goal("at most 1/8 of the memory", "memory_ratio", 8.0),
         Goal("not slower (3 % are noise)", "speed_ratio", NOT_SLOWER),
     ]
-
-    def difference(plain: torch.Tensor, ours: torch.Tensor) -> dict[str, float]:
-        return {"similarity": (plain - ours).abs().max()}
-
-    yield Case(settings, ways, [Comparison(*ways, difference, {"similarity": 1e-3}, goals)])
+    comparison = Comparison(*ways, largest_difference("similarity"), {"similarity": 1e-3}, goals)
+    yield Case(settings, ways, [comparison])

@@ -12,7 +12,7 @@ GRACE = 10.0  # A process is killed this many seconds after the request to end.
 
 
 class Children:
-    """Python processes that end at the latest with the block `with Children() as children`, in the main thread.
+    """The processes that it starts end at the latest with the block `with Children() as children`, in the main thread.
 
     In the block SIGINT and SIGTERM wait for the next call of `ended`, which raises SystemExit, so that no process is
     ever started and then forgotten.
@@ -23,8 +23,7 @@ class Children:
         self._signal = 0
 
     def __enter__(self) -> "Children":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._handlers = {number: signal.signal(number, self._remember) for number in numbers}
+        self._handlers = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_) -> None:

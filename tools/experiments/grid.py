@@ -32,6 +32,9 @@ class Training:
     against: str = ""  # Tables compare it with the training of this name.
 
 
+Task = tuple[Training, int]  # A task is a training and a seed.
+
+
 @dataclass
 class Grid:
     """Runs trainings over seeds and remembers in their folders, `output/seed<seed>/<name>`, what is done.
@@ -78,30 +81,26 @@ class Grid:
             rows.append(Row(training.name, training.title, outcomes, training.against))
         return rows
 
-    def run(
-        self,
-        report: Callable[[], None],
-        names: Collection[str] = (),
-        *,
-        jobs: int = 1,
-        threads: int = 1,
-        minutes: float | None = None,
-    ) -> None:
+    def run(self, args: argparse.Namespace, report: Callable[[], None], names: Collection[str] = ()) -> None:
         """Run what is not finished of the named trainings (or of all) and of those that they start from.
 
-        `report` is called after each training, and in the end, whatever ends the sitting. `jobs` trainings run at a
-        time, with `threads` each. After the minutes what runs is stopped.
+        The arguments of a `grid_parser` say how many trainings run at a time, with how many threads each, and after
+        how many minutes what runs is stopped. `report` is called after each training and in the end, whatever ends the
+        sitting.
 
         Raises:
             SystemExit: a signal ended the sitting, or trainings failed, which are named.
         """
-        end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        waiting = self._unfinished(names)
+        end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
+        wanted = {*names, *(training.start for training in self.trainings if training.name in names)}
+        chosen = [training for training in self.trainings if not names or training.name in wanted]
+        tasks = {self.output / f"seed{seed}" / row.name: (row, seed) for seed in self.seeds for row in chosen}
+        waiting = {folder: task for folder, task in tasks.items() if "failed" in self._outcome(folder)}
         self._failed.clear()
         try:
             with Children() as children:
                 while (waiting or self._began) and time.monotonic() < end:
-                    self._begin_what_can(waiting, children, jobs, threads)
+                    self._begin_what_can(waiting, children, args)
                     time.sleep(POLL)
                     statuses = children.ended()
                     for folder, status in statuses.items():
@@ -120,27 +119,19 @@ class Grid:
     def _outcome(self, folder: Path) -> dict[str, Any]:
         return {"failed": self._failed[folder]} if folder in self._failed else outcome(folder)
 
-    def _unfinished(self, names: Collection[str]) -> dict[Path, tuple[Training, int]]:
-        wanted = {*names, *(training.start for training in self.trainings if training.name in names)}
-        chosen = [training for training in self.trainings if not names or training.name in wanted]
-        every = {self.output / f"seed{seed}" / row.name: (row, seed) for seed in self.seeds for row in chosen}
-        return {folder: task for folder, task in every.items() if "failed" in self._outcome(folder)}
-
-    def _begin_what_can(
-        self, waiting: dict[Path, tuple[Training, int]], children: Children, jobs: int, threads: int
-    ) -> None:
+    def _begin_what_can(self, waiting: dict[Path, Task], children: Children, args: argparse.Namespace) -> None:
         for folder, (training, seed) in list(waiting.items()):
             start = folder.parent / training.start
             if start in self._failed:
                 self._failed[folder] = f"'{training.start}', which it starts from, is not there"
                 del waiting[folder]
-            elif start not in waiting and start not in self._began and len(self._began) < max(1, jobs):
+            elif start not in waiting and start not in self._began and len(self._began) < max(1, args.jobs):
                 del waiting[folder]
                 command = self.command(training, seed)
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                print(f"[{folder.name}] OMP_NUM_THREADS={threads} python {shlex.join(command)}", flush=True)
+                print(f"[{folder.name}] OMP_NUM_THREADS={args.threads} python {shlex.join(command)}", flush=True)
                 self._began[folder] = time.monotonic()
-                children.start(folder, command, folder.with_name(f"{folder.name}.out"), threads)
+                children.start(folder, command, folder.with_name(f"{folder.name}.out"), args.threads)
 
     def _end(self, folder: Path, status: int) -> None:
         seconds = time.monotonic() - self._began.pop(folder)
@@ -184,13 +175,8 @@ def run_grid(
 ) -> None:
     """Run a grid in its folder, keep the report `NAME.md` and `NAME.json` up to date there, and print it in the end.
 
-    Args:
-        grid: what to run; `names` are as in `Grid.run`.
-        args: arguments of a `grid_parser`.
-        name: name of the report.
-        settings: what decides the figures besides the configurations.
-        tables: function from rows to the text of their tables.
-        write_data: function that writes the data sets.
+    `args` are of a `grid_parser`, and `names` are as in `Grid.run`. `settings` are what decides the figures besides the
+    configurations, `tables` turns rows into the text of their tables, and `write_data` writes the data sets.
 
     Raises:
         SystemExit: as `claim_folder` and `Grid.run`.
@@ -205,7 +191,7 @@ def run_grid(
     with claim_folder(grid.output, {**settings, **grid.digests()}):
         write_data()
         try:
-            grid.run(report, names, jobs=args.jobs, threads=args.threads, minutes=args.minutes)
+            grid.run(args, report, names)
         finally:
             print((grid.output / f"{name}.md").read_text(encoding="utf-8"))
             print(f"{time.monotonic() - began:.0f} s. TensorBoard: tensorboard --logdir {grid.output}", flush=True)

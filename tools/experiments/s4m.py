@@ -3,10 +3,12 @@
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from d2kit.config_files import config_folder
-from experiments.grid import Training
+from experiments.grid import Grid, Training
 from experiments.record import describe_file
 from s4m.data.builtin import write_shapes_sets
 from s4m.data.splits import split_name, write_splits
@@ -78,8 +80,9 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--prefix", default="shapes", help="of configs/quick/PREFIX_stage1.yaml and PREFIX_stage2.yaml")
     parser.add_argument("--student", choices=("mask2former",), help="in place of Mask R-CNN")
     parser.add_argument("--backbone", choices=("vit",), help="with MODEL.VIT.CHECKPOINT FILE in --opts")
-    parser.add_argument("--train", type=Path, nargs=2, metavar=("JSON", "IMAGES"), help="default: synthetic shapes")
-    parser.add_argument("--test", type=Path, nargs=2, metavar=("JSON", "IMAGES"))
+    paths = {"type": lambda path: Path(path).resolve(), "nargs": 2, "metavar": ("JSON", "IMAGES")}
+    parser.add_argument("--train", **paths, help="default: synthetic shapes")
+    parser.add_argument("--test", **paths)
     parser.add_argument("--percent", type=float, default=5, help="labeled share of the training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, the split and the trainings")
     args = parser.parse_args()
@@ -87,10 +90,14 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error("--train and --test go together")
     if args.prefix != "shapes" and not args.train:
         parser.error(f"--prefix {args.prefix} needs --train and --test, because the default is synthetic shapes")
-    for name in ("train", "test"):
-        if paths := getattr(args, name):
-            setattr(args, name, [path.resolve() for path in paths])
     return args
+
+
+def make_grid(args: argparse.Namespace, names: Sequence[str], **fields: Any) -> Grid:
+    """Return the grid of the named trainings; `fields` are further fields of Grid."""
+    known = trainings(args.prefix, args.student, args.backbone)
+    rows = [known[name] for name in names]
+    return Grid(args.output, rows, args.seeds, final_figures, data=partial(data_options, args), **fields)
 
 
 def data_settings(args: argparse.Namespace) -> dict[str, str | float]:

@@ -16,7 +16,7 @@ class Row:
 
     name: str
     title: str
-    seeds: Mapping[str, Mapping[str, Any]]  # The figures of each seed, or {"failed": reason}.
+    seeds: Mapping[str, Mapping[str, Any]]  # Each seed has its figures, or {"failed": reason}.
     against: str = ""
 
     def values(self, key: str) -> list[float]:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -47,12 +48,12 @@ class Batch(NamedTuple):
     masks: torch.Tensor | None  # (N, 1, S / 2, S / 2) logits.
 
 
+@dataclass
 class Batches(Dataset):
     """The data set holds a training's batches by iteration; a batch depends on the seed and the iteration alone."""
 
-    def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: argparse.Namespace):
-        self.scenes = scenes
-        self.options = options
+    scenes: tuple[np.ndarray, np.ndarray]
+    options: argparse.Namespace
 
     def __getitem__(self, iteration: int) -> Batch:
         rng = np.random.default_rng(derive_seed(self.options.seed, "batch", iteration))

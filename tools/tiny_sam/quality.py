@@ -20,11 +20,9 @@ def object_prompts(
     """
     marks = rng.permutation(np.setdiff1d(labels, [0]))[:most]
     masks = np.stack([labels == mark for mark in marks])
-    positions = []
-    for mask in masks:
-        inside = np.argwhere(mask)[:, ::-1]
-        positions.append(inside[rng.integers(len(inside), size=points)])
-    coordinates = torch.tensor(np.stack(positions), dtype=torch.float32)
+    pixels = [np.argwhere(mask)[:, ::-1] for mask in masks]
+    chosen = np.stack([inside[rng.integers(len(inside), size=points)] for inside in pixels])
+    coordinates = torch.tensor(chosen, dtype=torch.float32)
     boxes = None if points else tight_boxes(torch.from_numpy(masks))
     return Prompts(coordinates, torch.ones(coordinates.shape[:2]), boxes), masks
 

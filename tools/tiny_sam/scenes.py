@@ -239,5 +239,4 @@ def make_scenes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         image, labels = maker.scene()
         if labels.any():
             scenes.append((image, labels))
-    images, labels = map(np.stack, zip(*scenes, strict=True))
-    return images, labels
+    return tuple(map(np.stack, zip(*scenes, strict=True)))
