@@ -93,13 +93,8 @@ class PointSupervisedISTD(nn.Module):
         if node.SCAM.ENABLED and scale > 0:
             vfm = build_vfm(node.VFM.NAME, node.VFM.CHECKPOINT, pretrained=node.VFM.PRETRAINED, layers=node.VFM.LAYERS)
             features = FeatureCache(vfm, node.VFM.CACHE_GIB, node.VFM.CACHE)
-            scam = SCAM(
-                vfm.feature_dim,
-                network.stage_channels,
-                vfm.layers,
-                scale=scale,
-                stages=node.SCAM.STAGES or None,
-            )
+            stages = node.SCAM.STAGES or None
+            scam = SCAM(vfm.feature_dim, network.stage_channels, vfm.layers, scale=scale, stages=stages)
         return {
             "network": network,
             "scam": scam,
@@ -142,7 +137,9 @@ class PointSupervisedISTD(nn.Module):
         """
         if self.training:
             return self.inner(self.collect(batched_inputs))
-        return [self._answer(image) for image in batched_inputs]
+        answer = self.answer if self.has_teacher else "student"
+        answers = [self.probabilities(image, answer) for image in batched_inputs]
+        return [dict(zip(("probability", "teacher_probability"), maps.values(), strict=False)) for maps in answers]
 
     def collect(self, batched_inputs: Sequence[dict]) -> Batch:
         """Stack the crops of `ISTDMapper` to one batch on the model's device."""
@@ -169,8 +166,8 @@ class PointSupervisedISTD(nn.Module):
         if self.has_teacher:
             student, teacher = self.both_maps(batch, learner="teacher")
             penalty = self.scam.gate_penalty()
-            options = {"loss": self.loss, **self.loss_weights}
-            losses = inner_losses(teacher, student[0], batch.targets, weights, penalty, **options)
+            settings = {"loss": self.loss, **self.loss_weights}
+            losses = inner_losses(teacher, student[0], batch.targets, weights, penalty, **settings)
         else:
             teacher = self.network.head(self.network.encoder(batch.images), tuple(batch.images.shape[-2:]))
             losses = {"loss_mask": (weights * supervise(teacher, batch.targets, self.loss)).mean()}
@@ -233,15 +230,6 @@ class PointSupervisedISTD(nn.Module):
                 result["teacher"] = logits[0, 0].float().sigmoid()
             else:
                 result["teacher"] = result["student"]
-        return result
-
-    def _answer(self, image: dict) -> dict[str, Tensor]:
-        probabilities = self.probabilities(image, self.answer if self.has_teacher else "student")
-        if "student" not in probabilities:
-            return {"probability": probabilities["teacher"]}
-        result = {"probability": probabilities["student"]}
-        if "teacher" in probabilities:
-            result["teacher_probability"] = probabilities["teacher"]
         return result
 
     def _layout(self, grey: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from istd.recipe import pad_to_multiple
 NETWORK_REGISTRY = Registry("ISTD_NETWORK")
 NETWORK_REGISTRY.__doc__ = "ISTD networks: subclasses of `Network`, called with in_channels and their own options."
 
+
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalize by its mode inside the block without recording statistics.

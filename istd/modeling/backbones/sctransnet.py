@@ -197,10 +197,7 @@ class SCTransNet(Network):
         output = self.output(maps[-1])
         if not self.training:
             return [output]
-        sides = [
-            resize(patch)(side(x))
-            for side, x, patch in zip(self.sides, maps[:-1], PATCHES, strict=True)
-        ][::-1]
+        sides = [resize(patch)(side(x)) for side, x, patch in zip(self.sides, maps[:-1], PATCHES, strict=True)][::-1]
         return [output, self.join(torch.cat([*sides, output], dim=1)), *sides]
 
     def output_layer(self) -> nn.Conv2d:
