@@ -96,7 +96,7 @@ def describe_images(
 
     Args:
         dataset_dicts: with file_name and image_id (see istd.data.datasets).
-        read: file_name -> (H, W) grey values 0..255.
+        read: file_name -> (H, W) gray values 0..255.
 
     Returns:
         ids (N), features (N, F) float64, names (F). F is 0 when there is no image.

@@ -17,36 +17,36 @@ def image_statistics(image: np.ndarray) -> dict[str, float]:
     """Describe one image by about 80 numbers.
 
     Args:
-        image: (H, W), grey values 0..255.
+        image: (H, W), gray values 0..255.
 
     Returns:
         name -> finite float, the same names in the same order for every image.
     """
-    grey = _at_most(np.asarray(image, np.float32), LONGEST_SIDE)
-    byte = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    gray = _at_most(np.asarray(image, np.float32), LONGEST_SIDE)
+    byte = np.clip(np.rint(gray), 0, 255).astype(np.uint8)
     edges = _auto_canny(byte)
     features: dict[str, float] = {}
     for part in (
-        _histogram(grey, byte),
-        _edges(grey, edges),
+        _histogram(gray, byte),
+        _edges(gray, edges),
         _cooccurrence(byte),
-        _scales(grey),
-        _spectrum(grey),
+        _scales(gray),
+        _spectrum(gray),
         _binary_patterns(byte),
-        _gabor(grey),
-        _natural_scene(grey),
+        _gabor(gray),
+        _natural_scene(gray),
     ):
         features.update(part)
     return {name: float(value) if np.isfinite(value) else 0.0 for name, value in features.items()}
 
 
-def _at_most(grey: np.ndarray, side: int) -> np.ndarray:
-    height, width = grey.shape
+def _at_most(gray: np.ndarray, side: int) -> np.ndarray:
+    height, width = gray.shape
     scale = side / max(height, width)
     if scale >= 1:
-        return np.ascontiguousarray(grey)
+        return np.ascontiguousarray(gray)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
 
 
 def _entropy(weights: np.ndarray) -> float:
@@ -66,34 +66,34 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     return float((square * z).mean()), float((square * square).mean() - 3)
 
 
-def _histogram(grey: np.ndarray, byte: np.ndarray) -> dict[str, float]:
+def _histogram(gray: np.ndarray, byte: np.ndarray) -> dict[str, float]:
     counts = np.bincount(byte.ravel(), minlength=256).astype(float)
     levels = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-    percentiles = dict(zip(levels, np.percentile(grey, levels), strict=True))
+    percentiles = dict(zip(levels, np.percentile(gray, levels), strict=True))
     ordered = np.repeat(np.arange(256.0), counts.astype(int))
     ranks = np.arange(1, ordered.size + 1)
     gini = 2 * (ranks * ordered).sum() / (ordered.size * max(ordered.sum(), TINY)) - (ordered.size + 1) / ordered.size
-    skewness, kurtosis = _moments(grey)
+    skewness, kurtosis = _moments(gray)
     otsu = float(threshold_otsu(byte)) if byte.min() < byte.max() else float(byte.flat[0])
-    above = grey > otsu
+    above = gray > otsu
     share = float(above.mean())
-    gap = float(grey[above].mean() - grey[~above].mean()) if 0 < share < 1 else 0.0
+    gap = float(gray[above].mean() - gray[~above].mean()) if 0 < share < 1 else 0.0
     return {
         "entropy": _entropy(counts),
-        "mean": grey.mean(),
-        "std": grey.std(),
-        "range": grey.max() - grey.min(),
+        "mean": gray.mean(),
+        "std": gray.std(),
+        "range": gray.max() - gray.min(),
         **{f"percentile_{level}": value for level, value in percentiles.items()},
         "spread_5_95": percentiles[95] - percentiles[5],
         "spread_10_90": percentiles[90] - percentiles[10],
         "spread_25_75": percentiles[75] - percentiles[25],
-        "mad": np.median(np.abs(grey - percentiles[50])) * MAD_TO_SIGMA,
+        "mad": np.median(np.abs(gray - percentiles[50])) * MAD_TO_SIGMA,
         "skewness": skewness,
         "kurtosis": kurtosis,
         "gini": gini,
         "otsu": otsu,
         "otsu_share": share,
-        "otsu_separability": share * (1 - share) * gap**2 / max(float(grey.var()), TINY),
+        "otsu_separability": share * (1 - share) * gap**2 / max(float(gray.var()), TINY),
     }
 
 
@@ -103,8 +103,8 @@ def _auto_canny(byte: np.ndarray) -> np.ndarray:
     return cv2.Canny(byte, max(0.0, 0.67 * middle), min(255.0, 1.33 * middle)) > 0
 
 
-def _edges(grey: np.ndarray, edges: np.ndarray) -> dict[str, float]:
-    gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+def _edges(gray: np.ndarray, edges: np.ndarray) -> dict[str, float]:
+    gx, gy = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     xx, yy, xy = float((gx * gx).mean()), float((gy * gy).mean()), float((gx * gy).mean())
     magnitude = np.hypot(gx, gy)
     return {
@@ -143,11 +143,11 @@ def _cooccurrence(byte: np.ndarray) -> dict[str, float]:
     return features
 
 
-def _scales(grey: np.ndarray) -> dict[str, float]:
-    dog = cv2.GaussianBlur(grey, (0, 0), 1.5) - cv2.GaussianBlur(grey, (0, 0), 7.0)
-    residual = grey - cv2.GaussianBlur(grey, (0, 0), 1.2)
-    light = cv2.GaussianBlur(grey, (0, 0), 21.0)
-    variances = [float(cv2.GaussianBlur(grey, (0, 0), sigma).var()) for sigma in (1, 2, 4, 8, 16)]
+def _scales(gray: np.ndarray) -> dict[str, float]:
+    dog = cv2.GaussianBlur(gray, (0, 0), 1.5) - cv2.GaussianBlur(gray, (0, 0), 7.0)
+    residual = gray - cv2.GaussianBlur(gray, (0, 0), 1.2)
+    light = cv2.GaussianBlur(gray, (0, 0), 21.0)
+    variances = [float(cv2.GaussianBlur(gray, (0, 0), sigma).var()) for sigma in (1, 2, 4, 8, 16)]
     trend = np.polyfit(np.log((1, 2, 4, 8, 16)), np.log(np.array(variances) + 1e-3), 1)[0]
     return {
         "local_contrast_mean": np.abs(dog).mean(),
@@ -159,11 +159,11 @@ def _scales(grey: np.ndarray) -> dict[str, float]:
     }
 
 
-def _spectrum(grey: np.ndarray) -> dict[str, float]:
+def _spectrum(gray: np.ndarray) -> dict[str, float]:
     """Of the radial power spectrum of the windowed image; frequencies in cycles a pixel."""
-    height, width = grey.shape
+    height, width = gray.shape
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    power = np.abs(np.fft.rfft2((grey - grey.mean()) * window)) ** 2
+    power = np.abs(np.fft.rfft2((gray - gray.mean()) * window)) ** 2
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     bins = 32
     index = np.minimum((radius / 0.5 * bins).astype(int), bins)  # corners beyond 0.5 share the last bin
@@ -191,9 +191,9 @@ def _binary_patterns(byte: np.ndarray) -> dict[str, float]:
     return {**{f"lbp_{code}": share for code, share in enumerate(shares)}, "lbp_entropy": _entropy(shares)}
 
 
-def _gabor(grey: np.ndarray) -> dict[str, float]:
+def _gabor(gray: np.ndarray) -> dict[str, float]:
     features = {}
-    centered = grey - grey.mean()
+    centered = gray - gray.mean()
     for wavelength in (4.0, 8.0):
         for index, angle in enumerate(ANGLES):
             kernel = cv2.getGaborKernel((15, 15), wavelength / 2, angle, wavelength, 1.0, 0.0, cv2.CV_32F)
@@ -203,11 +203,11 @@ def _gabor(grey: np.ndarray) -> dict[str, float]:
     return features
 
 
-def _natural_scene(grey: np.ndarray) -> dict[str, float]:
+def _natural_scene(gray: np.ndarray) -> dict[str, float]:
     """Mean-subtracted, contrast-normalized (MSCN) values and products of neighbors."""
-    mean = cv2.GaussianBlur(grey, (7, 7), 7 / 6)
-    std = np.sqrt(np.maximum(cv2.GaussianBlur(grey * grey, (7, 7), 7 / 6) - mean * mean, 0))
-    mscn = (grey - mean) / (std + 1.0)
+    mean = cv2.GaussianBlur(gray, (7, 7), 7 / 6)
+    std = np.sqrt(np.maximum(cv2.GaussianBlur(gray * gray, (7, 7), 7 / 6) - mean * mean, 0))
+    mscn = (gray - mean) / (std + 1.0)
     skewness, kurtosis = _moments(mscn)
     return {
         "mscn_mean": mscn.mean(),
