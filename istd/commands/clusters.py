@@ -14,7 +14,7 @@ from istd.engine.data import load_datasets
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("datasets", nargs="+", help="registered names or sirst:ROOT:SPLIT; training splits only")
-    parser.add_argument("--assign", nargs="*", default=[], help="validation splits, which only take the nearest clusters")
+    parser.add_argument("--assign", nargs="*", default=[], help="validation splits, which take the nearest clusters")
     parser.add_argument("--output", required=True, help="json file to write")
     parser.add_argument("--clusters", type=int, default=0, help="number of clusters (default: by the number of images)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the clustering (default: 0)")
