@@ -64,7 +64,7 @@ def maps_alone(model: PointSupervisedISTD, batch: Batch, *, teacher: bool) -> li
     """Return the teacher's or the student's logit maps by a pass of its own, the foundation model included."""
     features = model.network.encoder(batch.images)
     if teacher:
-        features = model.scam(model._features.vfm(batch.grey / 255), features)
+        features = model.scam(model._features.vfm(batch.gray / 255), features)
     return model.network.head(features, tuple(batch.images.shape[-2:]))
 
 
