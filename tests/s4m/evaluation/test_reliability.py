@@ -57,7 +57,7 @@ def test_quality_fills_it_and_leaves_ignored_labels_out_of_its_own_figures():
     reliability = Reliability()
     quality = PseudoLabelQuality(["cat", "dog"], reliability=reliability)
     quality.add(record, truth)
-    figures = quality.compute("")
+    figures = quality.compute()
     assert (figures["labels"], figures["refined"], figures["rejected"]) == (2, 1, 1)
     assert figures["after/precision"] == 0.5 and figures["after/iou"] == pytest.approx(0.75)
     sums = reliability.gather()
