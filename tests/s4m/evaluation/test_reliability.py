@@ -10,7 +10,7 @@ from s4m.pseudo_labels.record import ImageRecord
 
 
 def test_ece_by_hand():
-    reliability = Reliability(bins=10)
+    reliability = Reliability()
     iou = torch.tensor([0.8, 0.6, 0.0, 1.0])
     reliability.update({"a": torch.tensor([0.92, 0.98, 0.3, 1.0]), "b": iou}, iou)
     reliability.update({"a": torch.tensor([0.95]), "b": torch.tensor([0.5])}, torch.tensor([0.5]))
