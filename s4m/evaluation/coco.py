@@ -45,8 +45,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     Args:
         dataset_name: a registered data set.
-        tasks: bbox, segm, boundary, or several of them. Boundary AP takes the lesser of the IoU of the masks and the IoU of
-            their boundary bands (Cheng et al., "Boundary IoU", CVPR 2021).
+        tasks: bbox, segm, boundary, or several of them. Boundary AP takes the lesser of the IoU of the masks and the
+            IoU of their boundary bands (Cheng et al., "Boundary IoU", CVPR 2021).
         max_dets_per_image: number of detections of a class in an image that count, the best first.
         boundary_ratio: width of the boundary band as a fraction of the image's diagonal.
         options: further arguments of COCOEvaluator.
