@@ -1,12 +1,12 @@
 """SAM embeds each un-augmented image once, instead of each augmented view."""
 
+from dataclasses import dataclass
+
 import torch
-from detectron2.config import CfgNode
 
 from s4m.data.images import read_image
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.view_transform import ViewTransform
-from s4m.sam import PromptableSegmenter
 from s4m.sam.embedding_cache import EmbeddingCache
 
 
@@ -15,20 +15,14 @@ def load_rgb(file_name: str) -> torch.Tensor:
     return torch.from_numpy(read_image(file_name, "RGB").copy()).permute(2, 0, 1)
 
 
+@dataclass(frozen=True)
 class CachedSource:
     """Gives pseudo-label refinement the cached embeddings of a batch's files and the transforms to their views.
 
     SAM then sees the whole image at its own size, not the flipped, rescaled or cropped view.
     """
 
-    def __init__(self, cfg: CfgNode, segmenter: PromptableSegmenter, images: int = 0):
-        """
-        Args:
-            cfg: S4M.SAM.CACHE (a folder) and CACHE_GIB are read.
-            segmenter: segmenter that embeds the images.
-            images: number of images that pseudo-labels are made for; 0 if it is unknown.
-        """
-        self.cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
+    cache: EmbeddingCache
 
     def __call__(self, weak: list[dict]) -> Source:
         """Return the source of a batch of dictionaries, which the labeled or the unlabeled mapper made."""

@@ -21,6 +21,7 @@ from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
+from s4m.sam.embedding_cache import EmbeddingCache
 
 
 def _position(hooks: list[HookBase], hook_class: type[HookBase]) -> int:
@@ -47,7 +48,9 @@ class S4MTrainer(ResumableTrainer):
         if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and self.network.teacher is not None:
             loader = self._trainer.data_loader
             streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
-            self.network.sam_source = CachedSource(cfg, segmenter, sum(len(stream.dataset) for stream in streams))
+            images = sum(len(stream.dataset) for stream in streams)
+            cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
+            self.network.sam_source = CachedSource(cache)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TwoStreamLoader:

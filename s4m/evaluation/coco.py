@@ -47,22 +47,12 @@ class FasterCOCOEvaluator(COCOEvaluator):
         dataset_name: a registered data set.
         tasks: bbox, segm, boundary, or several of them. Boundary AP takes the lesser of the IoU of the masks and the
             IoU of their boundary bands (Cheng et al., "Boundary IoU", CVPR 2021).
-        max_dets_per_image: number of detections of a class in an image that count, the best first.
         boundary_ratio: width of the boundary band as a fraction of the image's diagonal.
         options: further arguments of COCOEvaluator.
     """
 
-    def __init__(
-        self,
-        dataset_name: str,
-        tasks: Sequence[str],
-        *,
-        max_dets_per_image: int = _COCO_MAX_DETS,
-        boundary_ratio: float = 0.02,
-        **options: Any,
-    ):
-        super().__init__(dataset_name, tasks, max_dets_per_image=max_dets_per_image, use_fast_impl=False, **options)
-        complete_annotations(self._coco_api)
+    def __init__(self, dataset_name: str, tasks: Sequence[str], *, boundary_ratio: float, **options: Any):
+        super().__init__(dataset_name, tasks, use_fast_impl=False, **options)
         self._boundary_ratio = boundary_ratio
 
     @cached_property
@@ -131,13 +121,14 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
     if options.MAX_DETS and options.MAX_DETS < 10:
         raise ValueError(f"S4M.COCO_EVAL.MAX_DETS must be 0, or 10 or more, but is {options.MAX_DETS}.")
     max_dets = options.MAX_DETS or max(_COCO_MAX_DETS, cfg.TEST.DETECTIONS_PER_IMAGE)
-    common = {"output_dir": os.path.join(cfg.OUTPUT_DIR, "inference"), "max_dets_per_image": max_dets}
     tasks = ("bbox", "segm", "boundary") if options.BOUNDARY else ("bbox", "segm")
+    common = {"output_dir": os.path.join(cfg.OUTPUT_DIR, "inference"), "max_dets_per_image": max_dets}
     if fast:
         logger.info("faster-coco-eval computes COCO AP, with %d detections an image.", max_dets)
-        return FasterCOCOEvaluator(dataset_name, tasks, boundary_ratio=options.BOUNDARY_RATIO, **common)
-    reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
-    logger.info("Detectron2 itself computes COCO AP, because %s.", reason)
-    evaluator = COCOEvaluator(dataset_name, tasks, use_fast_impl=options.FAST, **common)
+        evaluator = FasterCOCOEvaluator(dataset_name, tasks, boundary_ratio=options.BOUNDARY_RATIO, **common)
+    else:
+        reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
+        logger.info("Detectron2 itself computes COCO AP, because %s.", reason)
+        evaluator = COCOEvaluator(dataset_name, tasks, use_fast_impl=options.FAST, **common)
     complete_annotations(evaluator._coco_api)
     return evaluator
