@@ -1,4 +1,4 @@
-"""A training reads a labeled and an unlabeled stream side by side."""
+"""Training reads a labeled and an unlabeled stream side by side."""
 
 import itertools
 import logging
@@ -50,7 +50,7 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
 
     Args:
         names: registered names.
-        filter_empty: whether images without an object, crowds not counted, are left out.
+        filter_empty: whether to leave out images that have no object, or only crowds.
 
     Raises:
         FileNotFoundError: an image is absent.

@@ -65,20 +65,20 @@ class EvaluationCatchUp(HookBase):
                 A process may lack any of them, but every process needs this hook.
         """
         self._period = period
-        self._note = Path(folder, "last_evaluation.json")
+        self._file = Path(folder, "last_evaluation.json")
         self._hooks = list(hooks)
 
     def before_train(self) -> None:
-        """Evaluate the resumed checkpoint if that is not done; a training from its start deletes the note."""
+        """Evaluate the resumed checkpoint if that is not done; a training from its start deletes the file."""
         trainer = self.trainer
         done = trainer.start_iter
         if done == 0 and comm.is_main_process():
-            self._note.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
         missed = 0 < done < trainer.max_iter and done % self._period == 0 and self._evaluated() < done
         # The main process decides, because the folder of another process may be elsewhere.
         if not comm.all_gather(missed)[0]:
             return
-        logger.info("The evaluation after %d iterations was not finished; making up for it.", done)
+        logger.info("The evaluation after %d iterations was not finished and is made up now.", done)
         trainer.iter = trainer.storage.iter = done - 1
         for hook in self._hooks:
             hook.after_step()
@@ -86,21 +86,21 @@ class EvaluationCatchUp(HookBase):
         trainer.iter = trainer.storage.iter = done
 
     def after_step(self) -> None:
-        """Note an evaluation that is finished."""
+        """Record that an evaluation is finished."""
         done = self.trainer.iter + 1
         if done % self._period == 0 and done != self.trainer.max_iter:
             self._write(done)
 
     def after_train(self) -> None:
-        """Note the last evaluation."""
+        """Record that the last evaluation is finished."""
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._write(self.trainer.max_iter)
 
     def _evaluated(self) -> int:
         """Return the number of iterations before the last finished evaluation, or 0 if none is known."""
-        return json.loads(self._note.read_text(encoding="utf-8"))["iterations"] if self._note.is_file() else 0
+        return json.loads(self._file.read_text(encoding="utf-8"))["iterations"] if self._file.is_file() else 0
 
     def _write(self, iterations: int) -> None:
         if comm.is_main_process():
-            with atomic_write(self._note, "w") as file:
+            with atomic_write(self._file, "w") as file:
                 json.dump({"iterations": iterations}, file)

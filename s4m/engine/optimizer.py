@@ -71,7 +71,7 @@ def _embeddings(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def _rate_factors(cfg: CfgNode, model: torch.nn.Module) -> Callable[[str], float]:
     """Return a function that maps a parameter's name to the factor of its learning rate."""
-    depths = {}  # The number of blocks of each network in a module named `backbone`, by the network's prefix.
+    depths = {}  # It maps the prefix of each network in a module named `backbone` to the number of its blocks.
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] == "backbone":
             part = next((part for part in ("bottom_up", "net") if hasattr(module, part)), "")

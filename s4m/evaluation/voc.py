@@ -100,7 +100,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         """
         self._class_names = list(class_names)
         categories = sorted(category["id"] for category in data["categories"])
-        self._truths = defaultdict(list)  # The objects (number, RLE) by (image id, class).
+        self._truths = defaultdict(list)  # It maps (image id, class) to the objects, each a number and an RLE.
         self._counts = np.zeros(len(self._class_names), np.int64)
         for number, annotation in enumerate(a for a in data["annotations"] if not a.get("iscrowd", 0)):
             class_index = categories.index(annotation["category_id"])
@@ -108,15 +108,13 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             self._counts[class_index] += 1
 
     def reset(self) -> None:
-        self._detections = []  # The rows hold class, score, IoU and number of the object.
+        self._detections = []  # Each row holds class, score, IoU and number of the object.
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Take Detectron2's inputs with `image_id`, outputs with pred_masks (N, H, W) bool, scores and pred_classes."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
-            masks = mask_util.encode(
-                np.asfortranarray(instances.pred_masks.numpy().astype(np.uint8).transpose(1, 2, 0))
-            )
+            masks = mask_util.encode(np.asfortranarray(instances.pred_masks.permute(1, 2, 0).byte().numpy()))
             rows = zip(instances.pred_classes.tolist(), instances.scores.tolist(), masks, strict=True)
             for class_index, score, mask in rows:
                 overlap = self._best_overlap(image["image_id"], class_index, mask)
@@ -140,7 +138,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         detections = np.array([row for rows in gathered for row in rows], float).reshape(-1, 4)
-        table = np.empty((len(self._class_names), len(VOLUME)))  # The rows of classes without an object become NaN.
+        table = np.empty((len(self._class_names), len(VOLUME)))  # The row of a class without an object becomes NaN.
         for class_index, count in enumerate(self._counts):
             columns = detections[detections[:, 0] == class_index, 1:].T
             table[class_index] = [100 * average_precision(*columns, count, threshold) for threshold in VOLUME]
