@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changed", action="store_true", help="with --resume: whatever keys changed since the checkpoint"
     )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the best checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="score MODEL.WEIGHTS or OUTPUT_DIR's best checkpoint")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes if MODEL.DEVICE is cpu")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
@@ -153,10 +153,11 @@ def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, given: str, re
     cfg.freeze()
     logger.info("The evaluation is of %s.", cfg.MODEL.WEIGHTS)
     checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    if checkpointer.missing:
+    missing = checkpointer.missing
+    if missing:
         raise ValueError(
-            f"'{cfg.MODEL.WEIGHTS}' lacks {len(checkpointer.missing)} weights of the network, '{checkpointer.missing[0]}' "
-            "for one: it holds a backbone or another network, and an evaluation would score random weights."
+            f"'{cfg.MODEL.WEIGHTS}' lacks {len(missing)} weights of the network, '{missing[0]}' for one: it holds a "
+            "backbone or another network, and an evaluation would score random weights."
         )
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():

@@ -66,7 +66,7 @@ class ResumableTrainer(DefaultTrainer):
         return unwrap_ddp(self._trainer.model)
 
     def build_hooks(self) -> list:
-        """Return Detectron2's hooks, with one that seeds before every step and the checkpoints and writers of `d2kit.hooks`."""
+        """Return Detectron2's hooks with the seeds, checkpoints and writers of `d2kit.hooks`."""
         hooks = [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
         solver, evaluation = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
         for place, hook in enumerate(hooks):

@@ -64,13 +64,12 @@ class ISTDTrainer(ResumableTrainer):
         return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     def build_hooks(self) -> list:
-        """Return the hooks; epoch hooks and evaluation precede the checkpoint, so that it holds their state."""
-        evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
-        common = [hook for hook in super().build_hooks() if hook is not None]
-        first = [hook for hook in common if not isinstance(hook, evaluation)]
-        checkpoint = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicCheckpointer)]
-        writer = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicWriter)]
-        return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *writer, *checkpoint, FinalTest()]
+        """Return the hooks; epoch hooks, evaluation and their figures in metrics.json precede the checkpoint."""
+        last = (d2_hooks.PeriodicWriter, d2_hooks.PeriodicCheckpointer)
+        hooks = [hook for hook in super().build_hooks() if not isinstance(hook, d2_hooks.EvalHook)]
+        first = [hook for hook in hooks if not isinstance(hook, last)]
+        writers, checkpoints = ([hook for hook in hooks if isinstance(hook, kind)] for kind in last)
+        return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *writers, *checkpoints, FinalTest()]
 
     def _epoch_hooks(self) -> list:
         cfg, model, data, clock = self.cfg, self.network, self.data, self.clock
