@@ -39,6 +39,16 @@ class Window(NamedTuple):
     peak: tuple[int, int]
     inner: np.ndarray
 
+    @property
+    def contrast(self) -> float:
+        """The gray values between the background and the peak; at most 0 if the point is on no target."""
+        return float(self.height[self.peak])
+
+    @property
+    def noise(self) -> float:
+        """The root mean square difference from the background, in gray values."""
+        return float(np.sqrt(np.square(self.height).mean()))
+
 
 def grow_mask(
     image: np.ndarray,
@@ -88,9 +98,11 @@ def grow_mask(
     has_region = np.zeros(len(array), bool)
     for i, (x, y) in enumerate(array):
         window = cut_window(image, int(x), int(y), polarity)
-        region = _grow(window, _deviation(window) if noise is None else noise, gain, max_area)
-        if region is not None:
-            has_region[i] = True
+        has_region[i] = window.contrast > 0
+        if has_region[i]:
+            last = last_level(window.contrast, window.noise if noise is None else noise, gain)
+            region = grow_region(window, last, max_area)
+            has_region[i] = region.any()
             mask[window.place][region] = 1
     mask[array[:, 1], array[:, 0]] = 1
     return mask, has_region
@@ -111,7 +123,7 @@ def window_noise(image: np.ndarray, points: Points) -> np.ndarray:
     """
     image = np.asarray(image)
     array = check_points(points, *image.shape)
-    return np.array([_deviation(cut_window(image, int(x), int(y), "bright")) for x, y in array], np.float64)
+    return np.array([cut_window(image, int(x), int(y), "bright").noise for x, y in array], np.float64)
 
 
 def fit_gain(samples: Iterable[tuple[np.ndarray, Points, np.ndarray]], noise: float, polarity: str = "bright") -> float:
@@ -162,21 +174,18 @@ def last_level(contrast: float, noise: float, gain: float) -> float:
     return min(max(gain * math.sqrt(noise / contrast), LAST_LEVEL), FIRST_LEVEL)
 
 
-def _deviation(window: Window) -> float:
-    return float(np.sqrt(np.square(window.height).mean()))
+def grow_region(window: Window, last: float, max_area: int = 400) -> np.ndarray:
+    """Return the region of a window, (h, w) bool, by steps 2 and 3 of `grow_mask`; all False if the first level leaks.
 
-
-def _grow(window: Window, noise: float, gain: float, max_area: int) -> np.ndarray | None:
-    """Return the region of a window as (h, w) bool, or None if there is no contrast or the first level leaks."""
-    contrast = float(window.height[window.peak])
-    if contrast <= 0:
-        return None
-    last = last_level(contrast, noise, gain)
-    levels = [*np.arange(FIRST_LEVEL, last + TIE, -STEP), last]
-    region = None
+    Args:
+        window: a window with positive contrast.
+        last: the last level, a share of the contrast.
+        max_area: largest region in pixels.
+    """
+    region = np.zeros(window.height.shape, bool)
     limit = max_area
-    for level in levels:
-        above = window.height >= (level - TIE) * contrast
+    for level in [*np.arange(FIRST_LEVEL, last + TIE, -STEP), last]:
+        above = window.height >= (level - TIE) * window.contrast
         _, parts = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
         grown = parts == parts[window.peak]
         area = int(grown.sum())
