@@ -68,7 +68,7 @@ def grow_mask(
     2. Levels fall from 0.7 to the last level in steps of 0.05. At each, the region is the 8-connected part of
        {gray >= background + level * contrast} that holds the peak.
     3. The growth ends at the level before the region leaks: before it touches a side of the window inside the image,
-       has more than `max_area` pixels, or has more than 1.4 times its area at the level before plus 8 pixels.
+       has more than `max_area` pixels, or has more than twice its area at the level before plus 8 pixels.
     The point's own pixel always joins the mask.
 
     Example: with a noise of 10, a target of contrast 90 grows to the level sqrt(10 / 90) = 0.33, and a faint one of
@@ -192,5 +192,5 @@ def grow_region(window: Window, last: float, max_area: int = 400) -> np.ndarray:
         if area > limit or (grown & ~window.inner).any():
             break
         region = grown
-        limit = min(max_area, 1.4 * area + 8)
+        limit = min(max_area, 2 * area + 8)
     return region

@@ -58,6 +58,14 @@ def test_the_unit_of_gray_values_does_not_matter(factor):
         assert np.array_equal(mask, grow_mask(image * factor, points, noise=scaled)[0])
 
 
+@pytest.mark.parametrize("factor", [0.01, 0.1, 1 / 3, 256.0])
+def test_rounding_moves_no_pixel_that_lies_on_a_level(factor):
+    image = np.zeros((60, 60), np.float32)
+    image[30, 20:35] = np.arange(30, 105, 5)  # Each step is one level: 0.3 is the last that growth reaches.
+    mask, _ = grow_mask(image * np.float32(factor), [[34, 30]], noise=9.0 * factor)
+    assert np.argwhere(mask)[:, 1].tolist() == list(range(20, 35))
+
+
 def test_an_offset_of_gray_values_does_not_matter():
     image = np.rint(spots((40, 30, 2.0, 100.0)))
     assert np.array_equal(grow_mask(image, [[40, 30]])[0], grow_mask(image - 5000, [[40, 30]])[0])
@@ -77,21 +85,24 @@ def test_a_saturated_target_is_whole():
     assert mask[image == 255].all() and mask.sum() < 150
 
 
-def test_growth_stops_before_it_leaks():
-    """At 0.4 of the contrast the target joins a bright field, which would multiply its area."""
+@pytest.mark.parametrize("side", [12, 25])
+def test_growth_stops_before_it_leaks(side):
+    """At 0.4 of the contrast the target joins a bright field: of 144 pixels, or of more than the largest region."""
     image = spots((40, 30, 1.5, 100.0))
-    image[20:45, 43:60] += 35
+    image[30 - side // 2 : 30 + side // 2, 43 : 43 + side] += 35
     mask, has_region = grow_mask(image, [[40, 30]], noise=1.0)
     assert has_region.all() and 9 <= mask.sum() < 40
-    assert not mask[20:45, 46:60].any()
+    assert not mask[:, 46:].any()
 
 
 def test_growth_stops_before_the_side_of_the_window():
-    image = spots(shape=(80, 100))
-    image[29:32, :] += 40  # This line crosses the window.
-    image[29:32, 39:42] += 60
-    mask, _ = grow_mask(image, [[40, 30]], noise=1.0)
-    assert 9 <= mask.sum() <= 12
+    """A line grows by a few pixels from level to level, and would cross the window."""
+    image = np.full((80, 100), BACKGROUND)
+    image[29:32] += 100 * (1 - np.abs(np.arange(100) - 40) / 60)
+    mask, has_region = grow_mask(image, [[40, 30]], noise=1.0)
+    rows, columns = np.nonzero(mask)
+    assert has_region.all() and 100 < mask.sum() < 3 * 47
+    assert set(rows) == {29, 30, 31} and columns.min() > 40 - 24 and columns.max() < 40 + 24
 
 
 @pytest.mark.parametrize("point", [(0, 0), (99, 79), (50, 0), (0, 40)])
@@ -159,7 +170,7 @@ def test_the_gain_is_that_of_the_masks_it_is_fitted_to():
 
 
 def test_start_masks_of_real_images(shared):
-    """IoU with the true masks: 76.6 on the 153 test images; the contours' is 32.4."""
+    """IoU with the true masks: 78.6 on the 153 test images; the contours' is 32.4."""
     samples = [
         (read_infrared(record["file_name"]), record["points"], read_mask(record["mask_file"]) > 0)
         for record in load_sirst(shared / "data" / "sirst", "test.txt", on_mismatch="skip")
@@ -168,4 +179,4 @@ def test_start_masks_of_real_images(shared):
     masks = [grow_mask(image, points, noise=noise)[0] > 0 for image, points, _ in samples]
     intersection = sum((mask & truth).sum() for mask, (*_, truth) in zip(masks, samples, strict=True))
     union = sum((mask | truth).sum() for mask, (*_, truth) in zip(masks, samples, strict=True))
-    assert 100 * intersection / union == pytest.approx(76.6, abs=0.3)
+    assert 100 * intersection / union == pytest.approx(78.6, abs=0.3)
