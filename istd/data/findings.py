@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 LEVELS = ("error", "repaired", "warning")  # An error is refused; the others do not stop a training.
 SHOWN = 3  # examples of one cause
-_logged: set[tuple[str, str]] = set()  # loggers and lines, because a training reads its data several times
+_logged: set[str] = set()  # first examples of logged causes, because a training reads its data several times
 
 
 @dataclass
@@ -15,8 +15,9 @@ class Cause:
 
     Attributes:
         level: one of LEVELS.
-        name: what the faults have in common, without a verb.
+        name: what is affected, in the plural.
         count: number of faults.
+        sentences: number of sentences about them, each of which may be about several.
         examples: the first sentences, each of which names a file.
         error: the first exception, for errors.
     """
@@ -24,12 +25,13 @@ class Cause:
     level: str
     name: str
     count: int = 0
+    sentences: int = 0
     examples: list[str] = field(default_factory=list)
     error: Exception | None = None
 
     def __str__(self) -> str:
-        more = f" (and {self.count - len(self.examples)} more)" if self.count > len(self.examples) else ""
-        return f"{self.name}, {self.count}: {' '.join(self.examples)}{more}"
+        more = f" ({self.count} {self.name})" if self.sentences > 1 else ""
+        return f"{self.examples[0]}{more}"
 
 
 class Findings:
@@ -49,6 +51,7 @@ class Findings:
         """Add `count` faults of one cause; an error may be given as the exception that it would raise."""
         cause = self._causes.setdefault((level, name), Cause(level, name))
         cause.count += count
+        cause.sentences += 1
         if len(cause.examples) < SHOWN:
             cause.examples.append(str(sentence))
         if cause.error is None and level == "error":
@@ -60,6 +63,7 @@ class Findings:
             name = f"{prefix}{cause.name}"
             mine = self._causes.setdefault((cause.level, name), Cause(cause.level, name, error=cause.error))
             mine.count += cause.count
+            mine.sentences += cause.sentences
             mine.examples = [*mine.examples, *cause.examples][:SHOWN]
 
     @property
@@ -73,13 +77,18 @@ class Findings:
             raise cause.error
 
     def log(self, name: str) -> None:
-        """Write repairs and warnings to the log, one line a cause; a line that the process wrote is left out."""
+        """Write repairs and warnings to the log, one line a cause; a cause that the process told is left out."""
         for cause in self:
-            line = str(cause)
-            if cause.level != "error" and (name, line) not in _logged:
-                _logged.add((name, line))
-                logging.getLogger(name).warning("%s", line)
+            if cause.level != "error" and cause.examples[0] not in _logged:
+                _logged.add(cause.examples[0])
+                logging.getLogger(name).warning("%s", cause)
 
     def lines(self) -> list[str]:
-        """Return one line a cause, which begins with its level."""
-        return [f"{cause.level + ':':10}{cause}" for cause in self]
+        """Return a line for each cause, which says its level and count, and below it the examples."""
+        lines = []
+        for cause in self:
+            lines.append(f"{cause.level}: {cause.name} ({cause.count})")
+            lines += [f"    {example}" for example in cause.examples]
+            if cause.sentences > len(cause.examples):
+                lines.append(f"    and {cause.sentences - len(cause.examples)} more")
+        return lines

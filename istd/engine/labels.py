@@ -9,8 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from istd.data.images import read_infrared, read_mask
-from istd.pseudo_masks.evolve import evolve_mask
-from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy
+from istd.data.polarity import orient
+from istd.data.spots import spots_at, why_none_is_easy
+from istd.pseudo_masks.evolve import constants_for, evolve_mask
+from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy, target_scale
 from istd.pseudo_masks.mine import ratio_at, select
 from istd.pseudo_masks.state import PseudoMasks
 
@@ -25,13 +27,14 @@ _CHOICES = {
 }
 
 
-def first_mask(image: np.ndarray, points: Sequence, start: str) -> tuple[np.ndarray, np.ndarray]:
+def first_mask(image: np.ndarray, points: Sequence, start: str, **options) -> tuple[np.ndarray, np.ndarray]:
     """Return the first pseudo-mask, (H, W) float32, and whether each point got a region in it, (N,) bool.
 
-    `start` is "contours" (see `initialize_mask`) or "points": the points alone, as LESPS begins.
+    `start` is "contours" (see `initialize_mask`, which takes the options) or "points": the points alone, as LESPS
+    begins.
     """
     if start == "contours":
-        return initialize_mask(image, points)
+        return initialize_mask(image, points, **options)
     array = check_points(points, *image.shape)
     mask = np.zeros(image.shape, np.float32)
     mask[array[:, 1], array[:, 0]] = 1
@@ -61,6 +64,7 @@ class PseudoLabels:
             if value not in choices:
                 raise ValueError(f"ISTD.{key} must be {' or '.join(choices)}, not '{value}'.")
         self._cfg = cfg
+        self._scale = target_scale(cfg.ISTD.LABELS.TARGET_SIZE)
         self._train = list(train)
         self._records = [*train, *validation]
         self.folder = Path(cfg.OUTPUT_DIR, FOLDER)
@@ -146,20 +150,23 @@ class PseudoLabels:
                     changes.pool.add(image_id)
             elif node.ENABLED:
                 fixed = points if node.FIXED == "points" else None
-                mask = evolve_mask(self.masks[image_id], probability(record), points=fixed, decay=node.DECAY)
+                options = {"points": fixed, "decay": node.DECAY, **constants_for(self._scale)}
+                mask = evolve_mask(self.masks[image_id], probability(record), **options)
                 changes.put(image_id, mask)
         return changes
 
     def _first_masks(self) -> PseudoMasks:
         node = self._cfg.ISTD.LABELS
+        polarity = self._cfg.ISTD.INPUT.POLARITY
+        options = {"scale": self._scale, "both": polarity == "both"}
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            grey = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH)
+            grey = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH), polarity)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
-                mask, has_region = first_mask(grey, record["points"], node.START)
+                mask, has_region = first_mask(grey, record["points"], node.START, **options)
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
             masks.put(record["image_id"], mask)
@@ -168,12 +175,17 @@ class PseudoLabels:
                 masks.pool.add(record["image_id"])
                 easy += trains
         if not easy:
-            raise ValueError(
-                f"none of the {len(self._train)} training images is easy enough to begin with: lower "
-                "ISTD.LABELS.EASY_SHARE or set ISTD.LABELS.POOL to all."
-            )
+            raise ValueError(self._why_none_is_easy())
         logger.info("%d of %d training images are in the pool from the start.", easy, len(self._train))
         return masks
+
+    def _why_none_is_easy(self) -> str:
+        node = self._cfg.ISTD
+        spots = []
+        for record in self._train:
+            grey = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
+            spots += spots_at(grey, record["points"])
+        return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, node.LABELS.TARGET_SIZE)
 
     def _save(self) -> None:
         if comm.is_main_process():
