@@ -16,6 +16,7 @@ LEAST_NOISE = 1.0  # gray values
 MAD_TO_SIGMA = 1.4826
 REFUSED_SHARE = 0.5  # share of the points from which a fault is one of the data set, not of single points
 TOLD_SHARE = 0.25
+NOTHING_SHARE = 0.8  # Faint and camouflaged targets show no clear spot either.
 MARGIN_OF_SIZE = 1.33  # ISTD.LABELS.TARGET_SIZE over the side of a square with the area of the largest targets
 
 
@@ -83,7 +84,7 @@ def judge_spots(spots: Sequence[Spot], polarity: str, target_size: float) -> Fin
         )
         findings.add("warning", "points on large spots", sentence, len(large))
     nothing = len(spots) - len(clear)
-    if nothing >= max(1, REFUSED_SHARE * len(spots)):
+    if nothing >= max(1, NOTHING_SHARE * len(spots)):
         sentence = (
             f"the images show no spot at {nothing} of {len(spots)} points: check whether the points belong to these "
             "images, have their resolution, and have x before y."
@@ -95,7 +96,7 @@ def judge_spots(spots: Sequence[Spot], polarity: str, target_size: float) -> Fin
 def why_none_is_easy(images: int, spots: Sequence[Spot], polarity: str, target_size: float) -> str:
     """Return the sentence for a training set of so many images without a first mask, which names the cause."""
     for cause in judge_spots(spots, polarity, target_size):
-        return f"none of the {images} training images has a first mask, because {cause.examples[0]}"
+        return f"none of the {images} training images is easy enough to begin with: {cause.examples[0]}"
     return (
         f"none of the {images} training images is easy enough to begin with: lower ISTD.LABELS.EASY_SHARE or set "
         "ISTD.LABELS.POOL to all."
