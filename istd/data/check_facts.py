@@ -110,7 +110,7 @@ def _stamp(record: dict) -> str:
     """Return what the facts of an image depend on: sizes and times of its files, and its points."""
     parts = [str(record.get("points"))]
     for key in ("file_name", "mask_file"):
-        if key in record:
+        if os.path.isfile(record.get(key, "")):
             stat = os.stat(record[key])
             parts.append(f"{record[key]} {stat.st_size} {stat.st_mtime_ns}")
     return "; ".join(parts)

@@ -21,10 +21,15 @@ def image_key(text: str | os.PathLike) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else str(path)
 
 
+def spellings(name: str) -> list[str]:
+    """Return a name in Unicode's composed form and, if that differs, in the decomposed form of files from macOS."""
+    return list(dict.fromkeys(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+
+
 def check_inside(name: str, source: str | os.PathLike) -> None:
     """Raise ValueError if the name of an image leads out of its folder; the message names `source`."""
     path = name.replace("\\", "/")
-    if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
+    if path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
         raise ValueError(f"{os.fspath(source)} names image '{name}', which leads out of the folder of images.")
 
 

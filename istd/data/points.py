@@ -13,7 +13,7 @@ import numpy as np
 
 from istd.data.findings import Findings
 from istd.data.images import SizeMismatch, find_image, image_size, read_mask
-from istd.data.names import NameTable
+from istd.data.names import NameTable, spellings
 from istd.data.point_files import FRACTIONS, nearest_on_target, read_coco, read_labelme, read_voc, read_yolo
 from istd.data.point_tables import Entry, read_csv
 
@@ -103,22 +103,23 @@ class PointSource:
         return entry(height, width) if callable(entry) else entry
 
     def _find_in_folder(self, name: str, height: int, width: int) -> Entry | None:
-        for suffix, read in FOLDER_READERS.items():
-            path = self.source / f"{name}{suffix}"
-            if path.is_file():
-                return read(path)
-        path = find_image(self.source, name)
-        if path is None:
-            return None
+        for spelling in spellings(name):
+            for suffix, read in FOLDER_READERS.items():
+                path = self.source / f"{spelling}{suffix}"
+                if path.is_file():
+                    return read(path)
+            path = find_image(self.source, spelling)
+            if path is not None:
+                return self._read_dots(path, name, height, width)
+        return None
+
+    def _read_dots(self, path: Path, name: str, height: int, width: int) -> Entry:
+        """Return a pixel of each white region of a point image, in the order of rows."""
         size = image_size(path)
         if size != (height, width):
             raise SizeMismatch(
                 f"points {path} are {size[1]}x{size[0]} pixels but its image '{name}' is {width}x{height}."
             )
-        return Entry(path, self._dots(path), index=True)
-
-    def _dots(self, path: Path) -> list[tuple[float, float]]:
-        """Return a pixel of each white region of a point image, in the order of rows."""
         mask = read_mask(path)
         points = [(x, y) for x, y in points_from_mask(mask)]
         pixels = int(np.count_nonzero(mask))
@@ -127,7 +128,7 @@ class PointSource:
                 raise ValueError(f"{path}: {pixels} of {mask.size} pixels are white, which are no points.")
             sentence = f"{path}: {len(points)} dots have {pixels} pixels; each becomes the pixel at its center."
             self.findings.add("repaired", "images with dots of several pixels", sentence)
-        return sorted(points, key=lambda point: point[::-1])
+        return Entry(path, sorted(points, key=lambda point: point[::-1]), index=True)
 
     def _pixels(self, entry: Entry, name: str, height: int, width: int) -> PointList:
         """Turn the coordinates of an entry into pixel indices of the image."""
@@ -164,7 +165,7 @@ class PointSource:
 def _scaled(value: float, size: float, pixels: int) -> int:
     """Return the pixel that holds a coordinate of 0..size on a side of `pixels` pixels; the far edge is its last."""
     scaled = value * pixels / size
-    return pixels - 1 if pixels <= scaled <= pixels + ROUNDING else math.floor(scaled + ROUNDING)
+    return pixels - 1 if abs(scaled - pixels) <= ROUNDING else math.floor(scaled + ROUNDING)
 
 
 def points_from_mask(

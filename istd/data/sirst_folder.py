@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from istd.data.findings import Findings
 from istd.data.images import EXTENSIONS, SizeMismatch, find_image, image_size
-from istd.data.names import NameTable, check_inside, image_key
+from istd.data.names import NameTable, check_inside, image_key, spellings
 from istd.data.points import PointSource
 from istd.data.text import read_text
 
@@ -189,8 +189,8 @@ def _collect(findings: Findings, cause: str, check: Callable[[], None]) -> None:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """`find_image`, which also finds file names in Unicode's decomposed form, as macOS writes them."""
-    return find_image(folder, name) or find_image(folder, unicodedata.normalize("NFD", name))
+    """Return the image of a name in a folder, in whatever form of Unicode, or None."""
+    return next(filter(None, (find_image(folder, spelling) for spelling in spellings(name))), None)
 
 
 def _image_files(folder: Path) -> list[Path]:
