@@ -76,13 +76,34 @@ def initialize_mask(
     image = np.asarray(image)
     height, width = image.shape
     array = check_points(points, height, width)
-    if scale != 1:
-        steps = {"both": both, "window": window, "blur_sigma": blur_sigma, "canny": canny, "max_area": max_area}
-        return _initialize_shrunk(image, array, scale, steps)
+    steps = {"both": both, "window": window, "blur_sigma": blur_sigma, "canny": canny, "max_area": max_area}
+    if scale == 1:
+        mask, has_region = _contours(image, array, **steps)
+    else:
+        size = np.maximum(1, np.rint(np.array([width, height]) / scale)).astype(int)
+        interpolation = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        small = cv2.resize(image.astype(np.float32), size.tolist(), interpolation=interpolation)
+        small_points = np.minimum((array + 0.5) * size / (width, height), size - 1).astype(int)
+        small_mask, has_region = _contours(small, small_points, **steps)
+        mask = (cv2.resize(small_mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.float32)
+    mask[array[:, 1], array[:, 0]] = 1
+    return mask, has_region
+
+
+def is_easy(has_region: np.ndarray, share: float = 0.8) -> bool:
+    """Return whether at least `share` of the points got a contour; an image without points is easy."""
+    return not has_region.size or bool(has_region.mean() >= share)
+
+
+def _contours(
+    image: np.ndarray, points: np.ndarray, both: bool, window: int, blur_sigma: float, canny, max_area: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (H, W) mask of the filled contours around (N, 2) points, and whether each point has one."""
+    height, width = image.shape
     mask = np.zeros((height, width), np.float32)
-    has_region = np.zeros(len(array), bool)
+    has_region = np.zeros(len(points), bool)
     half = window // 2
-    for i, (x, y) in enumerate(array):
+    for i, (x, y) in enumerate(points):
         x0, y0 = max(0, x - half), max(0, y - half)
         x1, y1 = min(width, x - half + window), min(height, y - half + window)
         source = 255 - image if both and _is_dark(image[y0:y1, x0:x1], x - x0, y - y0) else image
@@ -90,20 +111,6 @@ def initialize_mask(
         if filled is not None:
             has_region[i] = True
             np.maximum(mask[y0:y1, x0:x1], filled, out=mask[y0:y1, x0:x1])
-    mask[array[:, 1], array[:, 0]] = 1
-    return mask, has_region
-
-
-def _initialize_shrunk(image: np.ndarray, points: np.ndarray, scale: float, steps: dict):
-    """Return the result of `initialize_mask` for an image that is shrunk by `scale`, enlarged again."""
-    height, width = image.shape
-    size = np.maximum(1, np.rint(np.array([width, height]) / scale)).astype(int)
-    interpolation = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-    small = cv2.resize(image.astype(np.float32), size.tolist(), interpolation=interpolation)
-    small_points = np.minimum((points + 0.5) * size / (width, height), size - 1).astype(int)
-    small_mask, has_region = initialize_mask(small, small_points, **steps)
-    mask = (cv2.resize(small_mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.float32)
-    mask[points[:, 1], points[:, 0]] = 1
     return mask, has_region
 
 
@@ -112,11 +119,6 @@ def _is_dark(part: np.ndarray, x: int, y: int) -> bool:
     near = part[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
     background = float(np.median(part))
     return background - float(near.min()) > float(near.max()) - background
-
-
-def is_easy(has_region: np.ndarray, share: float = 0.8) -> bool:
-    """Return whether at least `share` of the points got a contour; an image without points is easy."""
-    return not has_region.size or bool(has_region.mean() >= share)
 
 
 def _detail(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, sigma: float) -> np.ndarray:

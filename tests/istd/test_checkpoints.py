@@ -1,5 +1,7 @@
 """Network files: writing, reading, wrong ones, and running a network at any size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,13 @@ def test_predict_repeats_the_grey_image():
     with torch.no_grad():
         wanted = network(torch.nn.functional.pad(x, (0, 16, 0, 16))).sigmoid()[0, 0, :16, :16]
     assert np.allclose(predict(network, Recipe("MLCLNet"), grey), wanted.numpy(), atol=1e-6)
+
+
+def test_a_network_for_dark_targets_is_fed_inverted_images(acm, tmp_path):
+    network, recipe = acm
+    recipe = replace(recipe, polarity="dark")
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.float32)
+    save_network(tmp_path / "dark.pth", network, recipe)
+    loaded, loaded_recipe = load_network(tmp_path / "dark.pth")
+    wanted = predict(loaded, replace(recipe, polarity="bright"), 255 - grey)
+    assert np.array_equal(predict(loaded, loaded_recipe, grey), wanted)

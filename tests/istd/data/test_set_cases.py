@@ -27,9 +27,9 @@ def cases(shared, tmp_path_factory):
 
 @pytest.fixture
 def case(cases, request):
-    """Folder, numbers and truth of the case that the test's mark names."""
+    """Folder, numbers and truth of the case that the test names."""
     folder, table = cases
-    name = request.node.get_closest_marker("case").args[0]
+    name = request.param
     truth = folder / name / "truth" / "targets.json"
     return folder / name, table[name]["numbers"], json.loads(truth.read_text()) if truth.is_file() else {}
 
@@ -62,7 +62,7 @@ def first_masks(cfg) -> tuple[int, float]:
     return len(labels.pool()), labels.quality()["labels/iou_true"] / 100
 
 
-@pytest.mark.case("sequence_folders")
+@pytest.mark.parametrize("case", ["sequence_folders"], indirect=True)
 def test_sequences(case, configuration):
     folder, numbers, truth = case
     records = [record for split in SPLITS for record in load_sirst(folder, split)]
@@ -73,7 +73,7 @@ def test_sequences(case, configuration):
     assert first_masks(configuration(folder))[0] == numbers["images"]["train"]
 
 
-@pytest.mark.case("two_sets_equal_names")
+@pytest.mark.parametrize("case", ["two_sets_equal_names"], indirect=True)
 def test_two_sets_with_equal_names(case, configuration):
     folder, numbers, _ = case
     names = tuple(f"sirst:{folder / name}:train.txt" for name in ("set_a", "set_b"))
@@ -86,7 +86,7 @@ def test_two_sets_with_equal_names(case, configuration):
             assert len(data.labels.masks) == numbers["training_images"]
 
 
-@pytest.mark.case("train_in_test")
+@pytest.mark.parametrize("case", ["train_in_test"], indirect=True)
 def test_training_images_in_the_test_set(case, configuration):
     folder, numbers, _ = case
     findings = check_config(configuration(folder))
@@ -95,7 +95,7 @@ def test_training_images_in_the_test_set(case, configuration):
     assert "2 images of DATASETS.TEST are images of DATASETS.TRAIN" in str(cause) and "scene_00" in str(cause)
 
 
-@pytest.mark.case("points_csv_01")
+@pytest.mark.parametrize("case", ["points_csv_01"], indirect=True)
 def test_fractions(case, configuration):
     folder, numbers, truth = case
     for scheme in ("quick_pal", "quick_lesps"):
@@ -106,13 +106,14 @@ def test_fractions(case, configuration):
 
 
 @pytest.mark.parametrize(
-    "points",
+    ("case", "points"),
     [
-        pytest.param("masks_centroid", marks=pytest.mark.case("points_dots_3x3")),
-        pytest.param("points.json", marks=pytest.mark.case("points_coco_other_size")),
-        pytest.param("labels", marks=pytest.mark.case("points_yolo")),
-        pytest.param("labelme", marks=pytest.mark.case("points_labelme")),
+        ("points_dots_3x3", "masks_centroid"),
+        ("points_coco_other_size", "points.json"),
+        ("points_yolo", "labels"),
+        ("points_labelme", "labelme"),
     ],
+    indirect=["case"],
 )
 def test_points_of_tools(case, configuration, points):
     folder, numbers, truth = case
@@ -123,7 +124,7 @@ def test_points_of_tools(case, configuration, points):
     assert first_masks(configuration(folder, points))[0] == numbers["images"]["train"]
 
 
-@pytest.mark.case("targets_dark")
+@pytest.mark.parametrize("case", ["targets_dark"], indirect=True)
 def test_dark_targets(case, configuration):
     folder, numbers, _ = case
     for scheme in ("quick_pal", "quick_lesps"):
@@ -136,7 +137,7 @@ def test_dark_targets(case, configuration):
         assert iou >= numbers["IoU_of_first_masks_with_truth"]
 
 
-@pytest.mark.case("targets_40px")
+@pytest.mark.parametrize("case", ["targets_40px"], indirect=True)
 def test_large_targets(case, configuration):
     folder, numbers, _ = case
     sentence = refusal(configuration(folder))
