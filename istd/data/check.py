@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from istd.data.check_facts import Facts, Reading, read_facts
 from istd.data.datasets import name_defaults, resolve_datasets
 from istd.data.findings import Findings
+from istd.data.polarity import check_polarity
 from istd.data.spots import Spot, judge_spots, why_none_is_easy
 from istd.pseudo_masks.initialize import target_scale
 
@@ -35,7 +36,7 @@ def check_before_training(cfg: CfgNode) -> None:
     """Log what `check_config` finds.
 
     Raises:
-        ValueError: there is an error; the sentence is the first one's, and tells how many other causes there are.
+        ValueError: there is an error; the sentence names the key and tells how many other causes there are.
     """
     findings = check_config(cfg)
     errors = findings.errors
@@ -46,7 +47,8 @@ def check_before_training(cfg: CfgNode) -> None:
     if others:
         logger.error("The check of the data sets found:\n%s", "\n".join(findings.lines()))
     more = f" The data sets have {others} other fault{'s' * (others > 1)}, see above." if others else ""
-    raise ValueError(f"{errors[0]}{more}")
+    key, colon, _ = errors[0].name.partition(": ")
+    raise ValueError(f"{key + colon if colon else ''}{errors[0]}{more}")
 
 
 def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
@@ -60,7 +62,7 @@ def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
     node = cfg.ISTD
     reading = Reading(
         depth=node.INPUT.DEPTH,
-        polarity=node.INPUT.POLARITY,
+        polarity=check_polarity(node.INPUT.POLARITY),
         scale=target_scale(node.LABELS.TARGET_SIZE),
         easy_share=node.LABELS.EASY_SHARE,
     )

@@ -53,7 +53,7 @@ def test_all_faults_of_all_sets_are_told_at_once(cfg, root):
     errors = [example for cause in findings.errors for example in cause.examples]
     for name in (train[0], train[1], *test):
         assert any(name in example for example in errors), name
-    with pytest.raises(ValueError, match=r"other faults?, see above"):
+    with pytest.raises(ValueError, match=r"^DATASETS\.\w+: .*other faults?, see above"):
         check_before_training(cfg())
 
 
