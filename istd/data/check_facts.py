@@ -120,16 +120,16 @@ def _read(record: dict, reading: Reading) -> Facts:
     points = record.get("points") or []
     facts = {}
     try:
-        grey = read_infrared(record["file_name"], reading.depth)
+        gray = read_infrared(record["file_name"], reading.depth)
     except (ValueError, OSError) as error:
         facts["image_error"] = str(error)
     else:
-        if grey.min() < grey.max():
-            facts["digest"] = hashlib.blake2b(repr(grey.shape).encode() + grey.tobytes(), digest_size=16).hexdigest()
-        grey = orient(grey, reading.polarity)
-        facts["spots"] = spots_at(grey, points)
+        if gray.min() < gray.max():
+            facts["digest"] = hashlib.blake2b(repr(gray.shape).encode() + gray.tobytes(), digest_size=16).hexdigest()
+        gray = orient(gray, reading.polarity)
+        facts["spots"] = spots_at(gray, points)
         both = reading.polarity == "both"
-        facts["easy"] = is_easy(initialize_mask(grey, points, scale=reading.scale, both=both)[1], reading.easy_share)
+        facts["easy"] = is_easy(initialize_mask(gray, points, scale=reading.scale, both=both)[1], reading.easy_share)
     if "mask_file" in record:
         try:
             mask = read_mask(record["mask_file"])

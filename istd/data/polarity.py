@@ -12,6 +12,6 @@ def check_polarity(polarity: str) -> str:
     return polarity
 
 
-def orient(grey: np.ndarray, polarity: str) -> np.ndarray:
+def orient(gray: np.ndarray, polarity: str) -> np.ndarray:
     """Return (H, W) gray values 0..255 in which targets of the polarity "dark" are bright; others stay as they are."""
-    return 255 - grey if polarity == "dark" else grey
+    return 255 - gray if polarity == "dark" else gray

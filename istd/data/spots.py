@@ -33,28 +33,28 @@ class Spot:
     area: int
 
 
-def spot_at(grey: np.ndarray, x: int, y: int) -> Spot:
+def spot_at(gray: np.ndarray, x: int, y: int) -> Spot:
     """Describe the spot at pixel (x, y) of an (H, W) image with gray values 0..255.
 
     The brightest and the darkest of the 3x3 pixels at the point are compared with the background, which is the median
     of the smallest window of REACHES in which one of them is clear.
     """
-    near = _window(grey, x, y, 1)[0]
+    near = _window(gray, x, y, 1)[0]
     for reach in REACHES:
-        part, origin = _window(grey, x, y, reach)
+        part, origin = _window(gray, x, y, reach)
         background = float(np.median(part))
         noise = max(LEAST_NOISE, MAD_TO_SIGMA * float(np.median(np.abs(part - background))))
         rise = float(near.max()) - background
         fall = background - float(near.min())
         if max(rise, fall) >= CLEAR * noise:
             sign = 1 if rise >= fall else -1
-            return Spot(sign, _area(grey, x, y, sign, background + sign * max(rise, fall) / 2))
+            return Spot(sign, _area(gray, x, y, sign, background + sign * max(rise, fall) / 2))
     return Spot(0, 0)
 
 
-def spots_at(grey: np.ndarray, points: Sequence[Sequence[int]]) -> list[Spot]:
+def spots_at(gray: np.ndarray, points: Sequence[Sequence[int]]) -> list[Spot]:
     """Return the spot at each [x, y] of an (H, W) image."""
-    return [spot_at(grey, x, y) for x, y in points]
+    return [spot_at(gray, x, y) for x, y in points]
 
 
 def judge_spots(spots: Sequence[Spot], polarity: str, target_size: float) -> Findings:
@@ -103,15 +103,15 @@ def why_none_is_easy(images: int, spots: Sequence[Spot], polarity: str, target_s
     )
 
 
-def _window(grey: np.ndarray, x: int, y: int, reach: int) -> tuple[np.ndarray, tuple[int, int]]:
+def _window(gray: np.ndarray, x: int, y: int, reach: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the square around (x, y), cut at the border, and x, y of its first pixel."""
     x0, y0 = max(0, x - reach), max(0, y - reach)
-    return grey[y0 : y + reach + 1, x0 : x + reach + 1], (x0, y0)
+    return gray[y0 : y + reach + 1, x0 : x + reach + 1], (x0, y0)
 
 
-def _area(grey: np.ndarray, x: int, y: int, sign: int, level: float) -> int:
+def _area(gray: np.ndarray, x: int, y: int, sign: int, level: float) -> int:
     """Return the pixels beyond `level` that are connected to the 3x3 pixels at (x, y)."""
-    part, (x0, y0) = _window(grey, x, y, REACHES[-1])
+    part, (x0, y0) = _window(gray, x, y, REACHES[-1])
     beyond = (sign * part > sign * level).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(beyond, connectivity=8)
     touching = np.unique(labels[max(0, y - 1 - y0) : y + 2 - y0, max(0, x - 1 - x0) : x + 2 - x0])

@@ -162,11 +162,11 @@ class PseudoLabels:
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            grey = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH), polarity)
+            gray = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH), polarity)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
-                mask, has_region = first_mask(grey, record["points"], node.START, **options)
+                mask, has_region = first_mask(gray, record["points"], node.START, **options)
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
             masks.put(record["image_id"], mask)
@@ -183,8 +183,8 @@ class PseudoLabels:
         node = self._cfg.ISTD
         spots = []
         for record in self._train:
-            grey = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
-            spots += spots_at(grey, record["points"])
+            gray = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
+            spots += spots_at(gray, record["points"])
         return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, node.LABELS.TARGET_SIZE)
 
     def _save(self) -> None:

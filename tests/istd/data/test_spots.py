@@ -6,23 +6,23 @@ from istd.data.spots import judge_spots, spots_at, why_none_is_easy
 
 def picture(spots, size=(120, 160), background=100.0):
     """Noise with squares: (x, y, side, height) of each, the center at (x, y)."""
-    grey = np.random.default_rng(0).normal(background, 2, size).astype(np.float32)
+    gray = np.random.default_rng(0).normal(background, 2, size).astype(np.float32)
     for x, y, side, height in spots:
         x0, y0 = x - side // 2, y - side // 2
-        grey[y0 : y0 + side, x0 : x0 + side] += height
-    return grey
+        gray[y0 : y0 + side, x0 : x0 + side] += height
+    return gray
 
 
 def test_bright_dark_and_no_spots_and_their_areas():
-    grey = picture([(20, 20, 1, 60), (60, 20, 5, 60), (100, 30, 30, 60), (40, 90, 3, -60)])
-    spots = spots_at(grey, [[20, 20], [60, 20], [100, 30], [40, 90], [130, 100]])
+    gray = picture([(20, 20, 1, 60), (60, 20, 5, 60), (100, 30, 30, 60), (40, 90, 3, -60)])
+    spots = spots_at(gray, [[20, 20], [60, 20], [100, 30], [40, 90], [130, 100]])
     assert [spot.sign for spot in spots] == [1, 1, 1, -1, 0]
     assert [spot.area for spot in spots] == [1, 25, 900, 9, 0]
 
 
 def test_a_point_beside_its_spot_and_at_the_border():
-    grey = picture([(1, 1, 3, 60), (50, 50, 3, 60)])
-    assert [(spot.sign, spot.area) for spot in spots_at(grey, [[0, 0], [52, 50]])] == [(1, 9), (1, 9)]
+    gray = picture([(1, 1, 3, 60), (50, 50, 3, 60)])
+    assert [(spot.sign, spot.area) for spot in spots_at(gray, [[0, 0], [52, 50]])] == [(1, 9), (1, 9)]
 
 
 def test_a_constant_image_shows_nothing():
@@ -41,17 +41,17 @@ def test_a_constant_image_shows_nothing():
 )
 def test_judgment_of_polarity(heights, polarity, level, text):
     places = [(20, 20), (60, 20), (100, 30), (40, 90)]
-    grey = picture([(x, y, 3, height) for (x, y), height in zip(places, heights, strict=True)])
-    [cause] = judge_spots(spots_at(grey, places), polarity, 8)
+    gray = picture([(x, y, 3, height) for (x, y), height in zip(places, heights, strict=True)])
+    [cause] = judge_spots(spots_at(gray, places), polarity, 8)
     assert cause.level == level and text in cause.examples[0]
-    assert "none of the 2 training images" in why_none_is_easy(2, spots_at(grey, places), polarity, 8)
+    assert "none of the 2 training images" in why_none_is_easy(2, spots_at(gray, places), polarity, 8)
 
 
 def test_good_points_are_not_judged():
-    grey = picture([(20, 20, 3, 60), (60, 20, 4, 60)])
-    spots = spots_at(grey, [[20, 20], [60, 20]])
+    gray = picture([(20, 20, 3, 60), (60, 20, 4, 60)])
+    spots = spots_at(gray, [[20, 20], [60, 20]])
     assert not judge_spots(spots, "bright", 8) and not judge_spots([], "bright", 8)
-    assert not judge_spots(spots_at(255 - grey, [[20, 20], [60, 20]]), "both", 8)
+    assert not judge_spots(spots_at(255 - gray, [[20, 20], [60, 20]]), "both", 8)
     assert "ISTD.LABELS.EASY_SHARE" in why_none_is_easy(1, spots, "bright", 8)
 
 
