@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from istd.data.images import EXTENSIONS
 
@@ -31,6 +31,12 @@ def check_inside(name: str, source: str | os.PathLike) -> None:
     path = name.replace("\\", "/")
     if path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
         raise ValueError(f"{os.fspath(source)} names image '{name}', which leads out of the folder of images.")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images of a folder and its subfolders, sorted, without hidden files."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 class NameTable:

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from istd.data.findings import Findings
-from istd.data.images import EXTENSIONS, SizeMismatch, find_image, image_size
-from istd.data.names import NameTable, check_inside, image_key, spellings
+from istd.data.images import SizeMismatch, find_image, image_size
+from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
 from istd.data.points import PointSource
 from istd.data.text import read_text
 
@@ -133,7 +133,7 @@ class SirstFolder:
 
     @cached_property
     def _short_names(self) -> Counter:
-        return Counter(PurePosixPath(image_key(path)).name for path in _image_files(self._images))
+        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self._images))
 
     def _add_mask(self, record: dict) -> None:
         if self._masks is None:
@@ -173,7 +173,7 @@ class SirstFolder:
         if self._masks is None or not dicts or any("mask_file" in record for record in dicts):
             return
         known = set(self._short_names)
-        strangers = [path for path in _image_files(self._masks) if PurePosixPath(image_key(path)).name not in known]
+        strangers = [path for path in image_files(self._masks) if PurePosixPath(image_key(path)).name not in known]
         if strangers:
             raise ValueError(
                 f"none of the {len(dicts)} images of {split_file} has a mask in {self._masks}, where "
@@ -191,12 +191,6 @@ def _collect(findings: Findings, cause: str, check: Callable[[], None]) -> None:
 def _find(folder: Path, name: str) -> Path | None:
     """Return the image of a name in a folder, in whatever form of Unicode, or None."""
     return next(filter(None, (find_image(folder, spelling) for spelling in spellings(name))), None)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Return the images of a folder and its subfolders, sorted, without hidden files."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def _split_file(root: Path, split: str) -> Path:
