@@ -5,6 +5,7 @@ Points are [x, y], 0-based pixel indices of the image. Fractional coordinates be
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ KINDS = ("centroid", "coarse")
 UNITS = {"pixels": None, "fraction": FRACTIONS, "percent": (100.0, 100.0)}  # unit: size that coordinates refer to
 FOLDER_READERS = {".xml": read_voc, ".json": read_labelme, ".txt": read_yolo}
 LARGEST_DOT = 0.25  # A white region with more than this share of the image is no point.
+JOINED = 1.5  # A dot with this many times the pixels of most others may be two dots that touch.
 ROUNDING = 0.02  # Scaled coordinates may lie this many pixels below the border of their pixel.
 
 
@@ -46,6 +48,7 @@ class PointSource:
         self._size = UNITS[unit]
         self._largest = 0.0
         self._whole = True  # whether all coordinates so far are whole numbers
+        self._dots: list[tuple[int, Path]] = []  # pixels and file of each white dot so far
         if self.source.is_dir():
             self._find: Callable[[str, int, int], Entry | None] = self._find_in_folder
         elif self.source.is_file():
@@ -81,8 +84,18 @@ class PointSource:
             self.findings.add("repaired", "points on one pixel", sentence)
         return unique
 
-    def check_unit(self) -> None:
-        """Raise ValueError if every coordinate that was returned so far is a fraction within 0..1, so no pixel."""
+    def check_all(self) -> None:
+        """Apply the rules for all points that were returned so far; dots that may be two go to `findings`.
+
+        Raises:
+            ValueError: every coordinate is a fraction within 0..1, so no pixel.
+        """
+        sizes = Counter(pixels for pixels, _ in self._dots)
+        for usual, count in sizes.most_common(1):
+            large = [dot for dot in self._dots if dot[0] >= JOINED * usual] if count > len(self._dots) / 2 else []
+            for pixels, file in large:
+                sentence = f"{file}: a dot has {pixels} pixels where most have {usual}; it may be two that touch."
+                self.findings.add("warning", "dots that may be two", sentence)
         if self._size is None and self._largest <= 1 and not self._whole:
             raise ValueError(
                 f"{self.source}: all coordinates lie within 0..1 and are no pixel indices: add the option "
@@ -122,6 +135,8 @@ class PointSource:
             )
         mask = read_mask(path)
         points = [(x, y) for x, y in points_from_mask(mask)]
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        self._dots += [(int(pixels), path) for pixels in stats[1:, cv2.CC_STAT_AREA]]
         pixels = int(np.count_nonzero(mask))
         if pixels > len(points):
             if pixels > LARGEST_DOT * mask.size:

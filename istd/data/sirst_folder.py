@@ -78,7 +78,7 @@ class SirstFolder:
             characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
-            _collect(findings, "unit of the points", source.check_unit)
+            _collect(findings, "unit of the points", source.check_all)
         _collect(findings, "names of the masks", lambda: self._check_mask_names(dicts, split_file))
         return dicts
 

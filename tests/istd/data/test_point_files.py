@@ -67,10 +67,10 @@ def test_fractions_are_told_and_read_with_the_unit(tmp_path):
     points = PointSource(path)
     points("a", HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"p\.csv: all coordinates lie within 0\.\.1 and are no pixel indices.*unit="):
-        points.check_unit()
+        points.check_all()
     points = PointSource(path, "fraction")
     assert points("a", HEIGHT, WIDTH) == [[3, 4], [29, 19]]
-    points.check_unit()
+    points.check_all()
 
 
 def test_percents(tmp_path):
@@ -81,7 +81,7 @@ def test_percents(tmp_path):
 def test_small_pixel_indices_are_no_fractions(tmp_path, rows):
     points = PointSource(write_csv(tmp_path, f"image,x,y\n{rows}"))
     points("a", HEIGHT, WIDTH)
-    points.check_unit()
+    points.check_all()
 
 
 def test_fractions_in_a_coco_json_are_told(tmp_path):
@@ -89,7 +89,7 @@ def test_fractions_in_a_coco_json_are_told(tmp_path):
     points = PointSource(write_coco(tmp_path, [{"bbox": [0.1, 0.2, 0.05, 0.05]}, {"segmentation": [polygon]}]))
     points("a", HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"p\.json: all coordinates lie within 0\.\.1"):
-        points.check_unit()
+        points.check_all()
 
 
 def test_an_unknown_unit_is_named(tmp_path):
@@ -189,7 +189,7 @@ def test_yolo_boxes_scores_and_polygons(tmp_path, line):
     (tmp_path / "empty.txt").touch()
     points = PointSource(tmp_path)
     assert points("a", HEIGHT, WIDTH) == [[3, 4]] and points("empty", HEIGHT, WIDTH) == []
-    points.check_unit()
+    points.check_all()
 
 
 @pytest.mark.parametrize("line", ["0 12 9 3 3", "0 0.5", "0 a b c d", "0 0.1 nan 0.1 0.1"])
@@ -236,6 +236,19 @@ def test_dots_of_several_pixels_are_one_point(tmp_path, shape, size):
     tolerance = 0 if size % 2 else 1
     assert np.abs(np.subtract(points("a", HEIGHT, WIDTH), [[5, 4], [25, 15]])).max() <= tolerance
     assert "a.png: 2 dots have" in next(iter(points.findings)).examples[0]
+
+
+def test_dots_that_touch_are_told(tmp_path):
+    for name, places in (("a", [(5, 4), (20, 10)]), ("b", [(5, 4), (8, 4)]), ("c", [(3, 3)])):
+        picture = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for x, y in places:
+            picture[y - 1 : y + 2, x - 1 : x + 2] = 255
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+    points = PointSource(tmp_path)
+    assert [len(points(name, HEIGHT, WIDTH)) for name in "abc"] == [2, 1, 1]
+    points.check_all()
+    [cause] = [cause for cause in points.findings if cause.level == "warning"]
+    assert "b.png: a dot has 18 pixels where most have 9" in str(cause) and cause.count == 1
 
 
 def test_a_white_picture_has_no_points(tmp_path):
