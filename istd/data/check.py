@@ -77,7 +77,7 @@ def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
         elif key in ("DATASETS.VALIDATION", "DATASETS.TEST"):
             _judge_scored(records, part)
         else:
-            for cause in judge_spots(_spots(facts), node.INPUT.POLARITY, node.LABELS.TARGET_SIZE):
+            for cause in judge_spots(_spots(records, facts), node.INPUT.POLARITY, node.LABELS.TARGET_SIZE):
                 part.add("warning", cause.name, cause.examples[0], cause.count)
         _judge_copies(key, records, facts, seen, part)
         findings.take(part, f"{key}: ")
@@ -149,7 +149,7 @@ def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNod
             findings.add("error", f"images without {name}", sentence)
     if by_masks or findings.errors:
         return
-    spots = _spots(facts)
+    spots = _spots(records, facts)
     judged = judge_spots(spots, cfg.ISTD.INPUT.POLARITY, node.TARGET_SIZE)
     needs_easy = node.START == "contours" and node.POOL == "easy"
     if needs_easy and not judged.errors and not any(fact.easy for fact in facts):
@@ -159,8 +159,9 @@ def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNod
         findings.take(judged)
 
 
-def _spots(facts: Sequence[Facts]) -> list[Spot]:
-    return [spot for fact in facts for spot in fact.spots]
+def _spots(records: Sequence[dict], facts: Sequence[Facts]) -> list[tuple[str, Spot]]:
+    """Return the image file and the spot of each point."""
+    return [(record["file_name"], spot) for record, fact in zip(records, facts, strict=True) for spot in fact.spots]
 
 
 def _judge_scored(records: Sequence[dict], findings: Findings) -> None:

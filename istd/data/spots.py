@@ -16,8 +16,9 @@ LEAST_NOISE = 1.0  # gray values
 MAD_TO_SIGMA = 1.4826
 REFUSED_SHARE = 0.5  # share of the points from which a fault is one of the data set, not of single points
 TOLD_SHARE = 0.25
+ALL_SHARE = 0.9
 NOTHING_SHARE = 0.8  # Faint and camouflaged targets show no clear spot either.
-MARGIN_OF_SIZE = 1.33  # ISTD.LABELS.TARGET_SIZE over the side of a square with the area of the largest targets
+MARGIN_OF_SIZE = 1.75  # ISTD.LABELS.TARGET_SIZE over the side of a square with the area of the largest targets
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def spot_at(gray: np.ndarray, x: int, y: int) -> Spot:
     """
     near = _window(gray, x, y, 1)[0]
     for reach in REACHES:
-        part, origin = _window(gray, x, y, reach)
+        part = _window(gray, x, y, reach)[0]
         background = float(np.median(part))
         noise = max(LEAST_NOISE, MAD_TO_SIGMA * float(np.median(np.abs(part - background))))
         rise = float(near.max()) - background
@@ -57,43 +58,46 @@ def spots_at(gray: np.ndarray, points: Sequence[Sequence[int]]) -> list[Spot]:
     return [spot_at(gray, x, y) for x, y in points]
 
 
-def judge_spots(spots: Sequence[Spot], polarity: str, target_size: float) -> Findings:
+def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: float) -> Findings:
     """Return what is wrong with the points of a training set.
 
     Args:
-        spots: spot at each point, in images in which dark targets are bright already (`istd.data.polarity`).
+        spots: image file and spot of each point, where images with dark targets are inverted (`istd.data.polarity`).
         polarity, target_size: ISTD.INPUT.POLARITY and ISTD.LABELS.TARGET_SIZE.
     """
     findings = Findings()
-    clear = [spot for spot in spots if spot.sign]
-    wrong = sum(spot.sign < 0 for spot in clear)
-    large = [spot.area for spot in clear if spot.area > target_size**2]
-    if polarity != "both" and wrong >= max(1, TOLD_SHARE * len(clear)):
+    clear = [(file, spot) for file, spot in spots if spot.sign]
+    wrong = [file for file, spot in clear if spot.sign < 0]
+    if polarity != "both" and len(wrong) >= max(1, TOLD_SHARE * len(clear)):
         seen = "dark" if polarity == "bright" else "bright"
-        refused = wrong >= REFUSED_SHARE * len(clear)
-        value = seen if refused else "both"
-        sentence = f"{wrong} of {len(clear)} points lie on {seen} spots: set ISTD.INPUT.POLARITY to {value}."
-        findings.add("error" if refused else "warning", f"points on {seen} spots", sentence, wrong)
+        value = seen if len(wrong) >= ALL_SHARE * len(clear) else "both"
+        sentence = (
+            f"{len(wrong)} of {len(clear)} points lie on {seen} spots, in {wrong[0]} for one: set ISTD.INPUT.POLARITY "
+            f"to {value}."
+        )
+        level = "error" if len(wrong) >= REFUSED_SHARE * len(clear) else "warning"
+        findings.add(level, f"points on {seen} spots", sentence, len(wrong))
+    large = [file for file, spot in clear if spot.area > target_size**2]
     if len(large) >= max(1, TOLD_SHARE * len(clear)):
         scale = target_scale(target_size)
-        size = math.ceil(MARGIN_OF_SIZE * math.sqrt(np.percentile(large, 90)))
+        size = math.ceil(MARGIN_OF_SIZE * math.sqrt(np.percentile([spot.area for _, spot in clear], 90)))
         sentence = (
-            f"the spots at {len(large)} of {len(clear)} points are larger than first masks, which lie in a window of "
-            f"{WINDOW * scale:g} pixels a side and have at most {MAX_AREA * scale**2:g} pixels: set "
-            f"ISTD.LABELS.TARGET_SIZE to {size}, the side of the largest targets."
+            f"the spots at {len(large)} of {len(clear)} points, in {large[0]} for one, are larger than first masks, "
+            f"which lie in a window of {WINDOW * scale:g} pixels a side and have at most {MAX_AREA * scale**2:g} "
+            f"pixels: set ISTD.LABELS.TARGET_SIZE to {size}, about the side of the largest targets."
         )
         findings.add("warning", "points on large spots", sentence, len(large))
-    nothing = len(spots) - len(clear)
-    if nothing >= max(1, NOTHING_SHARE * len(spots)):
+    nothing = [file for file, spot in spots if not spot.sign]
+    if len(nothing) >= max(1, NOTHING_SHARE * len(spots)):
         sentence = (
-            f"the images show no spot at {nothing} of {len(spots)} points: check whether the points belong to these "
-            "images, have their resolution, and have x before y."
+            f"the images show no spot at {len(nothing)} of {len(spots)} points, in {nothing[0]} for one: check whether "
+            "the points belong to these images, have their resolution, and have x before y."
         )
-        findings.add("warning", "points without a spot", sentence, nothing)
+        findings.add("warning", "points without a spot", sentence, len(nothing))
     return findings
 
 
-def why_none_is_easy(images: int, spots: Sequence[Spot], polarity: str, target_size: float) -> str:
+def why_none_is_easy(images: int, spots: Sequence[tuple[str, Spot]], polarity: str, target_size: float) -> str:
     """Return the sentence for a training set of so many images without a first mask, which names the cause."""
     for cause in judge_spots(spots, polarity, target_size):
         return f"none of the {images} training images is easy enough to begin with: {cause.examples[0]}"

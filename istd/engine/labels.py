@@ -184,7 +184,7 @@ class PseudoLabels:
         spots = []
         for record in self._train:
             gray = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
-            spots += spots_at(gray, record["points"])
+            spots += [(record["file_name"], spot) for spot in spots_at(gray, record["points"])]
         return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, node.LABELS.TARGET_SIZE)
 
     def _save(self) -> None:

@@ -128,7 +128,7 @@ def test_points_of_tools(case, configuration, points):
 def test_dark_targets(case, configuration):
     folder, numbers, _ = case
     for scheme in ("quick_pal", "quick_lesps"):
-        assert "dark spots: set ISTD.INPUT.POLARITY to dark" in refusal(configuration(folder, name=scheme))
+        assert "for one: set ISTD.INPUT.POLARITY to dark" in refusal(configuration(folder, name=scheme))
     for polarity in ("dark", "both"):
         cfg = configuration(folder, ISTD__INPUT__POLARITY=polarity)
         check_before_training(cfg)
