@@ -1,6 +1,7 @@
 """The check of data sets: one pass that finds every fault before a training starts."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
@@ -150,10 +151,11 @@ def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNod
     if by_masks or findings.errors:
         return
     spots = _spots(records, facts)
-    judged = judge_spots(spots, cfg.ISTD.INPUT.POLARITY, node.TARGET_SIZE)
+    size = node.TARGET_SIZE if node.START == "contours" else math.inf
+    judged = judge_spots(spots, cfg.ISTD.INPUT.POLARITY, size)
     needs_easy = node.START == "contours" and node.POOL == "easy"
     if needs_easy and not judged.errors and not any(fact.easy for fact in facts):
-        sentence = why_none_is_easy(len(records), spots, cfg.ISTD.INPUT.POLARITY, node.TARGET_SIZE)
+        sentence = why_none_is_easy(len(records), spots, cfg.ISTD.INPUT.POLARITY, size)
         findings.add("error", "first masks", sentence)
     else:
         findings.take(judged)

@@ -63,7 +63,8 @@ def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: f
 
     Args:
         spots: image file and spot of each point, where images with dark targets are inverted (`istd.data.polarity`).
-        polarity, target_size: ISTD.INPUT.POLARITY and ISTD.LABELS.TARGET_SIZE.
+        polarity: ISTD.INPUT.POLARITY.
+        target_size: ISTD.LABELS.TARGET_SIZE, or infinity if first masks are no contours.
     """
     findings = Findings()
     clear = [(file, spot) for file, spot in spots if spot.sign]

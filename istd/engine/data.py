@@ -66,8 +66,6 @@ class TrainingData:
         self._seed = max(cfg.SEED, 0)
         source = cfg.ISTD.LABELS.SOURCE
         outer = cfg.ISTD.OUTER.ENABLED
-        if source not in ("points", "masks"):
-            raise ValueError(f"ISTD.LABELS.SOURCE must be points or masks, not '{source}'.")
         train = {"DATASETS.TRAIN": cfg.DATASETS.TRAIN}
         validation = {"DATASETS.VALIDATION": cfg.DATASETS.VALIDATION}
         # Only the outer step has pseudo-masks and clusters of both, in which an image is found by its id.

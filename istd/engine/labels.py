@@ -1,6 +1,7 @@
 """The pseudo-masks of a run: made once, evolved and mined by the teacher, the same on every process."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,30 +12,29 @@ from detectron2.utils import comm
 from istd.data.images import read_infrared, read_mask
 from istd.data.polarity import orient
 from istd.data.spots import spots_at, why_none_is_easy
+from istd.engine.region_options import region_options
 from istd.pseudo_masks.evolve import constants_for, evolve_mask
 from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy, target_scale
 from istd.pseudo_masks.mine import ratio_at, select
+from istd.pseudo_masks.regions import grow_mask
 from istd.pseudo_masks.state import PseudoMasks
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
 MINING_END = 0.8  # share of the training after which no image enters the pool
-_CHOICES = {
-    "LABELS.START": ("contours", "points"),
-    "LABELS.POOL": ("easy", "all"),
-    "EVOLUTION.FIXED": ("points", "ones"),
-}
 
 
 def first_mask(image: np.ndarray, points: Sequence, start: str, **options) -> tuple[np.ndarray, np.ndarray]:
     """Return the first pseudo-mask, (H, W) float32, and whether each point got a region in it, (N,) bool.
 
-    `start` is "contours" (see `initialize_mask`, which takes the options) or "points": the points alone, as LESPS
-    begins.
+    `start` is "contours" (see `initialize_mask`) or "regions" (see `grow_mask`), which take the options, or "points":
+    the points alone, as LESPS begins.
     """
     if start == "contours":
         return initialize_mask(image, points, **options)
+    if start == "regions":
+        return grow_mask(image, points, **options)
     array = check_points(points, *image.shape)
     mask = np.zeros(image.shape, np.float32)
     mask[array[:, 1], array[:, 0]] = 1
@@ -58,11 +58,8 @@ class PseudoLabels:
             train: dataset dicts with points.
             validation: dataset dicts with points, whose masks evolve too and which are all in the pool.
         """
-        for key, choices in _CHOICES.items():
-            group, name = key.split(".")
-            value = cfg.ISTD[group][name]
-            if value not in choices:
-                raise ValueError(f"ISTD.{key} must be {' or '.join(choices)}, not '{value}'.")
+        if cfg.ISTD.LABELS.CALIBRATE and cfg.ISTD.LABELS.START != "regions":
+            raise ValueError("ISTD.LABELS.CALIBRATE needs ISTD.LABELS.START regions.")
         self._cfg = cfg
         self._scale = target_scale(cfg.ISTD.LABELS.TARGET_SIZE)
         self._train = list(train)
@@ -159,6 +156,8 @@ class PseudoLabels:
         node = self._cfg.ISTD.LABELS
         polarity = self._cfg.ISTD.INPUT.POLARITY
         options = {"scale": self._scale, "both": polarity == "both"}
+        if node.START == "regions":
+            options = region_options(self._cfg, self._train)
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
@@ -185,7 +184,8 @@ class PseudoLabels:
         for record in self._train:
             gray = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
             spots += [(record["file_name"], spot) for spot in spots_at(gray, record["points"])]
-        return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, node.LABELS.TARGET_SIZE)
+        size = node.LABELS.TARGET_SIZE if node.LABELS.START == "contours" else math.inf
+        return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, size)
 
     def _save(self) -> None:
         if comm.is_main_process():
