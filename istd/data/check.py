@@ -125,7 +125,7 @@ def _judge_files(records: Sequence[dict], facts: Sequence[Facts], findings: Find
             empty.append(mask)
         points += len(record.get("points") or ())
         points_off += [mask] * fact.points_off
-    masks = sum(fact.mask_share >= 0 for fact in facts)
+    masks = sum("mask_file" in record for record in records)
     if empty and len(empty) == masks:
         level = "error" if points else "warning"
         findings.add(level, "empty masks", f"all {masks} masks are empty, {empty[0]} for one.", masks)
