@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from istd.cli import main
 from istd.data import check_facts
 from istd.data.check import check_before_training, check_config, check_groups
+from istd.engine.trainer import ISTDTrainer
 
 
 @pytest.fixture
@@ -55,6 +56,12 @@ def test_all_faults_of_all_sets_are_told_at_once(cfg, root):
         assert any(name in example for example in errors), name
     with pytest.raises(ValueError, match=r"^DATASETS\.\w+: .*other faults?, see above"):
         check_before_training(cfg())
+
+
+def test_a_trainer_refuses_a_fault_of_the_test_set_before_anything_else(cfg, root):
+    (root / "masks" / f"{names(root, 'test')[1]}.png").write_bytes(b"no mask")
+    with pytest.raises(ValueError, match=r"^DATASETS\.TEST: .*cannot be read as an image"):
+        ISTDTrainer(cfg())
 
 
 def test_a_set_that_does_not_exist_is_told_with_the_faults_of_others(cfg, root):
