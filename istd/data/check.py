@@ -177,12 +177,19 @@ def _judge_scored(records: Sequence[dict], findings: Findings) -> None:
 def _judge_copies(
     key: str, records: Sequence[dict], facts: Sequence[Facts], seen: dict[str, dict[str, str]], findings: Findings
 ) -> None:
-    """Tell images that a group before holds too, by content.
+    """Tell images that a group holds twice, or that a group before holds too, by content.
 
     Args:
         seen: group -> digest -> file; this group is added.
     """
-    own = {fact.digest: record["file_name"] for record, fact in zip(records, facts, strict=True) if fact.digest}
+    own: dict[str, str] = {}
+    for record, fact in zip(records, facts, strict=True):
+        file = record["file_name"]
+        if fact.digest in own:
+            sentence = f"{file} is the same image as {own[fact.digest]}."
+            findings.add("warning", "images that are there twice", sentence)
+        elif fact.digest:
+            own[fact.digest] = file
     for other, files in seen.items():
         both = [digest for digest in own if digest in files]
         if both:

@@ -82,6 +82,12 @@ def test_training_images_in_other_sets_are_told_by_content(cfg, root):
     assert train[0] in cause.examples[0] or "copy" in cause.examples[0]
 
 
+def test_a_set_that_is_named_by_two_paths_is_told(cfg, root):
+    (root.parent / "link").symlink_to(root)
+    findings = check_config(cfg(DATASETS__TRAIN=(f"sirst:{root}:train.txt", f"sirst:{root.parent}/link:train.txt")))
+    assert told(findings, "warning")["DATASETS.TRAIN: images that are there twice"].count == len(names(root, "train"))
+
+
 def test_full_supervision_needs_every_mask(cfg, root):
     train = names(root, "train")
     (root / "masks" / f"{train[1]}.png").unlink()
