@@ -25,12 +25,12 @@ def check_config(cfg: CfgNode) -> Findings:
     """Check the data sets of a configuration: DATASETS.TRAIN, VALIDATION and TEST; every image and mask is read."""
     findings = Findings()
     try:
-        name_defaults(cfg)
+        name_defaults(cfg, findings)
     except FileNotFoundError as error:
         findings.add("error", "data sets", error)
         return findings
-    groups = {f"DATASETS.{key}": cfg.DATASETS[key] for key in KEYS}
-    return check_groups(groups, cfg)
+    findings.take(check_groups({f"DATASETS.{key}": cfg.DATASETS[key] for key in KEYS}, cfg))
+    return findings
 
 
 def check_before_training(cfg: CfgNode) -> None:

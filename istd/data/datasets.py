@@ -1,6 +1,5 @@
 """Detectron2 data sets from SIRST-style folders of images, masks, points (one per target) and split files."""
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,8 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from istd.data.findings import Findings
 from istd.data.sirst_folder import SirstFolder
-
-logger = logging.getLogger(__name__)
 
 OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch", "unit")
 DEFAULT_ROOT = "sirst:datasets/sirst:"  # The shipped configurations name data sets that begin with this.
@@ -113,12 +110,14 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
     """Register the data sets that DATASETS.TRAIN, VALIDATION and TEST name by path. Errors name the key."""
-    name_defaults(cfg)
+    findings = Findings()
+    name_defaults(cfg, findings)
+    findings.log(__name__)
     resolve_config(cfg, ("TRAIN", "VALIDATION", "TEST"), FORMS)
 
 
-def name_defaults(cfg: CfgNode) -> None:
-    """Warn of data sets that a configuration still has by default while DATASETS.TRAIN names others.
+def name_defaults(cfg: CfgNode, findings: Findings) -> None:
+    """Add a warning for data sets that a configuration still has by default while DATASETS.TRAIN names others.
 
     Raises:
         FileNotFoundError: such a data set does not exist; the message names its key.
@@ -138,4 +137,4 @@ def name_defaults(cfg: CfgNode) -> None:
                 locate(name.split(":")[1], name)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{sentence}; {error}") from error
-            logger.warning("%s.", sentence)
+            findings.add("warning", "data sets by default", f"{sentence}.")
