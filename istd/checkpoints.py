@@ -100,6 +100,7 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         mean=node.INPUT.MEAN,
         std=node.INPUT.STD,
         depth=node.INPUT.DEPTH,
+        polarity=node.INPUT.POLARITY,
         threshold=node.TEST.THRESHOLD,
     )
     return network.eval(), recipe

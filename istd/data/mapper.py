@@ -8,6 +8,7 @@ import torch
 from detectron2.config import configurable
 
 from istd.data.images import SizeMismatch, read_infrared, read_mask
+from istd.data.polarity import check_polarity, orient
 from istd.data.view import View
 
 
@@ -34,6 +35,7 @@ class ISTDMapper:
         views, seed: number and seed of an image's crops in all epochs (`View.of_set`); 0 draws new ones each time.
         fill: gray value beyond the border.
         depth: scaling of 16-bit files, see `read_infrared`.
+        polarity: polarity of the targets; images with dark targets are inverted, see `istd.data.polarity`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" takes
             precedence.
         use_masks: labels are the true masks of mask_file (full supervision).
@@ -52,6 +54,7 @@ class ISTDMapper:
         seed: int = 0,
         fill: float = 0.0,
         depth: str = "range",
+        polarity: str = "bright",
         pseudo_masks: Mapping[str, np.ndarray] | None = None,
         use_masks: bool = False,
         clusters: Mapping[str, int] | None = None,
@@ -68,6 +71,7 @@ class ISTDMapper:
         self.seed = seed
         self.fill = fill
         self.depth = depth
+        self.polarity = check_polarity(polarity)
         self.pseudo_masks = pseudo_masks
         self.use_masks = use_masks
         self.clusters = clusters
@@ -85,11 +89,12 @@ class ISTDMapper:
             "seed": max(cfg.SEED, 0),
             "fill": options.MEAN,
             "depth": options.DEPTH,
+            "polarity": options.POLARITY,
             **lookups,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        image = read_infrared(dataset_dict["file_name"], self.depth)
+        image = orient(read_infrared(dataset_dict["file_name"], self.depth), self.polarity)
         self._check(image.shape, dataset_dict, "image", dataset_dict["file_name"])
         return self._train(image, dataset_dict) if self.is_train else self._test(image, dataset_dict)
 
