@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from istd.data.images import SizeMismatch, find_image, image_name, image_size
+from istd.data.mask_files import check_missing, find_mask, mask_folder
 from istd.data.points import PointSource
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def load_sirst(
         split: text file with one image name per line, with or without extension ("train" means "train.txt").
         points: source of points, see `PointSource`; "" means no points (inference, full supervision).
         images: folder of images with any of EXTENSIONS.
-        masks: folder of masks, named like the images; "" means no masks. An image without a mask has no "mask_file".
+        masks: folder of masks, named as in `find_mask`; "" means no masks. An image without a mask has no "mask_file".
+            The default "masks" also stands for the folders of `mask_folder`.
         characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
         on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
 
@@ -51,16 +53,18 @@ def load_sirst(
     if on_mismatch not in ("error", "skip"):
         raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
     split_file = _split_file(root, split)
-    for folder in filter(None, (images, masks)):
-        if not (root / folder).is_dir():
-            raise FileNotFoundError(f"{root / folder} is not a folder: the data set of {split_file} needs it.")
+    images_folder = root / images
+    masks_folder = mask_folder(root, masks) if masks else None
+    for folder in (images_folder, masks_folder):
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
     source = PointSource(root / points) if points else None
     characteristic_of = _read_characteristics(root, characteristics)
     dicts = []
     for name in _read_split(split_file):
-        record = _image_record(root / images, name, split_file)
+        record = _image_record(images_folder, name, split_file)
         try:
-            _add_mask(record, root / masks if masks else None)
+            _add_mask(record, masks_folder, images_folder)
             _add_points(record, source, split_file)
         except SizeMismatch as error:
             if on_mismatch == "error":
@@ -70,6 +74,8 @@ def load_sirst(
         if record["image_id"] in characteristic_of:
             record["characteristic"] = characteristic_of[record["image_id"]]
         dicts.append(record)
+    if masks_folder is not None:
+        check_missing(dicts, masks_folder, images_folder)
     return dicts
 
 
@@ -144,8 +150,8 @@ def _image_record(folder: Path, name: str, split_file: Path) -> dict:
     return {"file_name": str(path), "image_id": image_name(name), "height": height, "width": width}
 
 
-def _add_mask(record: dict, folder: Path | None) -> None:
-    path = find_image(folder, record["image_id"]) if folder else None
+def _add_mask(record: dict, folder: Path | None, images: Path) -> None:
+    path = find_mask(folder, record["image_id"], images) if folder else None
     if path is None:
         return
     height, width = image_size(path)

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import configurable
 
 from istd.data.images import SizeMismatch, read_infrared, read_mask
+from istd.data.sensor import RANGES
 from istd.data.view import View
 
 
@@ -33,7 +34,7 @@ class ISTDMapper:
         crop, target_share: side of the crop in pixels, and probability that it is placed on a target (`View.draw`).
         views, seed: number and seed of an image's crops in all epochs (`View.of_set`); 0 draws new ones each time.
         fill: gray value beyond the border.
-        depth: scaling of 16-bit files, see `read_infrared`.
+        value_range: range of raw values, see `read_infrared`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" takes
             precedence.
         use_masks: labels are the true masks of mask_file (full supervision).
@@ -51,7 +52,7 @@ class ISTDMapper:
         views: int = 0,
         seed: int = 0,
         fill: float = 0.0,
-        depth: str = "range",
+        value_range: str = RANGES[0],
         pseudo_masks: Mapping[str, np.ndarray] | None = None,
         use_masks: bool = False,
         clusters: Mapping[str, int] | None = None,
@@ -67,7 +68,7 @@ class ISTDMapper:
         self.views = views
         self.seed = seed
         self.fill = fill
-        self.depth = depth
+        self.value_range = value_range
         self.pseudo_masks = pseudo_masks
         self.use_masks = use_masks
         self.clusters = clusters
@@ -84,12 +85,12 @@ class ISTDMapper:
             "views": options.VIEWS,
             "seed": max(cfg.SEED, 0),
             "fill": options.MEAN,
-            "depth": options.DEPTH,
+            "value_range": options.RANGE,
             **lookups,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        image = read_infrared(dataset_dict["file_name"], self.depth)
+        image = read_infrared(dataset_dict["file_name"], self.value_range)
         self._check(image.shape, dataset_dict, "image", dataset_dict["file_name"])
         return self._train(image, dataset_dict) if self.is_train else self._test(image, dataset_dict)
 

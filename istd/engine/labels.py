@@ -155,7 +155,7 @@ class PseudoLabels:
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            grey = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH)
+            grey = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:

@@ -15,7 +15,7 @@ from istd.engine.trainer import ISTDTrainer
 from istd.modeling import NETWORK_REGISTRY, build_network
 
 NAMES = [name for name, _ in NETWORK_REGISTRY]
-RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "depth": "type", "threshold": 0.4}
+RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "value_range": "type", "threshold": 0.4}
 SIZES = [(64, 64), (33, 70), (7, 90)]
 
 
@@ -59,7 +59,7 @@ def test_a_file_holds_all_that_is_needed_to_feed_it(tmp_path):
         "std": 37.0,
         "pad_multiple": 8,
         "pad_always": True,
-        "depth": "type",
+        "value_range": "type",
         "threshold": 0.4,
         "channels": 1,
         "multiple": 16,
