@@ -101,7 +101,10 @@ def open_array(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        return without_unit_axis(np.load(path, mmap_mode="r", allow_pickle=False))
+        array = without_unit_axis(np.load(path, mmap_mode="r", allow_pickle=False))
+        if array.ndim not in (2, 3, 4) or not array.size:
+            raise ValueError(f"it has the shape {array.shape}, and (H, W) or (N, H, W) is expected")
+        return array
     sizes = re.findall(r"(\d+)x(\d+)", path.stem)
     if not sizes:
         raise ValueError("its width and height are unknown: name it as in frame_640x512.raw")

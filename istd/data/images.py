@@ -97,7 +97,10 @@ def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
             content = _channels(array, path, largest_channel), has_color(array)
         values, is_colored = content
         is_lossy = Path(path).suffix.lower() in JPEG_EXTENSIONS
-        mask, stray = foreground(values, is_lossy, is_colored)
+        try:
+            mask, stray = foreground(values, is_lossy, is_colored)
+        except ValueError as error:
+            raise BadImageError(f"{os.fspath(path)} is no clear mask: {error}.") from error
         if stray:
             sentence = f"{os.fspath(path)}: {stray} pixels beside white are at most half as bright and are no target."
             report("repaired", "stray values in a mask", sentence, 1)
@@ -241,7 +244,7 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
     array = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise BadImageError(f"{os.fspath(path)} cannot be read as an image.")
-    return array[..., 2::-1] if array.ndim == 3 else array
+    return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array
 
 
 def _luma(color: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def foreground(values: np.ndarray, lossy: bool = False, colored: bool = False) -
     mask, stray = _targets(values, lossy, colored)
     share = mask.mean() if mask.size else 0.0
     if share > MOST:
-        raise ValueError(f"{share:.0%} of it is target, so as a mask it seems to be inverted: targets are white")
+        raise ValueError(f"{int(100 * share)} % of it is target, so it seems to be inverted: targets are to be white")
     return mask, stray
 
 
@@ -106,7 +106,7 @@ def _targets(values: np.ndarray, lossy: bool, colored: bool) -> tuple[np.ndarray
         return nonzero, 0
     if (peaks[weak] > float(top) * NOISE).any():
         raise ValueError(
-            f"as a mask it is ambiguous: regions with soft borders up to {top:g} beside one of at most "
+            f"it is ambiguous: regions with soft borders up to {top:g} beside one of at most "
             f"{peaks[weak].max():g}; save it as 0 and 255"
         )
     return above_half, 0
@@ -149,5 +149,5 @@ def _palette_values(image: Image.Image) -> np.ndarray:
     if not palette[0].any() or colors.any(axis=1).all():
         return (indices != 0).astype(np.uint8)
     if 0 in used:
-        raise ValueError("as a mask it is ambiguous: its palette shows index 0 in a color and another index in black")
+        raise ValueError("it is ambiguous: its palette shows index 0 in a color and another index in black")
     return palette[indices].any(axis=-1).astype(np.uint8)

@@ -14,6 +14,7 @@ RANGES = ("percentiles", "type")  # A range may also be two numbers, "LOW,HIGH".
 PERCENTILES = (0.1, 99.999)  # A higher share would cut off targets: 99.9 costs 4 IoU on NUAA-SIRST.
 NOT_FINITE = 0.1  # An image with a larger share of pixels that are not finite is refused.
 ISOLATED = 0.1  # Neighbors of a bad pixel deviate less than this share of it; optics blur a real target more.
+ALIKE = 0.25  # The least deviation in a bad region is at least this share of the largest; in a target it is less.
 PASSES = 3  # The crossing of a dead row and a dead column is seen once both are repaired.
 MEDIAN = 5  # The median of this window in pixels is unaffected by two bad rows side by side.
 FILL_RADIUS = 3  # pixels
@@ -102,8 +103,8 @@ def bad_pixels(values: np.ndarray) -> np.ndarray:
     """Find hot and dead pixels, small clusters of them, rows and columns.
 
     A region of pixels is bad if each of them differs from the median of its window by more than the whole spread of
-    those medians over the image, and the pixels around the region differ by less than ISOLATED of that. The second
-    condition keeps targets, which optics spread over their neighbors.
+    those medians over the image, the pixels around the region differ by less than ISOLATED of that, and the pixels of
+    the region differ alike. The last two conditions keep targets, which optics spread over their neighbors.
 
     Args:
         values: (H, W) float32, finite.
@@ -123,10 +124,13 @@ def bad_pixels(values: np.ndarray) -> np.ndarray:
     count, labels = cv2.connectedComponents(outlier.astype(np.uint8), connectivity=8)
     regions = labels[outlier]
     weakest = np.full(count, np.inf, np.float32)
+    strongest = np.zeros(count, np.float32)
     strongest_around = np.zeros(count, np.float32)
     np.minimum.at(weakest, regions, deviation[outlier])
+    np.maximum.at(strongest, regions, deviation[outlier])
     np.maximum.at(strongest_around, regions, around[outlier])
-    return outlier & (strongest_around < ISOLATED * weakest)[labels]
+    is_bad = (strongest_around < ISOLATED * weakest) & (weakest > ALIKE * strongest)
+    return outlier & is_bad[labels]
 
 
 def _repair(values: np.ndarray, name: str, report: Report) -> np.ndarray:
