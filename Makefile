@@ -23,8 +23,8 @@ demo: setup  ## S4M against its baselines on synthetic shapes
 demo-istd: setup  ## the schemes of ISTD on synthetic scenes
 	$(BIN)/python tools/demo_istd.py --output output/demo-istd
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## run ruff
 	$(BIN)/ruff check .

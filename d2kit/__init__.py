@@ -1,4 +1,4 @@
-"""What `s4m` and `istd` both need: Detectron2 check, atomic files, seeded loading, resumable training."""
+"""The parts that `s4m` and `istd` share: checks of libraries, atomic files, seeded loading, resumable training."""
 
 from d2kit.require import require_detectron2, require_opencv
 

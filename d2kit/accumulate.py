@@ -1,4 +1,4 @@
-"""Gradient accumulation as an optimizer, which Detectron2's trainers use like any other."""
+"""Gradient accumulation as an optimizer that Detectron2's trainers use like any other optimizer."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import torch
 
 
 class AccumulatingOptimizer(torch.optim.Optimizer):
-    """Wraps an optimizer: every `steps`-th call of `step` uses the mean gradient of the last `steps` calls.
+    """An optimizer whose every `steps`-th call of `step` uses the mean gradient of the last `steps` calls.
 
-    Parameter groups, state and hooks are those of the wrapped optimizer. `state_dict` includes the gradients
+    Parameter groups, state and hooks are those of the optimizer that it wraps. `state_dict` includes the gradients
     accumulated so far. AMP unscales the gradients before each call, and gradient clipping applies to the mean.
     """
 
@@ -19,7 +19,7 @@ class AccumulatingOptimizer(torch.optim.Optimizer):
         self.accumulated_calls = 0
 
     def __getattr__(self, name: str) -> Any:
-        if name == "optimizer":  # copy.copy asks for attributes before it fills the new object
+        if name == "optimizer":  # copy.copy reads attributes before it fills the new object.
             raise AttributeError(name)
         return getattr(self.optimizer, name)
 
@@ -44,7 +44,7 @@ class AccumulatingOptimizer(torch.optim.Optimizer):
         self.accumulated_calls = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the wrapped optimizer's state, with the gradients by parameter index and the calls they sum up."""
+        """Return the wrapped optimizer's state, the gradients by parameter index, and the number of their calls."""
         buffers = {"accumulated": dict(self.accumulated), "accumulated_calls": self.accumulated_calls}
         return {**self.optimizer.state_dict(), **buffers}
 

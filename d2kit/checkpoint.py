@@ -1,21 +1,18 @@
-"""A DetectionCheckpointer whose files are complete or absent, and which never runs code found in a file."""
+"""A DetectionCheckpointer that writes files completely or not at all and never runs code from a file."""
 
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from d2kit.files import atomic_write, load_weights
 from d2kit.finite import non_finite
 
-_NUMPY_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"),
+_ALLOWED_CLASSES = {
     ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "scalar"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -25,53 +22,51 @@ _NUMPY_NAMES = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of dictionaries of NumPy arrays, the format of Detectron2's model zoo, and nothing else."""
+    """An unpickler for dictionaries of NumPy arrays, the format of Detectron2's model zoo, and for nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return an allowed class or raise `pickle.UnpicklingError`."""
-        if (module, name) not in _NUMPY_NAMES:
+        module = module.replace("numpy.core.", "numpy._core.")  # NumPy 1 wrote the former name.
+        if (module, name) not in _ALLOWED_CLASSES:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which a file of weights does not need")
-        if name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)
         return super().find_class(module, name)
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and safe reads.
 
-    A process killed while it saves leaves the former file whole. `model_best.pth` never becomes the file that
-    `--resume` continues from.
+    A process that is killed while it saves leaves the former file whole. `model_best.pth` never becomes the file from
+    which `--resume` continues.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth` completely or not at all.
 
         Raises:
-            OSError: the file cannot be written, for example because the disk is full; older files are untouched.
-            FloatingPointError: a weight is not finite; older files are untouched.
+            OSError: the file cannot be written, for example because the disk is full; older files do not change.
+            FloatingPointError: a weight is not finite; older files do not change.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
-        bad = non_finite(data["model"])
-        if bad:
+        names = non_finite(data["model"])
+        if names:
             raise FloatingPointError(
-                f"{len(bad)} weights are not finite, the first '{bad[0]}': {name} is not saved, "
+                f"{len(names)} weights are not finite, for example '{names[0]}', so {name} is not saved; "
                 "the last checkpoint stays."
             )
-        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update(kwargs)
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()}, **kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
             with atomic_write(path) as file:
                 torch.save(data, file)
-        except RuntimeError as error:  # torch turns a full disk into a RuntimeError
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+        except RuntimeError as error:  # torch turns a full disk into a RuntimeError.
+            raise OSError(f"'{path}' cannot be written: {str(error).splitlines()[0]}") from error
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name atomically the file that `--resume` reads, unless it is the best model."""
+        """Write atomically the name of the file that `--resume` reads, unless it is the best model."""
         if last_filename_basename.startswith("model_best"):
             return
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:

@@ -1,11 +1,11 @@
-"""Conversion between masks and COCO segmentations."""
+"""Functions that convert between masks and COCO segmentations."""
 
 import numpy as np
 import pycocotools.mask as mask_util
 
 
 def decode_segmentation(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """Decode polygons, or an RLE whose counts are a list or a string, to a mask (H, W) uint8 of 0 and 1."""
+    """Decode polygons, or an RLE whose counts are a list or a string, to a mask (H, W), uint8 with values 0 and 1."""
     if isinstance(segmentation, list):
         segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -14,7 +14,7 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """Return the fields of `describe_rle` for a mask (H, W), bool or uint8 of 0 and 1."""
+    """Return the fields of `describe_rle` for a mask (H, W), bool or uint8 with values 0 and 1."""
     return describe_rle(mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 

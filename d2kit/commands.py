@@ -1,7 +1,7 @@
-"""Console commands: each is a module, imported only when it runs, with `add_arguments(parser)` and `run(args)`.
+"""Each console command is a module with `add_arguments(parser)` and `run(args)`, imported only when it runs.
 
 A module's docstring is the description of its command. `run` returns the exit status (None is 0), raises
-`argparse.ArgumentError(None, sentence)` for arguments that do not go together, and OSError, ValueError, KeyError or
+`argparse.ArgumentError(None, sentence)` for arguments that contradict each other, and OSError, ValueError, KeyError or
 ImportError for other mistakes of its user.
 """
 
@@ -14,16 +14,16 @@ from types import ModuleType
 
 from d2kit import __version__
 
-TRACEBACK = "D2KIT_TRACEBACK"  # environment variable; if it is set, errors keep their traceback
+TRACEBACK = "D2KIT_TRACEBACK"  # If this environment variable is set, errors keep their traceback.
 
 
 def run_command(module: ModuleType, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Parse the arguments of one command and run it; a mistake of the user becomes one sentence on stderr.
 
     Args:
-        module: of the command.
-        arguments: None takes the process's own.
-        program: name for messages; None takes the script's name.
+        module: the module of the command.
+        arguments: the arguments; None stands for those of the process.
+        program: the name for messages; None stands for the name of the script.
 
     Returns:
         the exit status.
@@ -53,16 +53,16 @@ def run_program(
     """Run the subcommand that comes first in the arguments.
 
     Args:
-        package: has the modules `package.commands.NAME`, with an underscore for each hyphen of a subcommand.
+        package: the package with the modules `package.commands.NAME`; a subcommand's hyphen is an underscore there.
         description: one sentence for --help.
-        commands: subcommand -> one sentence for --help.
-        arguments: None takes the process's own.
+        commands: the subcommands, each with one sentence for --help.
+        arguments: the arguments; None stands for those of the process.
 
     Returns:
         the exit status.
 
     Raises:
-        SystemExit: as of `run_command`.
+        SystemExit: see `run_command`.
     """
     width = max(map(len, commands))
     listing = "\n".join(f"  {name:{width}}  {sentence}" for name, sentence in commands.items())
@@ -70,7 +70,7 @@ def run_program(
         prog=package,
         usage="%(prog)s [--help] [--version] COMMAND ...",
         description=f"{description}\n\ncommands:\n{listing}",
-        epilog=f"'{package} COMMAND --help' tells more.",
+        epilog=f"'{package} COMMAND --help' describes the command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{package} {__version__}")
@@ -78,7 +78,7 @@ def run_program(
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.command not in commands:
-        unknown = f"there is no command '{options.command}'" if options.command else "a command is missing"
+        unknown = f"the command '{options.command}' does not exist" if options.command else "a command is missing"
         parser.error(f"{unknown}; choose from {', '.join(commands)}.")
     module = importlib.import_module(f"{package}.commands.{options.command.replace('-', '_')}")
     return run_command(module, options.rest, f"{package} {options.command}")

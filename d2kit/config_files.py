@@ -1,4 +1,4 @@
-"""Configuration files: finding those that the package ships, and composing several into one configuration."""
+"""Functions that find shipped configuration files and compose several files into one configuration."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,19 +9,19 @@ from detectron2.config import CfgNode, get_cfg
 
 
 def config_folder() -> Path:
-    """The folder of the shipped configurations, in a checkout and in an installed package alike."""
+    """Return the folder of the shipped configurations, in a checkout or in an installed package."""
     return Path(str(resources.files("d2kit") / "configs"))
 
 
 def find_config(name: str | os.PathLike) -> str:
-    """The path of a configuration file: the file itself if it exists, else the shipped one of that name.
+    """Return the path of a configuration file: the given file if it exists, else the shipped file of that name.
 
     Args:
         name: a path, or a name below the shipped folder such as "s4m/coco/R50-FPN_5pct_stage2.yaml". A leading
             "configs/" is accepted, so that the commands of the documentation work from any directory.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: neither file exists.
     """
     path = Path(name)
     if path.is_file():
@@ -29,17 +29,17 @@ def find_config(name: str | os.PathLike) -> str:
     shipped = config_folder() / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if shipped.is_file():
         return str(shipped)
-    raise FileNotFoundError(f"the configuration file '{name}' does not exist, neither here nor among the shipped ones")
+    raise FileNotFoundError(f"the configuration file '{name}' does not exist, neither here nor among the shipped ones.")
 
 
 def compose_config(
     files: Sequence[str | os.PathLike], options: Sequence[str] = (), add_keys: Sequence[Callable[[CfgNode], None]] = ()
 ) -> CfgNode:
-    """One configuration of several files, merged in order, with options on top.
+    """Compose one configuration from several files, merged in order, and from options, merged last.
 
     Args:
-        files: as `find_config` takes them; a later file overrides an earlier one. Each may name its `_BASE_`.
-        options: KEY VALUE pairs, merged last.
+        files: names for `find_config`; a later file overrides an earlier one. Each file may name its `_BASE_`.
+        options: pairs of KEY and VALUE in one flat sequence.
         add_keys: functions such as `add_s4m_config` that add keys to Detectron2's.
 
     Returns:
@@ -56,13 +56,13 @@ def compose_config(
         cfg.merge_from_file(find_config(file), allow_unsafe=False)
     try:
         cfg.merge_from_list(list(options))
-    except AssertionError as error:  # so yacs reports unknown keys
+    except AssertionError as error:  # yacs reports unknown keys by assertions.
         raise KeyError(str(error)) from error
     return cfg
 
 
 def named_architecture(files: Sequence[str | os.PathLike], options: Sequence[str] = ()) -> str:
-    """MODEL.META_ARCHITECTURE as `compose_config` would give it, whichever package's keys the files name; or ""."""
+    """Return MODEL.META_ARCHITECTURE of the files and options, whichever package's keys they name, or ""."""
     name = ""
     for file in files:
         values = CfgNode.load_yaml_with_base(find_config(file))

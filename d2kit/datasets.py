@@ -1,6 +1,6 @@
-"""Data sets that a configuration names by their path: such a name is registered under itself, and then is one of many.
+"""A configuration may name a data set by its path; the data set is then registered under this name.
 
-Each package has forms of its own, for example "coco:JSON:IMAGES".
+Each package has its own forms of such names, for example "coco:JSON:IMAGES".
 """
 
 import contextlib
@@ -18,8 +18,8 @@ class Form(NamedTuple):
 
     Attributes:
         text: the form as messages show it.
-        pattern: regular expression of the whole name.
-        register: function (name, *groups of the pattern) that registers the data set.
+        pattern: the regular expression that the whole name matches.
+        register: a function (name, *groups of the pattern) that registers the data set.
     """
 
     text: str
@@ -28,32 +28,33 @@ class Form(NamedTuple):
 
 
 def locate(path: str, name: str) -> str:
-    """The path itself if it exists, else the same path under the environment variable DETECTRON2_DATASETS.
+    """Return the path if it exists, else the same path in the folder of the environment variable DETECTRON2_DATASETS.
 
     Args:
-        path: of a file or a folder; only a relative one is looked up there.
-        name: of the data set, for the message.
+        path: the path of a file or a folder; only a relative path is looked up in that folder.
+        name: the name of the data set, for the message.
 
     Raises:
-        FileNotFoundError: neither exists.
+        FileNotFoundError: neither path exists.
     """
-    path, folder = os.path.expanduser(path), os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", ""))
+    path = os.path.expanduser(path)
+    folder = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", ""))
     candidates = [path] if os.path.isabs(path) or not folder else [path, os.path.join(folder, path)]
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
-    raise FileNotFoundError(f"data set '{name}': {' and '.join(candidates)} does not exist")
+    raise FileNotFoundError(f"data set '{name}': {' and '.join(candidates)} does not exist.")
 
 
 def resolve(names: Iterable[str], forms: Sequence[Form]) -> tuple[str, ...]:
-    """Register the names that have one of the forms; those that are registered already stay as they are.
+    """Register the names that have one of the forms; names that are already registered stay as they are.
 
     Returns:
-        the names, all of them registered.
+        the names, all of which are registered.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a name is neither registered nor of one of the forms.
+        ValueError: a name is not registered and has none of the forms.
     """
     names = tuple(names)
     for name in names:
@@ -68,27 +69,26 @@ def _register(name: str, forms: Sequence[Form]) -> None:
         if match:
             return form.register(name, *match.groups())
     known = ", ".join(f"'{form.text}'" for form in forms)
-    raise ValueError(f"data set '{name}' is not registered; name a registered one, or one by its path: {known}")
+    raise ValueError(f"data set '{name}' is not registered; name a registered one, or one by its path: {known}.")
 
 
 @contextlib.contextmanager
 def errors_name(key: str) -> Iterator[None]:
-    """Put a configuration key before the sentence of each FileNotFoundError and ValueError of the block."""
+    """Put a configuration key before the message of each FileNotFoundError and ValueError of the block."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        error_class = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise error_class(f"{key}: {error}") from error
 
 
 def resolve_config(cfg: CfgNode, keys: Iterable[str], forms: Sequence[Form]) -> None:
-    """`resolve` what DATASETS of a configuration names; cfg stays as it is, and errors name the key.
+    """Register the data sets that a configuration names; errors name the key.
 
     Args:
-        cfg: any configuration.
-        keys: under cfg.DATASETS, for example TRAIN.
-        forms: of the package that trains.
+        cfg: the configuration, which does not change.
+        keys: the keys below DATASETS, for example TRAIN.
+        forms: the forms of the package that trains.
     """
     for key in keys:
         with errors_name(f"DATASETS.{key}"):

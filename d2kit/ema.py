@@ -6,18 +6,17 @@ from torch import nn
 
 @torch.no_grad()
 def update_ema(target: nn.Module, source: nn.Module, decay: float) -> None:
-    """target <- decay * target + (1 - decay) * source, in place.
+    """Set target to decay * target + (1 - decay) * source, in place.
 
-    Floating buffers (running statistics) are averaged like parameters; integer buffers are copied. decay 0 copies
-    everything.
+    Floating-point buffers (running statistics) are averaged like parameters; integer buffers are copied. A decay of 0
+    copies everything.
 
     Args:
         target, source: two instances of one architecture.
-        decay: in [0, 1].
+        decay: weight of the target's old values, in [0, 1].
     """
     old, new = target.state_dict(), source.state_dict()
     floating = [key for key, value in old.items() if value.is_floating_point()]
-    if floating:
-        torch._foreach_lerp_([old[k] for k in floating], [new[k].to(old[k]) for k in floating], 1.0 - decay)
+    torch._foreach_lerp_([old[k] for k in floating], [new[k].to(old[k]) for k in floating], 1.0 - decay)
     for key in old.keys() - set(floating):
         old[key].copy_(new[key])

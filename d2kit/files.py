@@ -1,9 +1,9 @@
-"""Atomic writes of files and pictures, and safe reads of weights."""
+"""Functions that write files and images atomically and read weights safely."""
 
 import contextlib
 import os
 import pickle
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,49 +17,44 @@ import torch
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
-    A reader, or a process killed at any moment, sees the old file or the new one, never a part. On an error the
+    A reader sees the old file or the new file and never a part, even if the process is killed. On an error the
     temporary file is removed and the old file stays.
 
     Args:
-        path: file to write; a missing folder is made.
-        mode: "wb" or "w" (UTF-8).
+        path: the file to write; a missing folder is made.
+        mode: "wb" for bytes or "w" for text in UTF-8.
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+            raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror or error}") from error
         raise
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Write (H, W) gray or (H, W, 3) BGR pixels, uint8 or uint16, as PNG by `atomic_write`.
+    """Write pixels (H, W) gray or (H, W, 3) BGR, uint8 or uint16, as a PNG file by `atomic_write`.
 
     Raises:
-        ValueError: shape or type do not fit a picture.
+        ValueError: the shape or the type does not fit an image.
         OSError: the file cannot be written.
     """
     try:
         content = cv2.imencode(".png", picture)[1].tobytes()
     except cv2.error as error:
-        raise ValueError(f"{path}: {picture.dtype} pixels of shape {picture.shape} are no picture.") from error
+        raise ValueError(f"{path}: {picture.dtype} pixels of shape {picture.shape} are no image.") from error
     with atomic_write(path) as file:
         file.write(content)
 
@@ -68,12 +63,12 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
     """Load a torch checkpoint with `weights_only=True` onto the CPU.
 
     Args:
-        path: file to read.
-        key: configuration key or option that named it, for the message.
-        published_at: where such a file is published, for the message.
+        path: the file to read.
+        key: the configuration key or option that names the file, for the message.
+        published_at: the address where such a file is published, for the message.
 
     Raises:
-        FileNotFoundError: the file is absent or `path` is empty.
+        FileNotFoundError: the file is absent, or `path` is empty.
         ValueError: the file is not a checkpoint that loads safely.
     """
     hint = f" It is published at {published_at}." if published_at else ""

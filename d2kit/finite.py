@@ -15,7 +15,7 @@ def require_finite_losses(losses: Mapping[str, torch.Tensor], images: Callable[[
 
     Args:
         losses: scalars by name.
-        images: returns the file names of the batch; called only for the error.
+        images: a function that returns the file names of the batch, called only for the error.
     """
     if not losses or torch.isfinite(sum(value.detach() for value in losses.values())):
         return

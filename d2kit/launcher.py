@@ -1,4 +1,4 @@
-"""Training and evaluation from the command line, for every package that gives a `TrainingSetup`."""
+"""Training and evaluation from the command line for each package that has a `TrainingSetup`."""
 
 import argparse
 import logging
@@ -14,47 +14,43 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2kit.config_files import compose_config, find_config, named_architecture
-from d2kit.trainer import ResumableTrainer, fixed_seed
-
-
-def keep_schedule(cfg: CfgNode) -> CfgNode:
-    """The configuration itself, for packages whose schedule does not follow the batch."""
-    return cfg
+from d2kit.rng import derive_seed
+from d2kit.trainer import ResumableTrainer
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the launcher needs to know of a package. Functions and classes must be importable by their names.
+    """The parts of a package that the launcher uses. Functions and classes must be importable by their names.
 
     Attributes:
-        package: its name, for the logger.
-        add_keys: adds its configuration keys to Detectron2's, in place.
-        trainer_class: trains, and evaluates by `build_model`, `checkpointer_class` and `test`.
-        resolve_datasets: registers the data sets that a frozen configuration names by their path.
-        scale_schedule: adapts a frozen configuration to its batch; gives a frozen one.
+        package: the name of the package, for the logger.
+        add_keys: a function that adds the package's configuration keys to Detectron2's, in place.
+        trainer_class: the trainer; an evaluation uses its `build_model`, `checkpointer_class` and `test`.
+        resolve_datasets: a function that registers the data sets that a frozen configuration names by their path.
+        scale_schedule: a function from a frozen configuration to one that is adapted to its batch, or None.
     """
 
     package: str
     add_keys: Callable[[CfgNode], None]
     trainer_class: type[ResumableTrainer]
     resolve_datasets: Callable[[CfgNode], None]
-    scale_schedule: Callable[[CfgNode], CfgNode] = keep_schedule
+    scale_schedule: Callable[[CfgNode], CfgNode] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add Detectron2's arguments of training scripts, and --overlay."""
+    """Add the arguments of Detectron2's training scripts, and --overlay."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a path, or a shipped file's name")
     parser.add_argument(
         "--overlay", action="append", default=[], metavar="FILE", help="merged on top of --config-file; repeatable"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; with --resume, the last one")
-    parser.add_argument("--num-gpus", type=int, default=1, help="on this machine; CPU processes if MODEL.DEVICE is cpu")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes if MODEL.DEVICE is cpu")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     url = default_argument_parser().get_default("dist_url")
-    parser.add_argument("--dist-url", default=url, help="where the processes meet, see torch.distributed")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys, last of all")
+    parser.add_argument("--dist-url", default=url, help="address of the first process, see torch.distributed")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys, merged last")
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,35 +60,37 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
-    """The configuration of the files and options; a KeyError says which package's keys are known."""
+    """Return the configuration of the files and options; a KeyError says which package's keys are known."""
     files = [args.config_file, *args.overlay]
     try:
         return compose_config(files, args.opts, [training.add_keys])
     except KeyError as error:
         architecture = named_architecture(files, args.opts) or "none"
-        known = f"known are the keys of {training.package} and of Detectron2"
-        raise KeyError(f"{error.args[0]}; {known}, and the files name the architecture {architecture}") from error
+        known = f"the known keys are the keys of {training.package} and of Detectron2"
+        raise KeyError(f"{error.args[0]}; {known}, and the files name the architecture {architecture}.") from error
 
 
 def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
-    """The frozen configuration of this run, with its seed drawn and its data sets registered."""
+    """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
     cfg = compose(training, args)
     for name in (training.package, "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger("detectron2").warning("No CUDA device is here: MODEL.DEVICE becomes cpu.")
+        logging.getLogger("detectron2").warning("There is no CUDA device, so MODEL.DEVICE becomes cpu.")
         cfg.MODEL.DEVICE = "cpu"
-    cfg.SEED = fixed_seed(cfg)
+    if cfg.SEED < 0:
+        cfg.SEED = derive_seed(comm.shared_random_seed())  # All processes get the same seed.
     cfg.freeze()
     training.resolve_datasets(cfg)
-    cfg = training.scale_schedule(cfg)
-    args.config_file = find_config(args.config_file)  # default_setup logs its content
+    if training.scale_schedule:
+        cfg = training.scale_schedule(cfg)
+    args.config_file = find_config(args.config_file)  # default_setup logs the content of this file.
     default_setup(cfg, args)
     return cfg
 
 
 def run_process(training: TrainingSetup, args: argparse.Namespace) -> dict | None:
-    """Train or evaluate in one of the processes; returns the results of the last evaluation."""
+    """Train or evaluate in one of the processes, and return the results of the last evaluation."""
     cfg = set_up(training, args)
     if args.eval_only:
         return evaluate(training.trainer_class, cfg, args.resume)
@@ -106,9 +104,8 @@ def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, resume: bool) 
     model = trainer_class.build_model(cfg)
     checkpointer = trainer_class.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR)
     if resume and checkpointer.has_checkpoint():
-        cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()  # evaluators name their files after it
+        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()  # Evaluators name their files after it.
         cfg.freeze()
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = trainer_class.test(cfg, model)
@@ -122,7 +119,7 @@ def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, resume: bool) 
 def launch_training(training: TrainingSetup, args: argparse.Namespace) -> None:
     """Train or evaluate in as many processes as the arguments of `add_arguments` say.
 
-    Detectron2's `launch` takes every GPU that it sees: where MODEL.DEVICE is cpu, it sees none.
+    Detectron2's `launch` uses every visible GPU, so no GPU is visible where MODEL.DEVICE is cpu.
     """
     if args.num_gpus > 1 and compose(training, args).MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,4 +1,4 @@
-"""Seeded, resumable batches of mapped dataset dicts: one stream for any number of workers, processes or restarts."""
+"""Seeded, resumable batches of mapped dataset dicts, the same for any number of workers, processes or restarts."""
 
 import itertools
 import traceback
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.data import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from d2kit.rng import derive_seed, seeded
 
@@ -21,17 +21,17 @@ class _Failure(NamedTuple):
 
 
 class SeededDataset(Dataset):
-    """Map-style data set whose items are asked for as (index, sample seed).
+    """A map-style data set whose items are requested by pairs of an index and a sample seed.
 
     The mapper gets its own copy of the dict and runs with `random`, NumPy and torch seeded by the sample seed; the
-    generators of the process are put back afterwards.
+    states of the generators are restored afterwards.
     """
 
     def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict]) -> None:
         """
         Args:
             dicts: Detectron2 dataset dicts, kept serialized so that workers share their memory.
-            mapper: one dict -> one mapped dict, never None.
+            mapper: function from one dict to one mapped dict, never to None.
         """
         self._dicts = DatasetFromList(list(dicts), copy=False, serialize=True)
         self._mapper = mapper
@@ -39,61 +39,20 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self._dicts)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        """Return the mapped dict with `seed`, the sample seed (int), added."""
+    def __getitem__(self, item: tuple[int, int]) -> dict | _Failure:
+        """Return the mapped dict with `seed`, the sample seed (int), added; an error in the data is a value."""
         index, sample_seed = item
-        with seeded(sample_seed):
-            result = self._mapper(self._dicts[index])
+        try:
+            with seeded(sample_seed):
+                result = self._mapper(self._dicts[index])
+        except (ValueError, OSError) as error:  # torch would rewrite the message of an error that a worker raises.
+            return _Failure(error, traceback.format_exc())
         result["seed"] = sample_seed
         return result
 
 
-class _GuardedDataset(Dataset):
-    """Hands errors in the data back as values, because torch would rewrite their message."""
-
-    def __init__(self, dataset: SeededDataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, item: tuple[int, int]) -> dict | _Failure:
-        try:
-            return self._dataset[item]
-        except (ValueError, OSError) as error:
-            return _Failure(error, traceback.format_exc())
-
-
-class SeededSampler(Sampler):
-    """Pairs of (index, sample seed) from an infinite Detectron2 training sampler.
-
-    Item k of process r has the global position k * world_size + r, and its seed depends on (seed, stream, position)
-    only: n processes see together what one process sees alone.
-    """
-
-    def __init__(self, sampler: Iterable[int], seed: int, stream: str, start: int = 0) -> None:
-        """
-        Args:
-            sampler: infinite sampler that is already sharded by process, as Detectron2's are.
-            seed: seed of the run.
-            stream: name that keeps the seeds of several streams apart.
-            start: items of this process to pass over.
-        """
-        self._sampler = sampler
-        self._seed = seed
-        self._stream = stream
-        self._start = start
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for k, index in enumerate(itertools.islice(self._sampler, self._start, None), start=self._start):
-            yield index, derive_seed(self._seed, self._stream, k * self._world_size + self._rank)
-
-
-def _as_list(batch: list) -> list:
-    return batch
-
-
 class StreamLoader:
-    """Endless lists of mapped dicts, each list this process's share of one global batch."""
+    """Endless lists of mapped dicts; each list is this process's share of one global batch."""
 
     def __init__(
         self,
@@ -110,23 +69,23 @@ class StreamLoader:
         """
         Args:
             dicts: Detectron2 dataset dicts.
-            mapper: one dict -> one mapped dict.
+            mapper: function from one dict to one mapped dict.
             sampler: infinite sampler over `range(len(dicts))`, sharded by process, with a seed of its own.
-            batch_size_total: images a batch over all processes.
-            num_workers: worker processes; 0 maps in this process and leaves its random generators as they were.
+            batch_size_total: number of images in a batch over all processes.
+            num_workers: number of worker processes; 0 maps in this process, whose random generators stay as they were.
             seed: seed of the run, from which the samples' seeds follow.
             stream: name that keeps the seeds of several streams apart.
             key: configuration key of the batch size, for the message.
 
         Raises:
-            ValueError: no data, or a batch that the processes cannot share evenly.
+            ValueError: there are no dicts, or the processes cannot share a batch evenly.
         """
         world_size = comm.get_world_size()
         if len(dicts) == 0:
-            raise ValueError(f"the {stream} data set has no image to load")
+            raise ValueError(f"The {stream} data set has no image to load.")
         if batch_size_total < 1 or batch_size_total % world_size:
             raise ValueError(
-                f"{key} is {batch_size_total}, which is not a positive multiple of the {world_size} process(es)"
+                f"{key} is {batch_size_total}, which is not a positive multiple of the {world_size} process(es)."
             )
         self.batch_size = batch_size_total // world_size
         self.dataset = SeededDataset(dicts, mapper)
@@ -137,17 +96,27 @@ class StreamLoader:
         self._iteration = 0
 
     def set_start(self, iteration: int) -> None:
-        """Let iterators made from now on begin with batch number `iteration`, without mapping those before it."""
+        """Let later iterators begin with batch number `iteration`, without mapping the batches before it."""
         self._iteration = iteration
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+    def _seeded_indices(self) -> Iterator[tuple[int, int]]:
+        """Yield this process's pairs of an index and a sample seed.
+
+        Item k of process r has the global position k * world_size + r. The sample seed depends only on the seed of the
+        run, the stream and that position, so several processes together see what one process sees alone.
+        """
+        rank = comm.get_rank()
+        world_size = comm.get_world_size()
         start = self._iteration * self.batch_size
-        sampler = SeededSampler(self._sampler, self._seed, self._stream, start)
+        for k, index in enumerate(itertools.islice(self._sampler, start, None), start):
+            yield index, derive_seed(self._seed, self._stream, k * world_size + rank)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         batches = DataLoader(
-            _GuardedDataset(self.dataset),
-            batch_sampler=BatchSampler(sampler, self.batch_size, drop_last=True),
+            self.dataset,
+            batch_sampler=BatchSampler(self._seeded_indices(), self.batch_size, drop_last=True),
             num_workers=self._num_workers,
-            collate_fn=_as_list,
+            collate_fn=list,
             # Without its own generator the loader draws a number from the global one.
             generator=torch.Generator().manual_seed(derive_seed(self._seed, self._stream)),
         )

@@ -1,30 +1,30 @@
-"""Clear errors when Detectron2, OpenCV or an optional library is missing or too old."""
+"""Checks that raise a clear error when Detectron2, OpenCV or an optional library is missing or too old."""
 
 import importlib
 import importlib.util
 import re
 from types import ModuleType
 
-MINIMUM = (0, 6)
+MINIMUM_VERSION = (0, 6)
 
 
 def require_detectron2(package: str) -> None:
-    """Raise ImportError, naming the package that needs it, if Detectron2 is missing or older than 0.6."""
-    wanted = ".".join(map(str, MINIMUM))
+    """Raise an ImportError that names `package`, which needs Detectron2, if it is missing or older than 0.6."""
+    minimum = ".".join(map(str, MINIMUM_VERSION))
     try:
         import detectron2
     except ImportError as error:
         raise ImportError(
-            f"{package} needs Detectron2 {wanted} or newer, which is not installed: see 'Install' in the README."
+            f"{package} needs Detectron2 {minimum} or newer, which is not installed: see 'Install' in the README."
         ) from error
     version = getattr(detectron2, "__version__", "0")
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
-    if numbers < MINIMUM:
-        raise ImportError(f"{package} needs Detectron2 {wanted} or newer, but {version} is installed.")
+    if numbers < MINIMUM_VERSION:
+        raise ImportError(f"{package} needs Detectron2 {minimum} or newer, but {version} is installed.")
 
 
 def require_opencv() -> None:
-    """Raise ImportError if no build of OpenCV provides the module cv2."""
+    """Raise an ImportError if no build of OpenCV provides the module cv2."""
     if importlib.util.find_spec("cv2") is None:
         raise ImportError(
             "OpenCV is not installed: `pip install opencv-python`, or opencv-python-headless on a machine without a "
@@ -33,7 +33,7 @@ def require_opencv() -> None:
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
-    """Import an optional library; if it is missing, an ImportError names this project's extra that installs it."""
+    """Import an optional library, or raise an ImportError that names the extra of this project that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Randomness that depends only on a seed and a position, not on workers, ranks or a resume."""
+"""Random numbers that depend only on a seed and a position, not on workers, ranks or a resume."""
 
 import contextlib
 import hashlib
@@ -25,13 +25,14 @@ def seed_everything(seed: int) -> None:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run the block with the CPU generators (`random`, NumPy, torch) seeded, then restore their states."""
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.random.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.random.set_rng_state(states[2])
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.random.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

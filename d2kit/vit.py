@@ -1,4 +1,4 @@
-"""timm's ViTs for images of any size, and their weights."""
+"""Functions that build timm's ViTs for images of any size and load their weights."""
 
 import sys
 
@@ -9,7 +9,7 @@ def build_timm_vit(name: str, pretrained: bool = False) -> nn.Module:
     """Build a timm ViT without a classifier.
 
     Args:
-        name: for example "vit_small_patch14_dinov2" or "vit_small_plus_patch16_dinov3".
+        name: a name of timm, for example "vit_small_patch14_dinov2" or "vit_small_plus_patch16_dinov3".
         pretrained: whether timm downloads the weights.
 
     Raises:
@@ -22,9 +22,9 @@ def build_timm_vit(name: str, pretrained: bool = False) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
-        raise ValueError(f"timm's {name} is no ViT with images of any size.") from error
+        raise ValueError(f"timm's {name} is no ViT for images of any size.") from error
     if not all(hasattr(model, part) for part in ("blocks", "patch_embed", "forward_intermediates", "set_input_size")):
-        raise ValueError(f"timm's {name} is no ViT with images of any size.")
+        raise ValueError(f"timm's {name} is no ViT for images of any size.")
     return model
 
 
@@ -33,13 +33,13 @@ def load_strictly(model: nn.Module, state: dict, name: str, path: str, prefix: s
 
     Args:
         model: a ViT of `build_timm_vit`, or another model.
-        state: content of the file; the wrappers "model", "state_dict" and "teacher" are removed.
-        name: name of the model, for the message.
-        path: path of the file, for the message.
-        prefix: prefix of the model's weights in a file that holds more networks; "" for none.
+        state: the content of the file; the wrappers "model", "state_dict" and "teacher" are removed.
+        name: the name of the model, for the message.
+        path: the path of the file, for the message.
+        prefix: the prefix of the model's weights in a file that holds more networks; "" for none.
 
     Raises:
-        ValueError: tensors are missing, unknown or of another shape.
+        ValueError: tensors are missing or unknown, or have another shape.
     """
     for wrapper in ("model", "state_dict", "teacher"):
         state = state.get(wrapper, state) if isinstance(state, dict) else {}

@@ -3,7 +3,6 @@
 import os
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from d2kit.files import atomic_write, load_weights
 from istd.modeling.backbones import Network, build_network
 from istd.modeling.point_supervised import network_from_config, network_options
-from istd.recipe import Recipe, prepare, recipe_from_fields
+from istd.recipe import Recipe, recipe_from_fields
 
 LESPS_SOURCE = "github.com/XinyiYing/LESPS (log/SIRST3)"
 
@@ -37,7 +36,8 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
     """Load a file of `save_network` or a published LESPS file, strictly, in eval mode.
 
     Args:
-        path, key: file of the network, and the option or configuration key that names it, for messages.
+        path: file of the network.
+        key: option or configuration key that names the file, for messages.
 
     Raises:
         FileNotFoundError, ValueError: the file is absent, holds no network, or holds tensors of another network.
@@ -69,14 +69,14 @@ def save_network(path: str | os.PathLike, network: Network, recipe: Recipe) -> N
 
 
 def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe]:
-    """Load a configuration's network with the weights that answer in eval mode; no foundation model is read.
+    """Load a configuration's network with the weights that predict in eval mode, without the foundation model.
 
     Args:
         cfg: complete configuration.
         path: checkpoint of its training, or a file of `save_network`.
 
     Returns:
-        the network in eval mode and its recipe.
+        the network in eval mode, and its recipe.
 
     Raises:
         FileNotFoundError, ValueError: the file is absent, or does not hold the network's weights.
@@ -103,20 +103,3 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         threshold=node.TEST.THRESHOLD,
     )
     return network.eval(), recipe
-
-
-@torch.no_grad()
-def predict(network: Network, recipe: Recipe, grey: np.ndarray) -> np.ndarray:
-    """Predict the probability of a target at each pixel.
-
-    Args:
-        network, recipe: network in eval mode, and its recipe.
-        grey: (H, W) gray values 0..255, any size.
-
-    Returns:
-        (H, W) float32 in [0, 1].
-    """
-    device = next(network.parameters()).device
-    logits = network(prepare(recipe, grey).to(device))
-    height, width = grey.shape
-    return logits[0, 0, :height, :width].sigmoid().cpu().numpy()

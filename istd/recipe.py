@@ -1,4 +1,4 @@
-"""The construction and the input of a network, as its file keeps them, and the preparation of an image for it."""
+"""The recipe of a network, which describes its construction and its input, and the preparation of images for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -83,17 +83,17 @@ def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
-def prepare(recipe: Recipe, grey: np.ndarray, multiple: int = 1) -> Tensor:
+def prepare(recipe: Recipe, gray: np.ndarray, multiple: int = 1) -> Tensor:
     """Normalize and pad one image.
 
     Args:
         recipe: recipe of the network.
-        grey: (H, W) gray values 0..255, any size.
-        multiple: multiple of the network's own sides.
+        gray: (H, W) gray values 0..255 of any size.
+        multiple: the padded sides are also multiples of this, as the network itself needs.
 
     Returns:
         (1, channels, H', W') float32 on the CPU, with the image in the upper left part.
     """
-    x = (torch.from_numpy(np.ascontiguousarray(grey, np.float32)) - recipe.mean) / recipe.std
+    x = (torch.from_numpy(np.ascontiguousarray(gray, np.float32)) - recipe.mean) / recipe.std
     x = x.expand(1, recipe.channels, -1, -1)
     return pad_to_multiple(pad_to_multiple(x, recipe.pad_multiple, always=recipe.pad_always), multiple)

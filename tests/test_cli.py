@@ -48,7 +48,9 @@ def test_version(package, capsys):
     assert s4m.__version__ == istd.__version__ == d2kit.__version__
 
 
-@pytest.mark.parametrize(("arguments", "message"), [([], "a command is missing"), (["cook"], "no command 'cook'")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "a command is missing"), (["cook"], "the command 'cook' does not exist")]
+)
 def test_a_wrong_subcommand_is_one_sentence(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         s4m.cli.main(arguments)

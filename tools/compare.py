@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Compare the supervised baseline, a mean teacher and S4M on one data set; the same command again goes on.
 
 python tools/compare.py --output output/demo                                  # synthetic shapes, 5 % labels, one seed
@@ -6,13 +5,13 @@ python tools/compare.py --prefix dsb2018 --percent 10 --seeds 1 2 3 --output out
     --train JSON IMAGES --test JSON IMAGES [--opts KEY VALUE ...]
 python tools/compare.py --student mask2former --output output/mask2former     # or --backbone vit, or both
 Mask2Former on dsb2018 needs tiles: cut the images of --train and --test by tools/make_tiles.py first.
-Prints the commands of the trainings, then their AP; leaves summary.json, summary.md, pictures and TensorBoard logs.
+It prints the commands of the trainings, then their AP; it leaves summary.json and .md, pictures and TensorBoard logs.
 """
 
 from functools import partial
 
 from experiments import s4m
-from experiments.grid import Grid, grid_parser, run_grid
+from experiments.grid import grid_parser, run_grid
 from experiments.s4m_report import comparison_picture, comparison_table
 
 IN_PICTURE = ("supervised", "mean_teacher", "stage2")
@@ -21,14 +20,12 @@ IN_PICTURE = ("supervised", "mean_teacher", "stage2")
 def main() -> None:
     """Run the trainings of all seeds, print the table and draw the pictures."""
     args = s4m.parse_arguments(grid_parser(__doc__))
-    known = s4m.trainings(args.prefix, args.student, args.backbone)
-    data, rows = partial(s4m.data_options, args), [known[name] for name in s4m.COMPARISON]
-    grid = Grid(args.output, rows, args.seeds, s4m.final_figures, data=data, options=args.opts)
+    grid = s4m.make_grid(args, s4m.COMPARISON, options=args.opts)
     run_grid(grid, args, "summary", s4m.data_settings(args), comparison_table, partial(s4m.write_data, args))
     for seed in args.seeds:
         folder = args.output / f"seed{seed}"
-        shown = [row for row in grid.rows() if row.name in IN_PICTURE and str(seed) not in row.failures]
-        folders = {row.title: folder / row.name for row in shown}
+        rows = [row for row in grid.rows() if row.name in IN_PICTURE and str(seed) not in row.failures]
+        folders = {row.title: folder / row.name for row in rows}
         comparison_picture(folders, *s4m.json_and_images(args, "test", seed), folder / "comparison.png")
         print(f"Picture: {folder / 'comparison.png'}")
 

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `istd convert`: python tools/convert_istd_checkpoint.py --help."""
+"""This script runs `istd convert`; python tools/convert_istd_checkpoint.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from istd.commands import convert

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `istd detect`: python tools/detect.py --help."""
+"""This script runs `istd detect`; python tools/detect.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from istd.commands import detect

@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """Write a trained student in a form that needs nothing of its training: `s4m export` or `istd export`.
 
-The configuration says which, or without one the kind of file. The forms, and all options after --network, are described
-by `istd export --help`; --network is of S4M, which writes one .pth file.
+The configuration, or without one the suffix of the output, decides which. `istd export --help` describes the forms and
+all options but --network, which is for S4M: S4M writes one .pth file.
 """
 
 import sys
@@ -20,18 +19,19 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Export in the package that the checkpoint is of."""
+    """Export by the package that trained the checkpoint."""
     if args.config_file:
         is_istd = named_architecture([args.config_file]) == "PointSupervisedISTD"
     else:
         is_istd = any(path.endswith((".onnx", ".pt")) for path in args.output)
-    if not is_istd and (len(args.output) > 1 or args.int8 or args.evaluate):
-        raise ValueError("an S4M network is exported to one .pth file; --int8 and --evaluate are of ISTD.")
     if is_istd and args.network == "teacher":
         raise ValueError("the teacher of an ISTD network needs its foundation model and is not exported.")
-    if not is_istd:
-        args.output = args.output[0]
-    (istd_export if is_istd else s4m_export).run(args)
+    if is_istd:
+        return istd_export.run(args)
+    if len(args.output) > 1 or args.int8 or args.evaluate:
+        raise ValueError("an S4M network is exported to one .pth file; --int8 and --evaluate are for ISTD.")
+    args.output = args.output[0]
+    return s4m_export.run(args)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `istd clusters`: python tools/make_clusters.py --help."""
+"""This script runs `istd clusters`; python tools/make_clusters.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from istd.commands import clusters

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `istd points`: python tools/make_points.py --help."""
+"""This script runs `istd points`; python tools/make_points.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from istd.commands import points

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `s4m split`: python tools/make_splits.py --help."""
+"""This script runs `s4m split`; python tools/make_splits.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from s4m.commands import split

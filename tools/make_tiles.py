@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `s4m tiles`: python tools/make_tiles.py --help."""
+"""This script runs `s4m tiles`; python tools/make_tiles.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from s4m.commands import tiles

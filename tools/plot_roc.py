@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `istd roc`: python tools/plot_roc.py --help."""
+"""This script runs `istd roc`; python tools/plot_roc.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from istd.commands import roc

@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `s4m prepare-cityscapes`: python tools/prepare_cityscapes.py --help."""
+"""This script runs `s4m prepare-cityscapes`; python tools/prepare_cityscapes.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from s4m.commands import prepare_cityscapes

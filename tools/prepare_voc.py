@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""The script of `s4m prepare-voc`: python tools/prepare_voc.py --help."""
+"""This script runs `s4m prepare-voc`; python tools/prepare_voc.py --help lists its arguments."""
 
 from d2kit.commands import run_command
 from s4m.commands import prepare_voc

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train rows of the method's table (networks x schemes x seeds) and write table.md and table.json.
 
 python tools/reproduce_table.py --output output/table --data datasets/sirst --networks mshnet dnanet \\
@@ -10,7 +9,6 @@ same command again goes on with what was interrupted and skips what is finished;
 the others go on. A sweep names the value that is best on the validation images; the test set takes no part in that.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from experiments.grid import Grid, grid_parser, run_grid
 from istd.data.builtin import write_scenes_once
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def main() -> None:
+    """Run everything; the exit status is 1 if a training failed."""
     parser = grid_parser(__doc__)
     parser.set_defaults(jobs=1)
     source = parser.add_mutually_exclusive_group()
@@ -29,15 +28,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--schemes", nargs="+", choices=istd.SCHEMES, default=("full", "semantic_prior"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sweep", nargs="+", metavar=("KEY", "VALUE"), default=[], help="a row for each value")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if len(args.sweep) == 1:
         parser.error("--sweep takes a key and at least one value")
-    return args
-
-
-def main() -> None:
-    """Run everything; the exit status is 1 where a training failed."""
-    args = parse()
     data = args.output / f"scenes{args.scenes}" if args.scenes else args.data
     sets = istd.data_options(data) if data else []
     trainings = istd.plan(args.networks, args.schemes, args.sweep)

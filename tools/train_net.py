@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 r"""Train or evaluate any configuration: `s4m train` or `istd train`, by the files' MODEL.META_ARCHITECTURE.
 
     python tools/train_net.py --config-file configs/quick/shapes_stage2.yaml [--resume] [--eval-only] [KEY VALUE ...]
@@ -8,7 +7,7 @@ import sys
 
 from d2kit.commands import run_command
 from d2kit.config_files import named_architecture
-from d2kit.launcher import add_arguments  # noqa: F401  (of the command that this module is)
+from d2kit.launcher import add_arguments  # noqa: F401  (`run_command` calls it as this module's.)
 from istd.commands import train as istd_train
 from s4m.commands import train as s4m_train
 

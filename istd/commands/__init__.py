@@ -1,1 +1,1 @@
-"""The commands of `istd`, one a module; see `d2kit.commands`."""
+"""The commands of `istd`, each of which is one module; see `d2kit.commands`."""

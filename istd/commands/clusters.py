@@ -15,15 +15,15 @@ from istd.engine.data import load_datasets
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("datasets", nargs="+", help="registered names or sirst:ROOT:SPLIT; training splits only")
-    parser.add_argument("--assign", nargs="*", default=[], help="splits (validation) that only take the nearest")
+    parser.add_argument("--assign", nargs="*", default=[], help="validation splits, which take the nearest clusters")
     parser.add_argument("--output", required=True, help="json file to write")
-    parser.add_argument("--clusters", type=int, default=0, help="number of clusters; 0: follows the images (default)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clusters", type=int, default=0, help="number of clusters (default: by the number of images)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clustering (default: 0)")
     parser.add_argument("--range", default=RANGES[0], help="range of raw values, as ISTD.INPUT.RANGE in training")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the table of clusters."""
+    """Write the cluster table."""
     if args.clusters < 0:
         raise ValueError(f"--clusters must be 0 or more, not {args.clusters}.")
     table = make_clusters(

@@ -3,9 +3,10 @@ r"""Detect infrared small targets in images, folders and videos of any size.
     istd detect images/ clip.mp4 --model student.onnx --output detections
     istd detect images/ --config-file output/run/config.yaml --weights output/run/model_best.pth --output detections
 
-The folder `detections` gets masks, overlays, and detections.csv and detections.json: centroid x, y and box x0, y0, x1,
-y1 in pixels (right and lower edges exclusive), area in pixels, score (largest probability). A file that cannot be read
-is named and left out; the exit status is then 1. With an exported file as --model, Detectron2 is not needed.
+The folder `detections` gets masks, overlays, detections.csv and detections.json. The tables hold the centroid x, y and
+the box x0, y0, x1, y1 in pixels (right and lower edges exclusive), the area in pixels and the score (largest
+probability) of each detection. A file that cannot be read is named and left out; the exit status is then 1. With an
+exported file as --model, Detectron2 is not needed.
 """
 
 import argparse
@@ -30,40 +31,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threshold", type=float, help="probability of a target (default: the network's own)")
     parser.add_argument("--tile", type=int, default=TILE, help=f"side of a tile, pixels; 0: no tiles (default: {TILE})")
-    parser.add_argument("--overlap", type=int, default=OVERLAP, help=f"of tiles, pixels (default: {OVERLAP})")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise argparse.ArgumentError where arguments do not go together."""
-    if (args.model is None) == (args.config_file is None):
-        raise argparse.ArgumentError(None, "give either --model or --config-file.")
-    if args.tile < 0 or (args.tile and not 0 <= args.overlap < args.tile):
-        raise argparse.ArgumentError(None, "0 <= --overlap < --tile is needed, or --tile 0.")
+    parser.add_argument("--overlap", type=int, default=OVERLAP, help=f"overlap of tiles, pixels (default: {OVERLAP})")
 
 
 def build_predictor(args: argparse.Namespace) -> ISTDPredictor:
-    """The predictor that the arguments name."""
-    tiling = {"threshold": args.threshold, "tile": args.tile, "overlap": args.overlap}
+    """Build the predictor that the arguments name."""
+    options = {"threshold": args.threshold, "tile": args.tile, "overlap": args.overlap}
     if args.model:
-        return ISTDPredictor.from_file(args.model, args.device, **tiling)
-    from d2kit.config_files import compose_config  # needs Detectron2
+        return ISTDPredictor.from_file(args.model, args.device, **options)
+    from d2kit.config_files import compose_config  # This needs Detectron2.
     from istd import add_istd_config
 
     cfg = compose_config([args.config_file], ["MODEL.DEVICE", args.device], [add_istd_config])
     cfg.MODEL.WEIGHTS = args.weights or cfg.MODEL.WEIGHTS
-    return ISTDPredictor(cfg, **tiling)
+    return ISTDPredictor(cfg, **options)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect as the arguments say; the status is 1 if a file was left out."""
-    check_arguments(args)
+    """Detect as the arguments say and return the exit status, which is 1 if a file was left out."""
+    if (args.model is None) == (args.config_file is None):
+        raise argparse.ArgumentError(None, "give either --model or --config-file.")
+    if args.tile < 0 or (args.tile and not 0 <= args.overlap < args.tile):
+        raise argparse.ArgumentError(None, "0 <= --overlap < --tile is needed, or --tile 0.")
     detection = DetectionRun(build_predictor(args), args.output)
     sources, refused = find_sources(args.inputs)
     detection.failed.update(refused)
     try:
         for source in tqdm(sources, desc="files", unit="file"):
             detection.add(source, partial(tqdm, desc=source.name, unit="frame", leave=False))
-    finally:  # an interrupted run keeps the tables of what is done
+    finally:  # An interrupted run keeps the tables of its finished files.
         detection.close()
     count = sum(len(record["detections"]) for record in detection.records)
     print(f"{count} detections in {len(detection.records)} images and frames: {args.output}")

@@ -1,13 +1,13 @@
-r"""Write a trained network in a form that needs nothing of its training.
+r"""Write a trained network to files that run without its training configuration.
 
-The form is ONNX, TorchScript (.pt) or the network's weights alone (.pth), for images of any size; the file says how the
-network is fed. --int8 adds an int8 form, calibrated on images of DATASETS.TRAIN or --calibrate; --evaluate scores all
-forms beside PyTorch, which gives the IoU that 8 bits cost.
+A file is ONNX, TorchScript (.pt) or the network's weights alone (.pth), takes images of any size, and holds its
+normalization, padding and threshold. --int8 adds an int8 form, which is calibrated on images of DATASETS.TRAIN or
+--calibrate. --evaluate scores all forms beside PyTorch and so measures the IoU that 8 bits cost.
 
     istd export --config-file output/run/config.yaml --checkpoint output/run/model_best.pth \
         --output student.onnx student.pt --int8 student_int8.onnx --evaluate sirst:DATA/sirst:test.txt
 
-Files of one network (of `istd convert`, published LESPS files) need no --config-file.
+Files of one network (from `istd convert`, or published LESPS files) need no --config-file.
 """
 
 import argparse
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", help="configuration of the training; its config.yaml will do")
     parser.add_argument("--int8", metavar="FILE", help="int8 form of the .onnx file among --output")
     parser.add_argument("--calibrate", nargs="+", default=[], metavar="DATASET", help="training images for --int8")
-    parser.add_argument("--calibration-images", type=int, default=64, help="at most as many (default: 64)")
+    parser.add_argument("--calibration-images", type=int, default=64, help="largest number of them (default: 64)")
     parser.add_argument("--evaluate", nargs="+", default=[], metavar="DATASET", help="score every form on these images")
     parser.add_argument("--report", help="json file for the scores")
 
 
 def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, scored: list[dict]) -> None:
-    """Write the int8 form; it never sees an image that is scored."""
+    """Write the int8 form; an image that is scored never calibrates it."""
     source = next((path for path in args.output if path.endswith(".onnx")), None)
     if source is None:
         raise ValueError("--int8 quantizes an .onnx file: name one in --output.")
@@ -48,9 +48,9 @@ def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, 
     if not names:
         raise ValueError("--int8 needs training images: name them with --calibrate.")
     records = load_datasets(names, "--calibrate" if args.calibrate else "DATASETS.TRAIN")
-    both = {record["file_name"] for record in records} & {record["file_name"] for record in scored}
-    if both:
-        raise ValueError(f"{min(both)} is both in --calibrate and in --evaluate: calibrate on training images alone.")
+    shared = {record["file_name"] for record in records} & {record["file_name"] for record in scored}
+    if shared:
+        raise ValueError(f"{min(shared)} is both in --calibrate and in --evaluate: calibrate on training images alone.")
     step = max(1, len(records) // max(1, args.calibration_images))
     chosen = records[::step][: args.calibration_images]
     quantize(source, args.int8, [read_infrared(record["file_name"], depth) for record in chosen])
@@ -60,8 +60,7 @@ def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, 
 def run(args: argparse.Namespace) -> None:
     """Write every form and print its path, then score them."""
     cfg = compose_config([args.config_file], add_keys=[add_istd_config]) if args.config_file else None
-    loaded = load_network(args.checkpoint, "--checkpoint") if cfg is None else load_student(cfg, args.checkpoint)
-    network, recipe = loaded
+    network, recipe = load_student(cfg, args.checkpoint) if cfg else load_network(args.checkpoint, "--checkpoint")
     scored = load_datasets(args.evaluate, "--evaluate")
     for path in args.output:
         export_student(network, recipe, path)
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         quantize_student(args, cfg, recipe.depth, scored)
     if not scored:
         return
-    files = [*args.output, *([args.int8] if args.int8 else [])]
+    files = [*args.output, args.int8] if args.int8 else args.output
     runners = {"PyTorch": run_network(network, recipe)} | {path: open_model(path) for path in files}
     scores = compare_runners(runners, scored)
     for name, figures in scores.items():

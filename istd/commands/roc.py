@@ -1,11 +1,11 @@
 """Plot ROC curves of evaluations.
 
-Training writes them to OUTPUT_DIR/test/istd.json, `istd eval` to OUTPUT_DIR/eval/NAME/istd.json, NAME that of the
-checkpoint.
+Training writes evaluations to OUTPUT_DIR/test/istd.json, and `istd eval` writes them to OUTPUT_DIR/eval/NAME/istd.json,
+where NAME is that of the checkpoint.
 
     istd roc output/alcnet_full/test/istd.json output/alcnet_pal/test/istd.json --output roc.png
 
-A curve is named by the folder of its run, or by --labels.
+Each curve has the name of its run's folder, or the name that --labels gives.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="json files of the evaluator")
     parser.add_argument("--output", required=True, help="picture to write: .png, .pdf or .svg")
     parser.add_argument("--labels", nargs="+", help="a name for each curve")
-    parser.add_argument("--split", default="all", help="a target characteristic (default: all)")
+    parser.add_argument("--split", default="all", help="target characteristic (default: all)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-r"""Train a network of ISTD by one of the schemes; most arguments are Detectron2's.
+r"""Train a network of ISTD with one of the schemes; most arguments are Detectron2's.
 
     istd train --config-file istd/networks/alcnet.yaml --overlay istd/schemes/pal.yaml OUTPUT_DIR output/alcnet_pal
 
-Configuration files are paths or names of shipped ones. With MODEL.DEVICE cpu, --num-gpus is the number of processes.
+Configuration files are paths or names of shipped files. With MODEL.DEVICE cpu, --num-gpus is the number of processes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Clusters of images for dynamic collaborative learning: one learned weight per cluster, not per image."""
+"""Clusters of images for dynamic collaborative learning, which learns one weight per cluster."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import mutual_info_classif
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -21,20 +22,21 @@ from istd.data.image_statistics import image_statistics
 FORMAT = 1
 PUBLISHED_CLUSTERS = 256
 IMAGES_PER_CLUSTER = 8
-LEAST_VARIANCE = 1e-10
-CORRELATED = 0.95
-KEPT_FEATURES = 32
-EXPLAINED = 0.9
-COMPONENTS = (2, 20)
+MIN_VARIANCE = 1e-10
+MAX_CORRELATION = 0.95
+MAX_FEATURES = 32
+EXPLAINED_VARIANCE = 0.9
+MIN_COMPONENTS = 2
+MAX_COMPONENTS = 20
 
 
 class ClusterTable(dict):
     """A dictionary from image id to cluster, 0 to num_clusters - 1.
 
     Args:
-        clusters: the mapping.
-        source: the file it comes from, for messages.
-        features: names of the statistics that the last fit used, most informative first.
+        clusters: cluster of each image id.
+        source: file of the table, for messages.
+        features: names of the statistics that the clustering used, most informative first.
     """
 
     def __init__(self, clusters: Mapping[str, int], source: str | os.PathLike = "", features: Sequence[str] = ()):
@@ -44,7 +46,7 @@ class ClusterTable(dict):
 
     @property
     def num_clusters(self) -> int:
-        """The number of clusters."""
+        """Number of clusters."""
         return max(self.values(), default=-1) + 1
 
     def __missing__(self, image_id: str) -> int:
@@ -54,7 +56,7 @@ class ClusterTable(dict):
         )
 
     def require(self, image_ids: Iterable[str]) -> None:
-        """KeyError with one sentence for the first of `image_ids` that has no cluster."""
+        """Raise a KeyError that names the first of `image_ids` without a cluster."""
         for image_id in image_ids:
             self[image_id]
 
@@ -66,7 +68,7 @@ class ClusterTable(dict):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ClusterTable":
-        """Read what `save` wrote; FileNotFoundError or ValueError with one sentence that names the file."""
+        """Read a file of `save`; a FileNotFoundError or ValueError names the file."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"the cluster file {path} does not exist: make it with istd clusters.")
         try:
@@ -82,24 +84,21 @@ class ClusterTable(dict):
 
 
 def default_num_clusters(images: int) -> int:
-    """Clusters for so many images: 256 as published where there are 8 images for each, else images // 8, at least 2.
-
-    Never more than there are images.
-    """
+    """Return images // 8, but at least 2, and at most the published 256 and the number of images."""
     return min(images, PUBLISHED_CLUSTERS, max(2, images // IMAGES_PER_CLUSTER))
 
 
 def describe_images(
     dataset_dicts: Sequence[dict], read: Callable[[str], np.ndarray]
 ) -> tuple[list[str], np.ndarray, list[str]]:
-    """Statistics of every image.
+    """Compute the statistics of every image.
 
     Args:
-        dataset_dicts: with file_name and image_id (see istd.data.datasets).
-        read: file_name -> (H, W) grey values 0..255.
+        dataset_dicts: dicts with file_name and image_id (see istd.data.datasets).
+        read: function from a file name to (H, W) gray values 0..255.
 
     Returns:
-        ids (N), features (N, F) float64, names (F). F is 0 when there is no image.
+        N image ids, (N, F) float64 features, and the F names of the features; F is 0 without images.
 
     Raises:
         ValueError: an image id occurs twice.
@@ -119,9 +118,9 @@ class ClusterModel:
     """A fitted clustering of image statistics.
 
     Attributes:
-        columns: the features that are used, most informative first.
-        project: the standardization and the PCA of these features, from (N, C) to (N, D).
-        centers: (K, D), numbered in the order of their first image.
+        columns: indices of the features in use, most informative first.
+        project: function from these features, (N, C), to their standardized principal components, (N, D).
+        centers: (K, D) cluster centers in the order of their first image.
     """
 
     columns: list[int]
@@ -129,24 +128,22 @@ class ClusterModel:
     centers: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """The nearest center of each image: (N, F) -> (N,) int64."""
+        """Return the cluster of the nearest center for each image: (N, F) -> (N,) int64."""
         return cdist(self.project(features[:, self.columns]), self.centers, "sqeuclidean").argmin(axis=1)
 
 
 def fit_clusters(features: np.ndarray, *, num_clusters: int = 0, seed: int = 0) -> ClusterModel:
     """Cluster images by their statistics.
 
-    Drop features of variance < 1e-10 and the later of each pair with |correlation| >= 0.95; standardize; PCA to 90 %
-    of the variance (2 to 20 components); k-means. Then rank the features by their mutual information with the
-    clusters and fit again on the first 32. Images that cannot be told apart share one cluster.
+    Features with a variance below 1e-10, and the later of each pair with |correlation| >= 0.95, are dropped. The others
+    are standardized and reduced by PCA to 90 % of the variance (2 to 20 components), and k-means clusters the result.
+    The features are then ranked by their mutual information with the clusters, and the first 32 are clustered again in
+    the same way. Images with equal features share one cluster.
 
     Args:
-        features: (N, F), N >= 1.
-        num_clusters: 0 for `default_num_clusters`; never more than N are made.
-        seed: of k-means and of the mutual information.
-
-    Returns:
-        The model; its clusters are numbered in the order of their first image.
+        features: (N, F) statistics of N >= 1 images.
+        num_clusters: number of clusters, at most N; 0 means `default_num_clusters`.
+        seed: seed of k-means and of the mutual information.
     """
     count = len(features)
     k = min(num_clusters or default_num_clusters(count), count)
@@ -154,19 +151,17 @@ def fit_clusters(features: np.ndarray, *, num_clusters: int = 0, seed: int = 0) 
     if k <= 1 or not kept:
         return ClusterModel([], lambda values: np.zeros((len(values), 1)), np.zeros((1, 1)))
     first = _fit(features, kept, k, seed)
-    order = _rank(features[:, kept], first.predict(features), seed)[:KEPT_FEATURES]
+    order = _rank(features[:, kept], first.predict(features), seed)[:MAX_FEATURES]
     return _fit(features, [kept[i] for i in order], k, seed)
 
 
 def informative_columns(features: np.ndarray) -> list[int]:
-    """Columns that vary and are not nearly the same as an earlier one."""
-    varying = [i for i in range(features.shape[1]) if features[:, i].var() >= LEAST_VARIANCE]
-    if len(varying) < 2:
-        return varying
-    correlation = np.abs(np.corrcoef(features[:, varying], rowvar=False))
+    """Return the columns that vary and do not nearly equal an earlier column up to scale."""
+    varying = [i for i in range(features.shape[1]) if features[:, i].var() >= MIN_VARIANCE]
+    correlation = np.atleast_2d(np.abs(np.corrcoef(features[:, varying], rowvar=False)))
     kept: list[int] = []
     for i in range(len(varying)):
-        if all(correlation[i, j] < CORRELATED for j in kept):
+        if all(correlation[i, j] < MAX_CORRELATION for j in kept):
             kept.append(i)
     return [varying[i] for i in kept]
 
@@ -181,8 +176,7 @@ def make_clusters(
 ) -> ClusterTable:
     """Cluster the images of a training split; see `describe_images` and `fit_clusters`.
 
-    `assigned`: further images, such as those of the validation split, that take the nearest cluster and have no part
-    in the fit.
+    The images of `assigned`, such as those of the validation split, take the nearest cluster without influencing it.
     """
     ids, features, names = describe_images([*dataset_dicts, *assigned], read)
     if not dataset_dicts:
@@ -193,26 +187,25 @@ def make_clusters(
 
 
 def _fit(features: np.ndarray, columns: list[int], k: int, seed: int) -> ClusterModel:
-    scaler = StandardScaler().fit(features[:, columns])
-    values = scaler.transform(features[:, columns])
-    pca = PCA(n_components=min(COMPONENTS[1], *values.shape), svd_solver="full").fit(values)
-    enough = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), EXPLAINED)) + 1
-    dimensions = max(enough, COMPONENTS[0])
+    values = features[:, columns]
+    pca = PCA(n_components=min(MAX_COMPONENTS, *values.shape), svd_solver="full")
+    pipeline = make_pipeline(StandardScaler(), pca).fit(values)
+    dimensions = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), EXPLAINED_VARIANCE)) + 1
 
     def project(chosen: np.ndarray) -> np.ndarray:
-        return pca.transform(scaler.transform(chosen))[:, :dimensions]
+        return pipeline.transform(chosen)[:, : max(dimensions, MIN_COMPONENTS)]
 
     with warnings.catch_warnings(), threadpool_limits(1):  # One thread gives the same sums on every machine.
         warnings.simplefilter("ignore")  # With fewer distinct images than clusters, unused centers are dropped below.
-        kmeans = KMeans(k, random_state=seed, n_init=10).fit(project(features[:, columns]))
+        kmeans = KMeans(k, random_state=seed, n_init=10).fit(project(values))
     model = ClusterModel(columns, project, kmeans.cluster_centers_)
     used, first = np.unique(model.predict(features), return_index=True)
     return replace(model, centers=model.centers[used[np.argsort(first)]])
 
 
 def _rank(features: np.ndarray, clusters: np.ndarray, seed: int) -> list[int]:
-    """Columns by their mutual information with the clusters, highest first; ties keep their order."""
-    if np.bincount(clusters).max() < 2:  # every image a cluster of its own: nothing to rank by
+    """Return the columns by their mutual information with the clusters, highest first; ties keep their order."""
+    if np.bincount(clusters).max() < 2:  # Clusters of one image each give no mutual information.
         return list(range(features.shape[1]))
     scores = mutual_info_classif(features, clusters, discrete_features=False, random_state=seed)
     return np.argsort(-scores, kind="stable").tolist()

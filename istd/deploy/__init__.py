@@ -1,6 +1,6 @@
-"""Trained students outside of training: exported files, inference at any size, detections.
+"""Inference with trained students on images of any size, and export of students to files.
 
-Running an exported .onnx or .pt file needs neither Detectron2 nor anything else that only training uses.
+An exported .onnx or .pt file runs without Detectron2 and without any other package that only training uses.
 """
 
 from istd.deploy.predictor import ISTDPredictor

@@ -1,9 +1,9 @@
-"""Detections: the connected regions of a probability map, as numbers and as pictures."""
+"""Detections, which are the connected regions of a probability map, their table and their drawing."""
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from istd.data.images import stretch
 from istd.evaluation.regions import find_regions
 
-BOX_COLOR, MASK_COLOR = (0, 220, 255), (0, 0, 255)  # BGR
-MARGIN = 4  # pixels between a target and the box drawn around it, which would hide it
+BOX_COLOR = (0, 220, 255)  # BGR
+MASK_COLOR = (0, 0, 255)  # BGR
+MARGIN = 4  # pixels between a target and the box around it, which would otherwise hide the target
 COLUMNS = ("file", "frame", "x", "y", "x0", "y0", "x1", "y1", "area", "score")
 
 
@@ -21,9 +22,9 @@ class Detection:
     """An 8-connected region of pixels whose probability is above the threshold.
 
     Attributes:
-        centroid: x, y in pixels, mean of the region's pixel indices.
+        centroid: x, y in pixels, which is the mean of the region's pixel indices.
         box: x0, y0, x1, y1 in pixels; the right and lower edges are exclusive.
-        area: pixels.
+        area: number of pixels.
         score: largest probability in the region.
     """
 
@@ -34,49 +35,49 @@ class Detection:
 
 
 def find_detections(probability: np.ndarray, threshold: float) -> list[Detection]:
-    """Detections of a (H, W) probability map, in the order of their first pixel, row by row; none is an empty list."""
+    """Return the detections of an (H, W) probability map, in the order of their first pixel, row by row."""
     regions = find_regions(probability > threshold)
-    found = zip(regions.centroids, regions.boxes(), regions.areas, regions.peaks(probability), strict=True)
+    columns = (regions.centroids, regions.boxes(), regions.areas, regions.peaks(probability))
     return [
-        Detection((float(x), float(y)), tuple(box.tolist()), int(area), float(score))
-        for (y, x), box, area, score in found
+        Detection((x, y), tuple(box), area, score)
+        for (y, x), box, area, score in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
-def detection_table(rows: Iterable[tuple[str, int | None, Sequence[Detection]]]) -> str:
-    """CSV with a line of COLUMNS for each detection; `frame` is empty for images.
+def write_table(file: TextIO, rows: Iterable[tuple[str, int | None, Sequence[Detection]]]) -> None:
+    """Write a CSV with a line of COLUMNS for each detection; `frame` is empty for images.
 
     Args:
-        rows: file, frame and detections of each image or frame.
+        file: open text file.
+        rows: file name, frame number and detections of each image or frame.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for file, frame, detections in rows:
-        for found in detections:
-            x, y = (round(value, 3) for value in found.centroid)
-            number = "" if frame is None else frame
-            writer.writerow([file, number, x, y, *found.box, found.area, round(found.score, 5)])
-    return text.getvalue()
+    for name, frame, detections in rows:
+        for detection in detections:
+            x, y = (round(value, 3) for value in detection.centroid)
+            writer.writerow([name, frame, x, y, *detection.box, detection.area, round(detection.score, 5)])
 
 
-def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: Sequence[Detection]) -> np.ndarray:
-    """The image with outlines of the mask, a box around each detection and its score.
+def draw_overlay(gray: np.ndarray, mask: np.ndarray, detections: Sequence[Detection]) -> np.ndarray:
+    """Draw the outlines of the mask, a box around each detection and its score on an image.
 
     Args:
-        grey: (H, W) grey values 0..255, shown as `stretch` does.
+        gray: (H, W) gray values 0..255, whose contrast is enhanced by `stretch`.
         mask: (H, W) bool.
+        detections: detections of the image.
 
     Returns:
         (H, W, 3) uint8 BGR.
     """
-    picture = cv2.cvtColor(stretch(grey).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    picture = cv2.cvtColor(stretch(gray).astype(np.uint8), cv2.COLOR_GRAY2BGR)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, MASK_COLOR, 1)
-    for found in detections:
-        x0, y0, x1, y1 = found.box
-        corner, opposite = (x0 - MARGIN, y0 - MARGIN), (x1 + MARGIN - 1, y1 + MARGIN - 1)
-        cv2.rectangle(picture, corner, opposite, BOX_COLOR, 1)
-        label = (max(corner[0], 0), corner[1] - 3 if corner[1] > 12 else opposite[1] + 12)
-        cv2.putText(picture, f"{found.score:.2f}", label, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BOX_COLOR, 1, cv2.LINE_AA)
+    for detection in detections:
+        x0, y0, x1, y1 = detection.box
+        left, top, right, bottom = x0 - MARGIN, y0 - MARGIN, x1 + MARGIN - 1, y1 + MARGIN - 1
+        cv2.rectangle(picture, (left, top), (right, bottom), BOX_COLOR, 1)
+        origin = (max(left, 0), top - 3 if top > 12 else bottom + 12)  # Text above a box at the border is cut off.
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(picture, f"{detection.score:.2f}", origin, font, 0.4, BOX_COLOR, 1, cv2.LINE_AA)
     return picture

@@ -1,4 +1,4 @@
-"""Trained networks as ONNX or TorchScript files of any input size, which say themselves how they are fed."""
+"""Export of trained networks to ONNX or TorchScript files of any input size, which hold their own recipe."""
 
 import io
 import os
@@ -21,17 +21,17 @@ _DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 
 
 def export_student(network: Network, recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write a network in the format that the file's extension names, atomically; weights may be on any device.
+    """Write a network atomically in the format that the file's extension names; weights may be on any device.
 
     Args:
-        network: as trained; parts that only training needs are merged or left out of .onnx and .pt files.
-        recipe: how it is fed; becomes the file's metadata.
+        network: trained network; .onnx and .pt files get its merged form (`Network.merge`).
+        recipe: recipe of the network, which becomes the file's metadata.
         path: .onnx (input `image`, output `probability`, see `Deployed`), .pt (TorchScript of the same) or .pth
             (`istd.checkpoints.save_network`).
 
     Raises:
-        ValueError: another extension.
-        ImportError: one sentence, when .onnx is asked for and onnx is not installed.
+        ValueError: the path has another extension.
+        ImportError: the path ends in .onnx and onnx is not installed.
     """
     suffix = Path(path).suffix
     if suffix not in FORMATS:
@@ -46,19 +46,19 @@ def export_student(network: Network, recipe: Recipe, path: str | os.PathLike) ->
 
 
 def _example(recipe: Recipe, multiple: int) -> Tensor:
-    """An input to trace with; not square and of two images, so that no size can be taken for another."""
+    """Return an input for tracing, whose batch, height and width differ so that no size is taken for another."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, recipe.channels, 2 * multiple, 3 * multiple, generator=generator)
 
 
 def _onnx_bytes(network: Network, recipe: Recipe) -> bytes:
     onnx = require_extra("onnx", "onnx")
-    model, buffer = Deployed(network), io.BytesIO()
+    buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing reports each comparison of sizes
+        warnings.simplefilter("ignore")  # Tracing warns of each comparison of sizes.
         # The exporter of torch.export takes minutes for the deep networks, and fixes the bins of pyramid pooling.
         torch.onnx.export(
-            model,
+            Deployed(network),
             (_example(recipe, network.multiple),),
             buffer,
             input_names=[INPUT],

@@ -1,4 +1,4 @@
-"""A predictor of infrared small targets, as Detectron2's DefaultPredictor is one of instances."""
+"""A predictor of infrared small targets that works like Detectron2's DefaultPredictor."""
 
 import os
 from typing import TYPE_CHECKING
@@ -14,19 +14,20 @@ from istd.deploy.tiling import predict_tiled
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-TILE, OVERLAP = 512, 64  # pixels
+TILE = 512  # pixels
+OVERLAP = 64  # pixels
 
 
 class ISTDPredictor:
-    """Probability map and detections of one image at a time, of any size.
+    """Predicts the probability map and the detections of one image of any size at a time.
 
-    `ISTDPredictor(cfg)` takes the student of MODEL.WEIGHTS (a checkpoint of training; no foundation model is needed),
-    `ISTDPredictor.from_file(path)` an exported file, for which Detectron2 is not needed either.
+    `ISTDPredictor(cfg)` loads the student of MODEL.WEIGHTS, a checkpoint of training, and needs no foundation model.
+    `ISTDPredictor.from_file(path)` loads an exported file and does not need Detectron2 either.
 
     Attributes:
-        runner: the network.
-        threshold: probability above which a pixel is a target's.
-        tile, overlap: see `predict_tiled`.
+        runner: network that runs.
+        threshold: a pixel belongs to a target if its probability is above this threshold.
+        tile, overlap: side and overlap of the tiles in pixels, see `predict_tiled`.
     """
 
     def __init__(
@@ -40,41 +41,41 @@ class ISTDPredictor:
     ):
         """
         Args:
-            cfg: MODEL.WEIGHTS, MODEL.DEVICE (without a GPU it is the CPU) and the keys of `load_student` are read.
-            runner: of `istd.deploy.runners`, in place of a configuration.
-            threshold: None takes the one that the network comes with.
-            tile, overlap: pixels; tile 0 predicts images in one piece.
+            cfg: configuration with MODEL.WEIGHTS, MODEL.DEVICE (without a GPU the device is the CPU) and the keys that
+                `load_student` reads.
+            runner: runner of `istd.deploy.runners`, instead of a configuration.
+            threshold: threshold of a target; None takes the network's own.
+            tile, overlap: side and overlap of the tiles in pixels; tile 0 predicts images in one piece.
         """
-        self.runner = runner or _runner_of_config(cfg)
-        self.threshold = self.runner.recipe.threshold if threshold is None else threshold
-        self.tile, self.overlap = tile, overlap
+        if runner is None:
+            from istd.checkpoints import load_student
+
+            device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+            runner = run_network(*load_student(cfg, cfg.MODEL.WEIGHTS), device)
+        self.runner = runner
+        self.threshold = runner.recipe.threshold if threshold is None else threshold
+        self.tile = tile
+        self.overlap = overlap
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **options) -> "ISTDPredictor":
-        """A predictor of an exported file, see `open_model`; `options` as of the class."""
+        """Build a predictor of a file that `open_model` reads; `options` are those of the class."""
         return cls(runner=open_model(path, device), **options)
 
     def probability(self, image: np.ndarray) -> np.ndarray:
-        """Target probability.
+        """Predict the probability of a target at each pixel.
 
         Args:
-            image: (H, W) grey values 0..255, as `istd.data.images.read_infrared` gives them, or (H, W, 3) uint8 BGR, as
-                OpenCV does.
+            image: (H, W) gray values 0..255, as `istd.data.images.read_infrared` returns them, or (H, W, 3) uint8 BGR,
+                as OpenCV reads images.
 
         Returns:
             (H, W) float32 in [0, 1].
         """
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
-        return predict_tiled(self.runner, grey.astype(np.float32), self.tile, self.overlap)
+        gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
+        return predict_tiled(self.runner, gray.astype(np.float32), self.tile, self.overlap)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray | list[Detection]]:
-        """{"probability": (H, W) float32, "detections": list of `Detection`} of an image, see `probability`."""
+        """Return the result of `probability` as "probability" and the list of its `Detection`s as "detections"."""
         probability = self.probability(image)
         return {"probability": probability, "detections": find_detections(probability, self.threshold)}
-
-
-def _runner_of_config(cfg: "CfgNode") -> Runner:
-    from istd.checkpoints import load_student
-
-    device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
-    return run_network(*load_student(cfg, cfg.MODEL.WEIGHTS), device)

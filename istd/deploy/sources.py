@@ -1,5 +1,6 @@
-"""What a detection run reads: images, folders of them, and videos, each with a name of its own for what is written."""
+"""The files that a detection run reads: images and videos, also in folders, each with a unique name for its results."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ class Source:
     """A file to read.
 
     Attributes:
-        path: the file.
-        name: for what is written about it, without extension; unique, with the folders below the one that was named.
-        video: whether it is a video.
+        path: path of the file.
+        name: unique name of the file's results: its path below the folder that was given, without extension.
+        video: whether the file is a video.
     """
 
     path: Path
@@ -29,68 +30,51 @@ class Source:
 
 
 def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dict[str, str]]:
-    """Images and videos behind files and folders (with their subfolders), in order.
+    """List the images and videos among files and in folders and their subfolders, in order.
 
     Returns:
-        the sources, and for each input that has none the reason.
+        the sources, and the reason for each input that has none.
     """
-    sources, refused, names = [], {}, set()
+    sources: dict[str, Source] = {}
+    refused = {}
     for given in map(Path, inputs):
-        known = [path for path in _files(given) if path.suffix.lower() in (*EXTENSIONS, *VIDEOS)]
-        if not known:
-            refused[str(given)] = _reason(given)
+        files = sorted(given.rglob("*")) if given.is_dir() else [given]
+        known = [path for path in files if path.suffix.lower() in (*EXTENSIONS, *VIDEOS) and path.is_file()]
+        if not known and given.is_dir():
+            refused[str(given)] = f"the folder {given} holds no image and no video."
+        elif not known:
+            problem = "is neither an image nor a video" if given.exists() else "does not exist"
+            refused[str(given)] = f"{given} {problem}."
         for path in known:
-            below = path.relative_to(given) if given.is_dir() else Path(path.name)
-            name = _unique(below.with_suffix("").as_posix(), names)
-            sources.append(Source(path, name, path.suffix.lower() in VIDEOS))
-    return sources, refused
+            stem = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+            name = next(name for name in names if name not in sources)
+            sources[name] = Source(path, name, path.suffix.lower() in VIDEOS)
+    return list(sources.values()), refused
 
 
-def _files(given: Path) -> list[Path]:
-    if given.is_dir():
-        return sorted(path for path in given.rglob("*") if path.is_file())
-    return [given] if given.is_file() else []
+def open_video(path: str | os.PathLike) -> tuple[float, Iterator[np.ndarray]]:
+    """Open a video.
 
+    Returns:
+        the frames per second, 25 if the file does not say, and an iterator of the (H, W, 3) uint8 BGR frames.
 
-def _reason(given: Path) -> str:
-    if given.is_dir():
-        return f"the folder {given} holds no image and no video."
-    return f"{given} is neither an image nor a video." if given.exists() else f"{given} does not exist."
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    chosen, number = name, 1
-    while chosen in taken:
-        number += 1
-        chosen = f"{name}_{number}"
-    taken.add(chosen)
-    return chosen
-
-
-class Video:
-    """The frames of a video, read one after the other.
-
-    Attributes:
-        rate: frames a second, 25 where the file does not say.
-        length: frames that the file says it has, 0 where it does not.
+    Raises:
+        BadImageError: OpenCV cannot open the file. The iterator raises it at its end if there was no frame, or if there
+            were fewer frames than the file says.
     """
+    capture = cv2.VideoCapture(os.fspath(path))
+    if not capture.isOpened():
+        raise BadImageError(f"{os.fspath(path)} cannot be read as a video.")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if rate > 0 else 25.0, _read_frames(capture, path)
 
-    def __init__(self, path: str | os.PathLike):
-        """BadImageError names the file when OpenCV cannot open it."""
-        self.path = path
-        self._capture = cv2.VideoCapture(os.fspath(path))
-        if not self._capture.isOpened():
-            raise BadImageError(f"{os.fspath(path)} cannot be read as a video.")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if rate > 0 else 25.0
-        self.length = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 BGR frames, once; BadImageError when there is none, or when they end before `length`."""
-        count = 0
-        while (frame := self._capture.read()[1]) is not None:
-            count += 1
-            yield frame
-        self._capture.release()
-        if not count or count < self.length:
-            raise BadImageError(f"{os.fspath(self.path)} ends after {count} of {self.length} frames.")
+def _read_frames(capture: cv2.VideoCapture, path: str | os.PathLike) -> Iterator[np.ndarray]:
+    length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    count = 0
+    while (frame := capture.read()[1]) is not None:
+        count += 1
+        yield frame
+    if not count or count < length:
+        raise BadImageError(f"{os.fspath(path)} ends after {count} of {length} frames.")

@@ -1,17 +1,17 @@
-"""Overlapping tiles: images of any size in pieces that fit, blended where they meet."""
+"""Prediction of images of any size in overlapping tiles, whose results are blended."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the tiles along one side, evenly spread: the first begins at 0, the last ends at `length`.
+    """Return the first pixels of the tiles along one side, evenly spread over the whole side.
 
     Args:
-        length: of the side, 1 or more.
-        tile: length of a tile; a side that is no longer has one tile, of the side's length.
-        overlap: least overlap of neighbors, below `tile`.
+        length: length of the side, 1 or more.
+        tile: length of a tile; a side that is not longer has one tile of the side's length.
+        overlap: smallest overlap of neighboring tiles, below `tile`.
     """
     if length <= tile:
         return [0]
@@ -19,13 +19,14 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return np.linspace(0, length - tile, count).round().astype(int).tolist()
 
 
-def tile_weights(starts: list[int], tile: int, length: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Pixels of each tile along one side and their weights, which sum to 1 at every pixel.
+def tile_weights(starts: list[int], tile: int, length: int) -> list[tuple[slice, np.ndarray]]:
+    """Return the pixels of each tile along one side and their weights, which sum to 1 at every pixel.
 
-    A weight rises linearly over the overlap with the tile before, and falls over the one with the tile after.
+    A weight rises linearly over the overlap with the tile before, and falls over the overlap with the tile after.
     """
     size = min(tile, length)
-    ramps = []
+    total = np.zeros(length)
+    weights = []
     for number, start in enumerate(starts):
         pixel = np.arange(start, start + size)
         weight = np.ones(size)
@@ -35,12 +36,9 @@ def tile_weights(starts: list[int], tile: int, length: int) -> Iterator[tuple[sl
         if number + 1 < len(starts):
             overlap = start + size - starts[number + 1]
             weight = np.minimum(weight, (start + size - pixel) / (overlap + 1))
-        ramps.append((slice(start, start + size), weight))
-    total = np.zeros(length)
-    for place, weight in ramps:
-        total[place] += weight
-    for place, weight in ramps:
-        yield place, weight / total[place]
+        weights.append((slice(start, start + size), weight))
+        total[start : start + size] += weight
+    return [(place, weight / total[place]) for place, weight in weights]
 
 
 def predict_tiled(
@@ -49,16 +47,16 @@ def predict_tiled(
     """Predict an image of any size in overlapping tiles.
 
     Args:
-        predict: (h, w) grey values, h and w at most `tile` -> (h, w) probability.
-        image: (H, W).
-        tile: side of a tile, pixels; 0 predicts the image in one piece.
-        overlap: least overlap of neighboring tiles, pixels; 0 leaves seams.
+        predict: function from (h, w) gray values, h and w at most `tile`, to (h, w) probabilities.
+        image: (H, W) gray values.
+        tile: side of a tile in pixels; 0 predicts the image in one piece.
+        overlap: smallest overlap of neighboring tiles in pixels; 0 leaves seams.
 
     Returns:
-        (H, W) float32; every pixel is predicted. An image that fits into one tile is predicted in one piece.
+        (H, W) float32 probabilities. An image that fits into one tile is predicted in one piece.
 
     Raises:
-        ValueError: `overlap` does not go with `tile`.
+        ValueError: `overlap` does not suit `tile`.
     """
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ValueError(f"tiles of {tile} pixels cannot overlap by {overlap}: 0 <= overlap < tile is needed.")
@@ -66,7 +64,7 @@ def predict_tiled(
     if not tile or max(height, width) <= tile:
         return predict(image)
     blended = np.zeros((height, width), np.float64)
-    columns = list(tile_weights(tile_starts(width, tile, overlap), tile, width))
+    columns = tile_weights(tile_starts(width, tile, overlap), tile, width)
     for rows, row_weight in tile_weights(tile_starts(height, tile, overlap), tile, height):
         for place, column_weight in columns:
             piece = predict(np.ascontiguousarray(image[rows, place]))

@@ -20,6 +20,7 @@ from istd.data.mapper import ISTDMapper
 from istd.data.mask_files import check_masks
 from istd.engine.labels import PseudoLabels
 from istd.engine.sampler import PoolSampler
+from istd.engine.schedule import epoch_iterations
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class TrainingData:
 
     def train_loader(self) -> StreamLoader:
         """Return the loader of the inner loop: crops of the pool's images."""
-        items = -(-len(self.train) // self._cfg.SOLVER.IMS_PER_BATCH) * self._cfg.SOLVER.IMS_PER_BATCH
+        items = epoch_iterations(self._cfg, len(self.train)) * self._cfg.SOLVER.IMS_PER_BATCH
         return self._loader("train", self.train, items, self._cfg.DATALOADER.NUM_WORKERS)
 
     def outer_loaders(self) -> tuple[StreamLoader, StreamLoader]:

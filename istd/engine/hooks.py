@@ -163,7 +163,7 @@ class LabelEvolution(HookBase):
         """Update the masks if an epoch ended that is due, and restart the loader with them."""
         epoch = self._clock.ended(self.trainer.iter)
         due = epoch > self._node.START * self._clock.epochs and epoch % self._node.PERIOD == 0
-        if not (epoch and due and self._enabled):
+        if not (due and self._enabled):
             return
         share_statistics(self._model)
         self._model.eval()

@@ -155,11 +155,11 @@ class PseudoLabels:
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            grey = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE)
+            gray = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
-                mask, has_region = first_mask(grey, record["points"], node.START)
+                mask, has_region = first_mask(gray, record["points"], node.START)
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
             masks.put(record["image_id"], mask)

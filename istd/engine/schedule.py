@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 def epoch_iterations(cfg: CfgNode, images: int) -> int:
     """Return the iterations of one epoch of `images` training images at SOLVER.IMS_PER_BATCH."""
-    return max(1, math.ceil(images / cfg.SOLVER.IMS_PER_BATCH))
+    return math.ceil(images / cfg.SOLVER.IMS_PER_BATCH)
 
 
 def in_iterations(cfg: CfgNode, images: int) -> CfgNode:

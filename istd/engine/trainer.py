@@ -64,17 +64,15 @@ class ISTDTrainer(ResumableTrainer):
 
     def build_hooks(self) -> list:
         """Return the hooks; epoch hooks and evaluation precede the checkpoint, so that it holds their state."""
-        evaluation = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer, d2_hooks.PeriodicWriter)
-        common = [hook for hook in super().build_hooks() if hook is not None]
-        first = [hook for hook in common if not isinstance(hook, evaluation)]
+        replaced = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer)
+        common = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
+        own = [*self._epoch_hooks(), *self._evaluation_hooks()]
+        if not comm.is_main_process():
+            return [*common, *own, FinalTest()]
+        *common, writer = common
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
-        checkpoint = [
-            d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=KEPT_CHECKPOINTS)
-            for hook in common
-            if isinstance(hook, d2_hooks.PeriodicCheckpointer)
-        ]
-        writer = [hook for hook in common if isinstance(hook, d2_hooks.PeriodicWriter)]
-        return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *checkpoint, FinalTest(), *writer]
+        checkpoint = d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=KEPT_CHECKPOINTS)
+        return [*common, *own, checkpoint, FinalTest(), writer]
 
     def _epoch_hooks(self) -> list:
         cfg, model, data, clock = self.cfg, self.network, self.data, self.clock

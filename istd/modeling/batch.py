@@ -16,7 +16,7 @@ class Batch:
 
     Attributes:
         images: (B, C, S, S) normalized images.
-        grey: (B, C, S, S) the same images in gray values 0..255.
+        gray: (B, C, S, S) the same images in gray values 0..255.
         targets: (B, 1, S, S) pseudo-masks in [0, 1].
         clusters: (B,) int64 cluster of each sample; 0 without clusters.
         all_clusters: clusters of the batches of all processes.
@@ -25,7 +25,7 @@ class Batch:
     """
 
     images: Tensor
-    grey: Tensor
+    gray: Tensor
     targets: Tensor
     clusters: Tensor
     all_clusters: Tensor

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 from torch import Tensor
 
 from d2kit.bounded_folder import BoundedFolder
@@ -76,12 +75,10 @@ class FeatureCache:
 
     def __init__(self, vfm: FrozenVFM, max_gib: float = 1.0, folder: str = ""):
         self.vfm = vfm
-        names = ("ISTD.VFM.CACHE", "ISTD.VFM.CACHE_GIB")
-        self.store = (
-            BoundedFolder(folder, max_gib, ".npy", names=names, processes=comm.get_world_size())
-            if folder
-            else MemoryStore(int(max_gib * GIB))
-        )
+        if folder:
+            self.store = BoundedFolder(folder, max_gib, ".npy", key="ISTD.VFM.CACHE")
+        else:
+            self.store = MemoryStore(int(max_gib * GIB))
         self.hits = 0
         self.misses = 0
 

@@ -93,13 +93,8 @@ class PointSupervisedISTD(nn.Module):
         if node.SCAM.ENABLED and scale > 0:
             vfm = build_vfm(node.VFM.NAME, node.VFM.CHECKPOINT, pretrained=node.VFM.PRETRAINED, layers=node.VFM.LAYERS)
             features = FeatureCache(vfm, node.VFM.CACHE_GIB, node.VFM.CACHE)
-            scam = SCAM(
-                vfm.feature_dim,
-                network.stage_channels,
-                vfm.layers,
-                scale=scale,
-                stages=node.SCAM.STAGES or None,
-            )
+            stages = node.SCAM.STAGES or None
+            scam = SCAM(vfm.feature_dim, network.stage_channels, vfm.layers, scale=scale, stages=stages)
         return {
             "network": network,
             "scam": scam,
@@ -142,16 +137,18 @@ class PointSupervisedISTD(nn.Module):
         """
         if self.training:
             return self.inner(self.collect(batched_inputs))
-        return [self._answer(image) for image in batched_inputs]
+        answer = self.answer if self.has_teacher else "student"
+        answers = [self.probabilities(image, answer) for image in batched_inputs]
+        return [dict(zip(("probability", "teacher_probability"), maps.values(), strict=False)) for maps in answers]
 
     def collect(self, batched_inputs: Sequence[dict]) -> Batch:
         """Stack the crops of `ISTDMapper` to one batch on the model's device."""
-        grey = self._layout(torch.stack([image["image"] for image in batched_inputs]))
+        gray = self._layout(torch.stack([image["image"] for image in batched_inputs]))
         targets = torch.stack([image["pseudo_mask"] for image in batched_inputs])[:, None].to(self.device)
         clusters = torch.tensor([image.get("cluster", 0) for image in batched_inputs], device=self.device)
         return Batch(
-            images=(grey - self.mean) / self.std,
-            grey=grey,
+            images=(gray - self.mean) / self.std,
+            gray=gray,
             targets=targets,
             clusters=clusters,
             all_clusters=clusters if self.alpha is None else gather_processes(clusters),
@@ -169,8 +166,8 @@ class PointSupervisedISTD(nn.Module):
         if self.has_teacher:
             student, teacher = self.both_maps(batch, learner="teacher")
             penalty = self.scam.gate_penalty()
-            options = {"loss": self.loss, **self.loss_weights}
-            losses = inner_losses(teacher, student[0], batch.targets, weights, penalty, **options)
+            settings = {"loss": self.loss, **self.loss_weights}
+            losses = inner_losses(teacher, student[0], batch.targets, weights, penalty, **settings)
         else:
             teacher = self.network.head(self.network.encoder(batch.images), tuple(batch.images.shape[-2:]))
             losses = {"loss_mask": (weights * supervise(teacher, batch.targets, self.loss)).mean()}
@@ -201,7 +198,7 @@ class PointSupervisedISTD(nn.Module):
                 student = self.network.head(features, size)
         if not self.has_teacher:
             return student, [logits.detach() for logits in student]
-        tokens = self._features(batch.grey / 255, batch.keys)
+        tokens = self._features(batch.gray / 255, batch.keys)
         with torch.set_grad_enabled(teacher_learns), frozen_statistics(self.network):
             teacher = self.network.head(self.scam(tokens, features), size)
         return student, teacher
@@ -219,33 +216,24 @@ class PointSupervisedISTD(nn.Module):
         """
         parts = self.average or {"network": self.network, "scam": self.scam}
         network = parts["network"]
-        grey = self._layout(image["image"][None])
-        size = tuple(grey.shape[-2:])
-        padded = pad_to_multiple((grey - self.mean) / self.std, PAD_MULTIPLE)
+        gray = self._layout(image["image"][None])
+        size = tuple(gray.shape[-2:])
+        padded = pad_to_multiple((gray - self.mean) / self.std, PAD_MULTIPLE)
         features = network.encoder(padded)
         result = {}
         if answer != "teacher" or not self.has_teacher:
             result["student"] = network.head(features, size)[0][0, 0].float().sigmoid()
         if answer != "student":
             if self.has_teacher:
-                tokens = self._features(grey / 255, [view_key(str(image["file_name"]), size)])
+                tokens = self._features(gray / 255, [view_key(str(image["file_name"]), size)])
                 logits = network.head(parts["scam"](tokens, features), size)[0]
                 result["teacher"] = logits[0, 0].float().sigmoid()
             else:
                 result["teacher"] = result["student"]
         return result
 
-    def _answer(self, image: dict) -> dict[str, Tensor]:
-        probabilities = self.probabilities(image, self.answer if self.has_teacher else "student")
-        if "student" not in probabilities:
-            return {"probability": probabilities["teacher"]}
-        result = {"probability": probabilities["student"]}
-        if "teacher" in probabilities:
-            result["teacher_probability"] = probabilities["teacher"]
-        return result
-
-    def _layout(self, grey: Tensor) -> Tensor:
-        return grey.to(self.device, torch.float32, non_blocking=True).contiguous(memory_format=self._format)
+    def _layout(self, gray: Tensor) -> Tensor:
+        return gray.to(self.device, torch.float32, non_blocking=True).contiguous(memory_format=self._format)
 
     def _make_average(self) -> nn.ModuleDict:
         parts = {"network": self.network, "scam": self.scam}

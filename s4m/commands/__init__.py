@@ -1,1 +1,1 @@
-"""The commands of `s4m`, one a module; see `d2kit.commands`."""
+"""Each module is a command of `s4m`; see `d2kit.commands`."""

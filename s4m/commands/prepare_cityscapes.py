@@ -1,17 +1,16 @@
-"""Bring Cityscapes' fine training instances into COCO format, and split them into labeled fractions.
+"""Bring the fine training instances of Cityscapes into COCO format, and split them into labeled fractions.
 
-With leftImg8bit and gtFine in datasets/cityscapes:
+If datasets/cityscapes holds leftImg8bit and gtFine:
 
     s4m prepare-cityscapes --root datasets/cityscapes --percent 5 10 20 30
 
-The fractions are plain random samples of the images, whatever their city.
+The fractions are random samples of the images of all cities.
 """
 
 import argparse
 
-from s4m.commands.split import add_fold_arguments
+from s4m.commands.split import add_fold_arguments, write_fractions
 from s4m.data.cityscapes import prepare_cityscapes
-from s4m.data.splits import write_splits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +25,5 @@ def run(args: argparse.Namespace) -> None:
     """Write the jsons and print their paths."""
     written = [prepare_cityscapes(args.root, args.output)]
     if args.percent:
-        allow = {"allow_missing_classes": args.allow_missing_classes}
-        written += write_splits(written[0], args.percent, args.folds, args.seed, **allow)
+        written += write_fractions(written[0], args)
     print(*written, sep="\n")

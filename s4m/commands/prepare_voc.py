@@ -1,17 +1,15 @@
-"""Bring PASCAL VOC 2012 instance segmentation, with SBD if it is there, into COCO format, and split it.
+"""Bring PASCAL VOC 2012 instance segmentation, with --sbd that of SBD too, into COCO format, and split it.
 
 With VOCdevkit/VOC2012 as datasets/VOC2012 and SBD's benchmark_RELEASE/dataset as datasets/sbd:
 
     s4m prepare-voc --voc datasets/VOC2012 --sbd datasets/sbd --percent 1 2 5 10 --allow-missing-classes
 
-Without --allow-missing-classes no fraction is written if one of some fold has no image of a class, as a fraction of 1 %
-may well have none of a rare one.
+A fraction of 1 % may have no image of a rare class; then no fraction is written without --allow-missing-classes.
 """
 
 import argparse
 
-from s4m.commands.split import add_fold_arguments
-from s4m.data.splits import write_splits
+from s4m.commands.split import add_fold_arguments, write_fractions
 from s4m.data.voc_instances import prepare_voc
 
 
@@ -33,13 +31,6 @@ def run(args: argparse.Namespace) -> None:
     jsons = prepare_voc(args.voc, args.output, **sets)
     written = list(jsons.values())
     training = ["train_aug"] if args.sbd else args.lists
-    for name in training if args.percent else []:
-        written += write_splits(
-            jsons[name],
-            args.percent,
-            args.folds,
-            args.seed,
-            val_jsons=[jsons[args.val]],
-            allow_missing_classes=args.allow_missing_classes,
-        )
+    for name in training if args.percent else ():
+        written += write_fractions(jsons[name], args, val_jsons=[jsons[args.val]])
     print(*written, sep="\n")

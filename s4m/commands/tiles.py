@@ -1,6 +1,6 @@
 """Cut the images and masks of a COCO json into tiles.
 
-Tiles suit images whose objects are small against them, as nuclei in microscopy: a Mask2Former finds few in whole ones.
+Tiles suit images with small objects, such as nuclei in microscopy: Mask2Former finds few of them in whole images.
 
     s4m tiles --json annotations/instances_val.json --images val --tile 128 --output tiles/val
 """
@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", required=True, help="COCO instances json")
     parser.add_argument("--images", required=True, help="folder of its images")
     parser.add_argument("--output", required=True, help="folder for images/ and annotations.json")
-    parser.add_argument("--tile", type=int, default=128, help="most pixels of a tile's side")
-    parser.add_argument("--min-share", type=float, default=0.2, help="of an object in a tile; less is a crowd region")
+    parser.add_argument("--tile", type=int, default=128, help="greatest side of a tile in pixels")
+    parser.add_argument("--min-share", type=float, default=0.2, help="least share of an object in a tile; else a crowd")
 
 
 def run(args: argparse.Namespace) -> None:

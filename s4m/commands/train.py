@@ -3,7 +3,7 @@ r"""Train stage 1 or stage 2 of S4M; most arguments are Detectron2's.
     s4m train --config-file quick/shapes_stage1.yaml OUTPUT_DIR output/stage1
     s4m train --config-file quick/shapes_stage2.yaml --overlay quick/overlays/vit.yaml --resume
 
-Configuration files are paths or names of shipped ones. With MODEL.DEVICE cpu, --num-gpus is the number of processes.
+A configuration file is a path or the name of a shipped file. With MODEL.DEVICE cpu, --num-gpus counts processes.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""A training reads a labeled and an unlabeled stream side by side."""
+"""Training reads a labeled and an unlabeled stream side by side."""
 
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, print_instances_class_histogram
@@ -19,12 +20,12 @@ from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
 class TwoStreamLoader:
     """Endless batches {"labeled": [...], "unlabeled": [...]}; the second list is empty without an unlabeled set."""
 
-    def __init__(self, *, labeled: StreamLoader, unlabeled: StreamLoader | None = None) -> None:
-        self.labeled = labeled
-        self.unlabeled = unlabeled
+    labeled: StreamLoader
+    unlabeled: StreamLoader | None = None
 
     def set_start(self, iteration: int) -> None:
         """Let later iterators begin with batch number `iteration`, as if the batches before it had been taken."""
@@ -33,7 +34,7 @@ class TwoStreamLoader:
             self.unlabeled.set_start(iteration)
 
     def __iter__(self) -> Iterator[dict[str, list[dict]]]:
-        unlabeled = iter(self.unlabeled) if self.unlabeled is not None else itertools.repeat([])
+        unlabeled = itertools.repeat([]) if self.unlabeled is None else self.unlabeled
         for labeled, images in zip(self.labeled, unlabeled, strict=False):
             yield {"labeled": labeled, "unlabeled": list(images)}
 
@@ -41,7 +42,7 @@ class TwoStreamLoader:
 def _require_files(dicts: Sequence[dict], key: str) -> None:
     missing = first_missing(d["file_name"] for d in dicts)
     if missing:
-        raise FileNotFoundError(f"{key}: the image '{missing}' does not exist")
+        raise FileNotFoundError(f"{key}: the image '{missing}' does not exist.")
 
 
 def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
@@ -49,28 +50,28 @@ def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
 
     Args:
         names: registered names.
-        filter_empty: whether images without an object, crowds not counted, are left out.
+        filter_empty: whether to leave out images that have no object, or only crowds.
 
     Raises:
         FileNotFoundError: an image is absent.
-        ValueError: no set is named, one has no annotations, their classes differ, or no object is labeled at all.
+        ValueError: no set is named, a set has no annotations, their classes differ, or no object is labeled at all.
     """
     if not names:
-        raise ValueError("DATASETS.TRAIN names no data set")
+        raise ValueError("DATASETS.TRAIN names no data set.")
     dicts = []
     for name in names:
         records = DatasetCatalog.get(name)
         if not records or "annotations" not in records[0]:
-            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if records else 'image'}")
+            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if records else 'image'}.")
         dicts += records
     classes = {tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
     if len(classes) > 1:
-        raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes")
+        raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes.")
     has_object = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
     if not any(has_object):
-        raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labeled object")
+        raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labeled object.")
     if filter_empty and not all(has_object):
-        logger.info("%d of %d labeled images have no object and are left out", has_object.count(False), len(dicts))
+        logger.info("%d of %d labeled images have no object and are left out.", has_object.count(False), len(dicts))
         dicts = list(itertools.compress(dicts, has_object))
     _require_files(dicts, "DATASETS.TRAIN")
     if any(classes):
@@ -89,7 +90,7 @@ def load_unlabeled(names: Sequence[str]) -> list[dict]:
     for name in names:
         records = DatasetCatalog.get(name)
         if not records:
-            raise ValueError(f"DATASETS.UNLABELED: '{name}' has no image")
+            raise ValueError(f"DATASETS.UNLABELED: '{name}' has no image.")
         dicts += map(without_labels, records)
     _require_files(dicts, "DATASETS.UNLABELED")
     return dicts
@@ -103,9 +104,8 @@ def warn_of_copies(labeled: Sequence[dict], unlabeled: Sequence[dict]) -> None:
     names = {d["file_name"] for d in labeled}
     copies = find_copies(names, {d["file_name"] for d in unlabeled} - names)
     if copies:
-        example = f"'{copies[0][1]}' is '{copies[0][0]}'"
-        message = "%d unlabeled image(s) are labeled images under another name, for example %s"
-        logger.warning(message, len(copies), example)
+        message = "%d unlabeled image(s) are labeled images under another name; for example, '%s' is '%s'."
+        logger.warning(message, len(copies), copies[0][1], copies[0][0])
 
 
 def build_labeled_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int):
@@ -122,16 +122,16 @@ def build_labeled_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int):
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.get("REPEAT_SQRT", True)
         )
         return RepeatFactorTrainingSampler(factors, shuffle=True, seed=seed)
-    raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; known are TrainingSampler and RepeatFactorTrainingSampler")
+    raise ValueError(f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler, not '{name}'.")
 
 
 def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
-    """Build the training data from cfg.
+    """Build the loader of the sets that DATASETS.TRAIN and DATASETS.UNLABELED name (see `resolve_datasets`).
 
-    DATASETS.TRAIN and DATASETS.UNLABELED name the sets (see `resolve_datasets`), SOLVER.IMS_PER_BATCH and
-    S4M.UNLABELED_BATCH are images a batch over all processes, and DATALOADER.SAMPLER_TRAIN is the labeled sampler;
-    unlabeled images are drawn uniformly. Order and augmentation depend only on SEED and the position in the stream; a
-    negative SEED is replaced by a random one, which is logged. DATALOADER.ASPECT_RATIO_GROUPING has no effect.
+    SOLVER.IMS_PER_BATCH and S4M.UNLABELED_BATCH are the images of a batch over all processes. DATALOADER.SAMPLER_TRAIN
+    samples labeled images; unlabeled images are sampled uniformly. Order and augmentation depend only on SEED and the
+    position in the stream; a random seed, which is logged, replaces a negative SEED. DATALOADER.ASPECT_RATIO_GROUPING
+    has no effect.
 
     Raises:
         FileNotFoundError: a data set or an image is absent.
@@ -141,7 +141,7 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
     seed = cfg.SEED
     if seed < 0:
         seed = comm.shared_random_seed()
-        logger.info("SEED is %d: the data follow the seed %d, drawn for this run", cfg.SEED, seed)
+        logger.info("SEED is %d, so the data follow the random seed %d, drawn for this run.", cfg.SEED, seed)
     labeled = load_labeled(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED)
     workers = cfg.DATALOADER.NUM_WORKERS

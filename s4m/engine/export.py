@@ -1,6 +1,4 @@
-"""Trained networks as files that plain Detectron2 reads, without an import of ours."""
-
-import os
+"""A trained network becomes files that Detectron2 reads without this package."""
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -9,7 +7,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from d2kit.files import atomic_write, load_weights
 from s4m.engine.weights import network_weights
 
-# What our parts are called in Detectron2; they have the same weights, and the same outputs in eval mode.
+# Detectron2's classes have the same weights as ours, and the same outputs in eval mode.
 _PLAIN_NAMES = {"PseudoLabelRPN": "RPN", "PseudoLabelROIHeads": "StandardROIHeads"}
 
 
@@ -17,7 +15,7 @@ def export_weights(checkpoint: str, network: str, output: str) -> None:
     """Write `{"model": weights}` of one network of a training checkpoint, atomically.
 
     Args:
-        checkpoint: file of a `TeacherStudent`'s training.
+        checkpoint: file that the training of a `TeacherStudent` wrote.
         network: "student" or "teacher".
         output: file to write.
 
@@ -29,41 +27,29 @@ def export_weights(checkpoint: str, network: str, output: str) -> None:
         torch.save({"model": weights}, file)
 
 
-def _copy_known(source: CfgNode, target: CfgNode) -> None:
-    """Set every key of `target` to its value in `source`."""
-    for key, value in target.items():
-        if isinstance(value, CfgNode):
-            _copy_known(source[key], value)
-        elif key in source:
-            target[key] = source[key]
-
-
-def _check_counterpart(cfg: CfgNode) -> None:
-    """Raise a ValueError unless Detectron2 alone can build the student."""
-    if cfg.S4M.STUDENT != "S4MRCNN":
-        raise ValueError(f"S4M.STUDENT is '{cfg.S4M.STUDENT}'; only S4MRCNN has a counterpart in Detectron2.")
-    name = cfg.MODEL.BACKBONE.NAME
-    if name in BACKBONE_REGISTRY and BACKBONE_REGISTRY.get(name).__module__.split(".")[0] == __package__.split(".")[0]:
-        raise ValueError(f"MODEL.BACKBONE.NAME is '{name}', which this package registers; Detectron2 cannot build it.")
-
-
 def plain_config(cfg: CfgNode, weights: str) -> CfgNode:
-    """Detectron2's own configuration of the network that `cfg` trains.
+    """Return Detectron2's own configuration of the network that `cfg` trains.
 
     Args:
-        cfg: complete, with our keys.
-        weights: becomes MODEL.WEIGHTS.
+        cfg: complete configuration with our keys.
+        weights: value of MODEL.WEIGHTS.
 
     Returns:
-        a configuration with Detectron2's keys alone: GeneralizedRCNN with its own RPN and heads. Data sets that only we
-        register are left out.
+        a configuration with Detectron2's keys alone: GeneralizedRCNN with its own RPN and heads. Data sets that only
+        we register are left out.
 
     Raises:
-        ValueError: the student is no Mask R-CNN, or its backbone is one that only we register.
+        ValueError: the student is no Mask R-CNN, or only this package registers its backbone.
     """
-    _check_counterpart(cfg)
+    if cfg.S4M.STUDENT != "S4MRCNN":
+        raise ValueError(f"S4M.STUDENT is '{cfg.S4M.STUDENT}'; only S4MRCNN has a counterpart in Detectron2.")
+    backbone = cfg.MODEL.BACKBONE.NAME
+    if backbone in BACKBONE_REGISTRY and BACKBONE_REGISTRY.get(backbone).__module__.startswith("s4m."):
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME is '{backbone}', which this package registers; Detectron2 cannot build it."
+        )
     plain = get_cfg()
-    _copy_known(cfg, plain)
+    _copy_values(cfg, plain)
     plain.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     plain.MODEL.WEIGHTS = weights
     for node in (plain.MODEL.PROPOSAL_GENERATOR, plain.MODEL.ROI_HEADS):
@@ -73,9 +59,10 @@ def plain_config(cfg: CfgNode, weights: str) -> CfgNode:
     return plain
 
 
-def export_config(cfg: CfgNode, weights: str) -> str:
-    """Write `plain_config` beside the weights, as a yaml of the same name; returns its path."""
-    path = f"{os.path.splitext(weights)[0]}.yaml"
-    with atomic_write(path, "w") as file:
-        file.write(plain_config(cfg, weights).dump())
-    return path
+def _copy_values(source: CfgNode, target: CfgNode) -> None:
+    """Set every key of `target` to its value in `source`."""
+    for key, value in target.items():
+        if isinstance(value, CfgNode):
+            _copy_values(source[key], value)
+        else:
+            target[key] = source[key]

@@ -1,4 +1,4 @@
-"""Hooks of the teacher-student training."""
+"""Hooks update the teacher, and make up an evaluation that a killed training did not finish."""
 
 import json
 import logging
@@ -17,18 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 class MeanTeacher(HookBase):
-    """Guided burn-in and EMA of the teacher (S4M, section "semi-supervised training").
+    """Keeps the teacher fixed during burn-in and then updates it as an EMA (S4M, "semi-supervised training").
 
-    Before iteration `burn_in` the teacher keeps its weights; after that iteration's step it becomes the student, and
-    from then on it is the student's exponential moving average. The hook has no state of its own: the iteration
-    decides.
+    The teacher keeps its weights during the first `burn_in` iterations and takes the student's at their end; from then
+    on it is the student's exponential moving average. The hook has no state: the iteration decides.
     """
 
     def __init__(self, decay: float, burn_in: int):
         """
         Args:
-            decay: share of the teacher that stays, in [0, 1].
-            burn_in: iterations with a fixed teacher; 0: EMA from the first iteration.
+            decay: share of its weights that the teacher keeps at each iteration, in [0, 1].
+            burn_in: number of iterations with a fixed teacher; 0 begins with the EMA.
         """
         if not 0 <= decay <= 1:
             raise ValueError(f"S4M.TEACHER.EMA_DECAY must lie in [0, 1], not {decay}.")
@@ -51,32 +50,35 @@ class MeanTeacher(HookBase):
 class EvaluationCatchUp(HookBase):
     """Makes up, on a resume, the evaluation that a killed training did not finish after its last checkpoint.
 
-    For trainings that write the checkpoint of an iteration before they evaluate it. `last_evaluation.json` tells after
-    how many iterations the last finished evaluation was; a resume after a multiple of the period that is beyond it
-    lets the hooks do again what they do after that iteration's step. The last evaluation of a training is Detectron2's
-    own to repeat. It stands behind the other hooks.
+    Training writes the checkpoint of an iteration before it evaluates it. `last_evaluation.json` holds the number of
+    iterations before the last finished evaluation. If a resume begins at a later multiple of the period, the hooks do
+    again what they do after that iteration's step. The evaluation at the end of a training is an exception, because
+    Detectron2 itself repeats it. This hook must come after the other hooks.
     """
 
     def __init__(self, period: int, folder: str | os.PathLike, hooks: Sequence[HookBase]):
         """
         Args:
-            period: iterations between evaluations, positive.
-            folder: of the note.
-            hooks: what runs at an evaluation, in that order: EvalHook, and those that need its figures or write them.
-                Every process has this hook, whichever of the others it has.
+            period: number of iterations between evaluations, positive.
+            folder: folder of `last_evaluation.json`.
+            hooks: the hooks that run at an evaluation, in order: EvalHook, and those that need or write its figures.
+                A process may lack any of them, but every process needs this hook.
         """
-        self._period, self._note, self._hooks = period, Path(folder, "last_evaluation.json"), list(hooks)
+        self._period = period
+        self._file = Path(folder, "last_evaluation.json")
+        self._hooks = list(hooks)
 
     def before_train(self) -> None:
-        """Evaluate what training resumes from where that is not done; a training from its start forgets the note."""
-        trainer, done = self.trainer, self.trainer.start_iter
+        """Evaluate the resumed checkpoint if that is not done; a training from its start deletes the file."""
+        trainer = self.trainer
+        done = trainer.start_iter
         if done == 0 and comm.is_main_process():
-            self._note.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
         missed = 0 < done < trainer.max_iter and done % self._period == 0 and self._evaluated() < done
-        # The main process decides: the folder of another may be elsewhere.
+        # The main process decides, because the folder of another process may be elsewhere.
         if not comm.all_gather(missed)[0]:
             return
-        logger.info("The evaluation after %d iterations was not finished; making up for it.", done)
+        logger.info("The evaluation after %d iterations was not finished and is made up now.", done)
         trainer.iter = trainer.storage.iter = done - 1
         for hook in self._hooks:
             hook.after_step()
@@ -84,21 +86,21 @@ class EvaluationCatchUp(HookBase):
         trainer.iter = trainer.storage.iter = done
 
     def after_step(self) -> None:
-        """Note an evaluation that is done."""
+        """Record that an evaluation is finished."""
         done = self.trainer.iter + 1
         if done % self._period == 0 and done != self.trainer.max_iter:
             self._write(done)
 
     def after_train(self) -> None:
-        """Note the last evaluation."""
+        """Record that the last evaluation is finished."""
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._write(self.trainer.max_iter)
 
     def _evaluated(self) -> int:
-        """Iterations before the last finished evaluation; 0: none is known."""
-        return json.loads(self._note.read_text(encoding="utf-8"))["iterations"] if self._note.is_file() else 0
+        """Return the number of iterations before the last finished evaluation, or 0 if none is known."""
+        return json.loads(self._file.read_text(encoding="utf-8"))["iterations"] if self._file.is_file() else 0
 
     def _write(self, iterations: int) -> None:
         if comm.is_main_process():
-            with atomic_write(self._note, "w") as file:
+            with atomic_write(self._file, "w") as file:
                 json.dump({"iterations": iterations}, file)

@@ -1,4 +1,4 @@
-"""SGD or AdamW with a rate of its own for the backbone, and the rate's course, as Detectron2's relatives train with."""
+"""SGD or AdamW train the backbone with its own learning rate, and the rate may fall polynomially."""
 
 import re
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from detectron2.solver import build_lr_scheduler as build_detectron2_lr_schedule
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-# parameters of ViTs and Swins that are learned embeddings without being an nn.Embedding
+# Parameters of ViTs and Swins with these names are learned embeddings, but no nn.Embedding.
 _EMBEDDINGS = ("pos_embed", "absolute_pos_embed", "relative_position_bias_table", "cls_token", "reg_token")
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that `SOLVER.OPTIMIZER` names, with Detectron2's parameter groups and gradient clipping.
+    """Build the optimizer that `SOLVER.OPTIMIZER` names, with Detectron2's parameter groups and gradient clipping.
 
-    Parameters of backbones, without their pyramids, get BASE_LR x BACKBONE_MULTIPLIER, and those of a ViT
-    besides x LAYER_DECAY once, and once more for each block that comes after them: tokens, position and patch embedding
-    stand before all blocks. WEIGHT_DECAY_EMBED, unless None, is the weight decay of every nn.Embedding and of class and
-    register tokens, position embeddings and position biases. CLIP_GRADIENTS.CLIP_TYPE may be `full_model`: the norm of
-    all gradients together is clipped.
+    Parameters of a backbone, without its pyramid, have the rate BASE_LR x BACKBONE_MULTIPLIER. Those of a ViT also have
+    the factor LAYER_DECAY once, and once more for each block after them; tokens, position and patch embedding come
+    before all blocks. WEIGHT_DECAY_EMBED, unless None, is the weight decay of every nn.Embedding and of class and
+    register tokens, position embeddings and position biases. With the CLIP_GRADIENTS.CLIP_TYPE `full_model`, the norm
+    of all gradients together is clipped.
 
     Raises:
-        ValueError: another name.
+        ValueError: SOLVER.OPTIMIZER is neither SGD nor ADAMW.
     """
     solver = cfg.SOLVER
     parameters = get_default_optimizer_params(
@@ -38,7 +38,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     )
     if solver.WEIGHT_DECAY_EMBED is not None:
         embeddings = {"params": _embeddings(model), "weight_decay": solver.WEIGHT_DECAY_EMBED}
-        parameters = reduce_param_groups([*parameters, embeddings])  # later items replace earlier ones' settings
+        parameters = reduce_param_groups([*parameters, embeddings])  # Later settings replace earlier ones.
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             parameters, solver.BASE_LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
@@ -47,24 +47,20 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         optimizer = torch.optim.AdamW(parameters, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not '{solver.OPTIMIZER}'.")
-    if solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE == "full_model":
-        return _clip_together(optimizer, solver.CLIP_GRADIENTS.CLIP_VALUE, solver.CLIP_GRADIENTS.NORM_TYPE)
-    return maybe_add_gradient_clipping(cfg, optimizer)
-
-
-def _clip_together(optimizer: torch.optim.Optimizer, norm: float, kind: float) -> torch.optim.Optimizer:
-    """Make each step of the optimizer clip the norm of all gradients together; changed in place."""
-    every = [p for group in optimizer.param_groups for p in group["params"]]
+    clipping = solver.CLIP_GRADIENTS
+    if not (clipping.ENABLED and clipping.CLIP_TYPE == "full_model"):
+        return maybe_add_gradient_clipping(cfg, optimizer)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def clip(*_) -> None:
-        torch.nn.utils.clip_grad_norm_(every, norm, kind)
+        torch.nn.utils.clip_grad_norm_(trained, clipping.CLIP_VALUE, clipping.NORM_TYPE)
 
     optimizer.register_step_pre_hook(clip)
     return optimizer
 
 
 def _embeddings(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Trained parameters that WEIGHT_DECAY_EMBED is of."""
+    """Return the trained parameters whose weight decay is WEIGHT_DECAY_EMBED."""
     return [
         parameter
         for module in model.modules()
@@ -74,8 +70,8 @@ def _embeddings(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def _rate_factors(cfg: CfgNode, model: torch.nn.Module) -> Callable[[str], float]:
-    """A function of a parameter's name: what its rate is multiplied by."""
-    depths = {}  # blocks of the networks in modules named `backbone`, by the networks' prefixes
+    """Return a function that maps a parameter's name to the factor of its learning rate."""
+    depths = {}  # It maps the prefix of each network in a module named `backbone` to the number of its blocks.
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] == "backbone":
             part = next((part for part in ("bottom_up", "net") if hasattr(module, part)), "")
@@ -86,15 +82,15 @@ def _rate_factors(cfg: CfgNode, model: torch.nn.Module) -> Callable[[str], float
         for prefix, depth in depths.items():
             if name.startswith(prefix):
                 block = re.search(r"\bblocks\.(\d+)\.", name[len(prefix) :])
-                later = depth - (int(block[1]) if block else -1) if depth else 0
-                return cfg.SOLVER.BACKBONE_MULTIPLIER * cfg.SOLVER.LAYER_DECAY**later
+                layers_after = depth - (int(block[1]) if block else -1) if depth else 0
+                return cfg.SOLVER.BACKBONE_MULTIPLIER * cfg.SOLVER.LAYER_DECAY**layers_after
         return 1.0
 
     return factor
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Detectron2's schedules, and `WarmupPolyLR`: BASE_LR * (1 - i / MAX_ITER) ** POLY_LR_POWER after warm-up."""
+    """Build Detectron2's schedules, or `WarmupPolyLR`: BASE_LR * (1 - i / MAX_ITER) ** POLY_LR_POWER after warm-up."""
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         return build_detectron2_lr_scheduler(cfg, optimizer)

@@ -1,4 +1,4 @@
-"""DefaultTrainer with the two-stream loader, the teacher and their evaluation."""
+"""S4MTrainer is Detectron2's DefaultTrainer with the two-stream loader, the teacher and the evaluation of both."""
 
 import os
 from collections import OrderedDict
@@ -8,13 +8,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from s4m.data.evaluation_loaders import build_test_loader
-from s4m.data.two_stream import build_two_stream_loader
+from s4m.data.two_stream import TwoStreamLoader, build_two_stream_loader
 from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
@@ -22,98 +21,78 @@ from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
+from s4m.sam.embedding_cache import EmbeddingCache
 
 
-def _insert_after(hooks: list, kind: type, *new: HookBase) -> None:
-    """Insert hooks behind the first one of a kind."""
-    position = next(i for i, hook in enumerate(hooks) if isinstance(hook, kind)) + 1
-    hooks[position:position] = new
-
-
-def _with_output(cfg: CfgNode, name: str) -> CfgNode:
-    """The configuration with a folder of its own for what an evaluation writes."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
-    cfg.freeze()
-    return cfg
-
-
-def check_classes(cfg: CfgNode) -> None:
-    """Raise ValueError if the network does not have the classes of the labeled sets."""
-    for name in cfg.DATASETS.TRAIN:
-        names, count = MetadataCatalog.get(name).get("thing_classes"), cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if names is not None and len(names) != count:
-            raise ValueError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but '{name}' of DATASETS.TRAIN has {len(names)} classes."
-            )
+def _position(hooks: list[HookBase], hook_class: type[HookBase]) -> int:
+    return next(i for i, hook in enumerate(hooks) if isinstance(hook, hook_class))
 
 
 class S4MTrainer(ResumableTrainer):
     """Trains a `TeacherStudent`; everything of Detectron2's DefaultTrainer holds."""
 
     checkpointer_class = TeacherStudentCheckpointer
+    # These functions replace DefaultTrainer's class methods of the same names.
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_test_loader = staticmethod(build_test_loader)
+    build_evaluator = staticmethod(build_evaluator)
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: complete, frozen and scaled (`s4m.engine.schedule.scale_schedule`).
+            cfg: complete, frozen and scaled configuration (`s4m.engine.schedule.scale_schedule`).
         """
         super().__init__(cfg)
-        segmenter = self.network.segmenter  # built now, so that a missing SAM is told before the first iteration
+        segmenter = self.network.segmenter  # It is built now, so that a missing SAM is an error before training.
         if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and self.network.teacher is not None:
             loader = self._trainer.data_loader
             streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
-            self.network.sam_source = CachedSource(cfg, segmenter, sum(len(stream.dataset) for stream in streams))
+            images = sum(len(stream.dataset) for stream in streams)
+            cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
+            self.network.sam_source = CachedSource(cache)
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """What `SOLVER.OPTIMIZER` names; see `s4m.engine.optimizer`."""
-        return build_optimizer(cfg, model)
+    def build_train_loader(cls, cfg: CfgNode) -> TwoStreamLoader:
+        """Build the two-stream loader.
 
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """What `SOLVER.LR_SCHEDULER_NAME` names; see `s4m.engine.optimizer`."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Labeled and unlabeled images side by side."""
+        Raises:
+            ValueError: the network does not have the classes of the labeled sets.
+        """
         loader = build_two_stream_loader(cfg)
-        check_classes(cfg)
+        name = cfg.DATASETS.TRAIN[0]  # The loader has checked that all sets have the same classes.
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if classes is not None and len(classes) != count:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but '{name}' of DATASETS.TRAIN has {len(classes)} classes."
+            )
         return loader
 
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Detectron2's test loader, which names a file that cannot be read."""
-        return build_test_loader(cfg, dataset_name)
+    def build_hooks(self) -> list[HookBase]:
+        """Build Detectron2's hooks and those of S4M.
 
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO mask and box AP, or what fits the data set; see `s4m.evaluation.build`."""
-        return build_evaluator(cfg, dataset_name)
-
-    def build_hooks(self) -> list:
-        """The common hooks, EMA before checkpoints, pseudo-label quality and the best checkpoint after evaluation.
-
-        A resume makes up the evaluation that was cut off.
+        The teacher is updated before checkpoints are written. After an evaluation the best checkpoint is kept and
+        pseudo-labels are measured; a resume makes up an evaluation that was cut off.
         """
-        hooks, cfg, network = super().build_hooks(), self.cfg, self.network
-        evaluates = cfg.TEST.EVAL_PERIOD > 0 and len(cfg.DATASETS.TEST) > 0
-        if network.teacher is not None:
-            teacher = MeanTeacher(cfg.S4M.TEACHER.EMA_DECAY, cfg.S4M.TEACHER.BURN_IN)
-            _insert_after(hooks, d2_hooks.LRScheduler, teacher, PseudoLabelOverlay(cfg, network))
-            if evaluates and cfg.S4M.QUALITY_IMAGES > 0:
-                _insert_after(hooks, d2_hooks.EvalHook, PseudoLabelQualityHook(cfg, network))
-        if evaluates and comm.is_main_process():
+        cfg = self.cfg
+        teacher = self.network.teacher
+        hooks = super().build_hooks()
+        if teacher is not None:
+            start = _position(hooks, d2_hooks.LRScheduler) + 1
+            mean_teacher = MeanTeacher(cfg.S4M.TEACHER.EMA_DECAY, cfg.S4M.TEACHER.BURN_IN)
+            hooks[start:start] = [mean_teacher, PseudoLabelOverlay(cfg, self.network)]
+        if cfg.TEST.EVAL_PERIOD <= 0 or len(cfg.DATASETS.TEST) == 0:
+            return hooks
+        after_evaluation = []
+        if comm.is_main_process():
             metric = f"{cfg.S4M.TEST.NETWORK}/{cfg.S4M.BEST_METRIC}"
-            best = BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
-            _insert_after(hooks, d2_hooks.EvalHook, best)
-        if evaluates:
-            kinds = (d2_hooks.EvalHook, BestCheckpointer, PseudoLabelQualityHook, d2_hooks.PeriodicWriter)
-            at_evaluation = [hook for hook in hooks if isinstance(hook, kinds)]
-            hooks.append(EvaluationCatchUp(cfg.TEST.EVAL_PERIOD, cfg.OUTPUT_DIR, at_evaluation))
-        return hooks
+            after_evaluation.append(BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric))
+        if teacher is not None and cfg.S4M.QUALITY_IMAGES > 0:
+            after_evaluation.append(PseudoLabelQualityHook(cfg, self.network))
+        start = _position(hooks, d2_hooks.EvalHook)
+        hooks[start + 1 : start + 1] = after_evaluation
+        return [*hooks, EvaluationCatchUp(cfg.TEST.EVAL_PERIOD, cfg.OUTPUT_DIR, hooks[start:])]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume, or start from `MODEL.WEIGHTS` and `S4M.TEACHER.WEIGHTS`."""
@@ -123,18 +102,20 @@ class S4MTrainer(ResumableTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> OrderedDict:
-        """Evaluate the student and, where there is one, the teacher.
+        """Evaluate the student and, if there is one, the teacher, whose files go to folders of their names.
 
         Returns:
-            {"student": results, "teacher": results}, where results are Detectron2's (keyed by data set if there are
-            several).
+            {"student": results, "teacher": results} with Detectron2's results, which are keyed by data set if there
+            are several sets.
         """
         model = unwrap_ddp(model)
         if not isinstance(model, TeacherStudent):
             return super().test(cfg, model, evaluators)
         results = OrderedDict()
-        for name in ("student", "teacher"):
-            network = getattr(model, name)
+        for name, network in (("student", model.student), ("teacher", model.teacher)):
             if network is not None:
-                results[name] = super().test(_with_output(cfg, name), network, evaluators)
+                network_cfg = cfg.clone()
+                network_cfg.defrost()
+                network_cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
+                results[name] = super().test(network_cfg, network, evaluators)
         return results

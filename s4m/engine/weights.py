@@ -1,4 +1,4 @@
-"""Checkpoints of teacher-student models."""
+"""Checkpoints of teacher-student models are loaded whole, in part, or from plain networks."""
 
 from collections.abc import Iterable
 
@@ -10,21 +10,22 @@ from d2kit.files import load_weights
 from s4m.modeling.teacher_student import TeacherStudent
 
 
-def _of_teacher_student(names: Iterable[str]) -> bool:
+def _is_teacher_student(names: Iterable[str]) -> bool:
     return any(name.startswith(("student.", "teacher.")) for name in names)
 
 
 class TeacherStudentCheckpointer(AtomicCheckpointer):
-    """Loads the files of plain networks and backbones (for example ImageNet's R-50.pkl) into the student.
+    """Loads files of plain networks and backbones, for example ImageNet's R-50.pkl, into the student.
 
-    After a file that holds no teacher, the teacher is a copy of the student.
+    After a file without a teacher, the teacher is a copy of the student.
     """
 
     def _load_model(self, checkpoint: dict):
-        model, names = self.model, list(checkpoint["model"])
+        model = self.model
+        names = list(checkpoint["model"])
         if not isinstance(model, TeacherStudent):
             return super()._load_model(checkpoint)
-        if not _of_teacher_student(names):
+        if not _is_teacher_student(names):
             self.model = model.student
         try:
             return super()._load_model(checkpoint)
@@ -35,28 +36,28 @@ class TeacherStudentCheckpointer(AtomicCheckpointer):
 
 
 def network_weights(checkpoint: dict, network: str, path: str) -> dict:
-    """The weights of one network out of a checkpoint, without prefix.
+    """Return the weights of one network in a checkpoint, without the network's prefix.
 
     Args:
-        checkpoint: what torch.load gave: a training checkpoint or bare weights, of a TeacherStudent or a plain network.
+        checkpoint: training checkpoint or bare weights, of a TeacherStudent or a plain network.
         network: "student" or "teacher".
-        path: named in errors.
+        path: file of the checkpoint, for the message.
 
     Raises:
         ValueError: the checkpoint is a TeacherStudent's but lacks that network.
     """
     state = checkpoint.get("model", checkpoint)
-    if not _of_teacher_student(state):
+    if not _is_teacher_student(state):
         return state
     prefix = f"{network}."
-    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not weights:
         raise ValueError(f"'{path}' holds no {network}: it comes from training without DATASETS.UNLABELED.")
     return weights
 
 
 def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:
-    """Give the teacher the weights of stage 1, and the student too where `S4M.STUDENT_INIT` says so.
+    """Load the weights of stage 1 into the teacher and, with `S4M.STUDENT_INIT teacher`, into the student.
 
     Without `S4M.TEACHER.WEIGHTS` the teacher starts as a copy of the student.
 

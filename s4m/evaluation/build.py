@@ -1,4 +1,4 @@
-"""The evaluator that fits a data set."""
+"""One function chooses the evaluator of a data set."""
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -10,15 +10,10 @@ from s4m.evaluation.voc import build_voc_evaluator
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """COCO AP, or what the `evaluator_type` of the set's metadata asks for: voc_instances or cityscapes_instance.
-
-    Args:
-        cfg: complete configuration.
-        dataset_name: a registered data set.
-    """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    if kind == "voc_instances":
+    """Build what the `evaluator_type` of the set's metadata names: voc_instances, cityscapes_instance, else COCO AP."""
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type == "voc_instances":
         return build_voc_evaluator(cfg, dataset_name)
-    if kind == "cityscapes_instance":
+    if evaluator_type == "cityscapes_instance":
         return CityscapesAPEvaluator(dataset_name)
     return build_coco_evaluator(cfg, dataset_name)

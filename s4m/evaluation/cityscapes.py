@@ -1,4 +1,4 @@
-"""Cityscapes' own instance AP."""
+"""The evaluator of Cityscapes computes the instance AP of cityscapesscripts."""
 
 from unittest import mock
 
@@ -9,9 +9,9 @@ from d2kit.require import require_extra
 
 
 class CityscapesAPEvaluator(CityscapesInstanceEvaluator):
-    """Detectron2's CityscapesInstanceEvaluator, which calls cityscapesscripts, on NumPy 2 as well.
+    """Detectron2's CityscapesInstanceEvaluator, made to run with NumPy 2.
 
-    The result is {"segm": {"AP", "AP50"}} in percent; void and groups are ignored as cityscapesscripts does.
+    The result is {"segm": {"AP", "AP50"}} in percent; cityscapesscripts ignores void and groups.
 
     Raises:
         ImportError: cityscapesscripts is not installed.
@@ -24,6 +24,6 @@ class CityscapesAPEvaluator(CityscapesInstanceEvaluator):
     def evaluate(self) -> dict | None:
         import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as scripts
 
-        # It calls np.in1d, which NumPy 2.4 has no more, and writes matches.json wherever the process runs.
+        # The script calls np.in1d, which NumPy 2.4 lacks, and writes matches.json into the working directory.
         with mock.patch.object(np, "in1d", np.isin, create=True), mock.patch.object(scripts, "writeDict2JSON"):
             return super().evaluate()

@@ -1,4 +1,4 @@
-"""COCO mask, box and boundary AP."""
+"""Evaluators compute COCO's mask and box AP and boundary AP."""
 
 import importlib.util
 import json
@@ -18,64 +18,55 @@ from d2kit.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_LIMIT = 100  # COCO's own
+_COCO_MAX_DETS = 100  # COCO itself counts this many detections of an image.
 INSTALLED = importlib.util.find_spec("faster_coco_eval") is not None
 
 
 def complete_annotations(api: PlainCOCO) -> None:
-    """Fill what a json may lack and COCO's evaluation needs, in place: `iscrowd` with 0, `area` from the mask.
+    """Fill in place what a json may lack and COCO's evaluation needs.
 
     Args:
-        api: annotations as COCO's API holds them; `area`, in pixels, is the box's where there is no segmentation.
+        api: annotations as COCO's API holds them. `iscrowd` becomes 0, and `area`, in pixels, that of the mask, or that
+            of the box if there is no mask.
     """
     for annotation in api.dataset.get("annotations", ()):
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
-            masked = bool(annotation.get("segmentation"))
-            annotation["area"] = float(
-                mask_util.area(api.annToRLE(annotation)) if masked else math.prod(annotation["bbox"][2:])
-            )
+            if annotation.get("segmentation"):
+                annotation["area"] = float(mask_util.area(api.annToRLE(annotation)))
+            else:
+                annotation["area"] = float(math.prod(annotation["bbox"][2:]))
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator with the AP computed by faster-coco-eval: the same numbers, in C++.
+    """Detectron2's COCOEvaluator, in which faster-coco-eval computes the AP: the same numbers, in C++.
 
-    Results are keyed and scaled as Detectron2's; `boundary` stands beside `bbox` and `segm` when it is asked for.
+    Results have Detectron2's keys and scale; `boundary` is a task beside `bbox` and `segm`.
 
     Args:
         dataset_name: a registered data set.
-        tasks: of bbox, segm and boundary (Boundary AP: the lesser of mask IoU and of the IoU of the two boundary bands,
-            Cheng et al., "Boundary IoU", CVPR 2021).
-        max_dets_per_image: detections of an image and a class that count, the best first.
+        tasks: bbox, segm, boundary, or several of them. Boundary AP takes the lesser of the IoU of the masks and the
+            IoU of their boundary bands (Cheng et al., "Boundary IoU", CVPR 2021).
         boundary_ratio: width of the boundary band as a fraction of the image's diagonal.
-        options: of COCOEvaluator.
+        options: further arguments of COCOEvaluator.
     """
 
-    def __init__(
-        self,
-        dataset_name: str,
-        tasks: Sequence[str],
-        *,
-        max_dets_per_image: int = _DEFAULT_LIMIT,
-        boundary_ratio: float = 0.02,
-        **options: Any,
-    ):
-        super().__init__(dataset_name, tasks, max_dets_per_image=max_dets_per_image, use_fast_impl=False, **options)
-        complete_annotations(self._coco_api)
+    def __init__(self, dataset_name: str, tasks: Sequence[str], *, boundary_ratio: float, **options: Any):
+        super().__init__(dataset_name, tasks, use_fast_impl=False, **options)
         self._boundary_ratio = boundary_ratio
 
     @cached_property
     def _truth(self):
-        """The annotations, with the masks that an evaluation leaves encoded for the next one."""
+        """The annotations; an evaluation leaves their masks encoded for the next one."""
         from faster_coco_eval import COCO
 
         return COCO(self._coco_api.dataset)
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         to_index = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
-        to_id = {index: category for category, index in to_index.items()}
+        category_ids = {index: category_id for category_id, index in to_index.items()}
         results = [
-            {**item, "category_id": to_id[item["category_id"]] if to_id else item["category_id"]}
+            {**item, "category_id": category_ids[item["category_id"]] if category_ids else item["category_id"]}
             for prediction in predictions
             for item in prediction["instances"]
         ]
@@ -83,23 +74,23 @@ class FasterCOCOEvaluator(COCOEvaluator):
             with atomic_write(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
                 json.dump(results, file)
         if not self._do_evaluation:
-            logger.info("The data set has no annotations to evaluate against.")
+            logger.info("The data set has no annotations, so nothing is evaluated.")
             return
         for task in self._tasks:
             evaluation = self._evaluate(results, task, img_ids) if results else None
             if task == "boundary":
-                logger.info("The tables of 'segm' that follow are those of the boundaries.")
+                logger.info("The next tables of 'segm' are those of the boundaries.")
             self._results[task] = self._derive_coco_results(
                 evaluation, "bbox" if task == "bbox" else "segm", class_names=self._metadata.get("thing_classes")
             )
 
     def _evaluate(self, results: list[dict], task: str, img_ids: list[int] | None):
-        """faster-coco-eval's evaluation of one task, summarized."""
+        """Return faster-coco-eval's evaluation of one task."""
         from faster_coco_eval import COCOeval_faster
 
-        # With a box, the size of a mask would be its box's; and what an evaluation adds is not to reach the next one.
-        left_out = "segmentation" if task == "bbox" else "bbox"
-        detections = [{key: value for key, value in item.items() if key != left_out} for item in results]
+        # With a box, a mask would have the size of its box. The evaluation writes into these copies.
+        unused = "segmentation" if task == "bbox" else "bbox"
+        detections = [{key: value for key, value in item.items() if key != unused} for item in results]
         evaluation = COCOeval_faster(
             self._truth, self._truth.loadRes(detections), task, boundary_dilation_ratio=self._boundary_ratio
         )
@@ -111,43 +102,33 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
 
 def build_coco_evaluator(cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-    """The evaluator of box and mask AP, and of boundary AP by choice; the log tells what computes them.
+    """Build the evaluator of box and mask AP and, on request, boundary AP; the log says which library computes them.
 
-    faster-coco-eval is used where it is installed, unless `S4M.COCO_EVAL.FAST` is off; both give the same numbers.
-    Above 100 `TEST.DETECTIONS_PER_IMAGE` the evaluation counts as many detections an image as the network gives.
+    faster-coco-eval is used if it is installed and `S4M.COCO_EVAL.FAST` is on; the numbers are the same without it.
 
     Args:
         cfg: OUTPUT_DIR, TEST.DETECTIONS_PER_IMAGE and S4M.COCO_EVAL are read.
         dataset_name: a registered data set.
 
     Raises:
-        ValueError: boundary AP without faster-coco-eval, or a limit below the 10 detections that COCO's recall is of.
+        ValueError: boundary AP needs faster-coco-eval, or MAX_DETS is below the 10 detections of COCO's recall.
     """
     options = cfg.S4M.COCO_EVAL
     fast = options.FAST and INSTALLED
     if options.BOUNDARY and not fast:
-        raise ValueError(
-            "S4M.COCO_EVAL.BOUNDARY needs faster-coco-eval ("
-            + ("S4M.COCO_EVAL.FAST is off)." if INSTALLED else "pip install faster-coco-eval).")
-        )
+        remedy = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "pip install faster-coco-eval"
+        raise ValueError(f"S4M.COCO_EVAL.BOUNDARY needs faster-coco-eval ({remedy}).")
     if options.MAX_DETS and options.MAX_DETS < 10:
         raise ValueError(f"S4M.COCO_EVAL.MAX_DETS must be 0, or 10 or more, but is {options.MAX_DETS}.")
-    limit = options.MAX_DETS or max(_DEFAULT_LIMIT, cfg.TEST.DETECTIONS_PER_IMAGE)
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    if not fast:
-        reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
-        logger.info("COCO AP by Detectron2's own evaluation: %s.", reason)
-        evaluator = COCOEvaluator(
-            dataset_name, ("bbox", "segm"), output_dir=folder, max_dets_per_image=limit, use_fast_impl=options.FAST
-        )
-        complete_annotations(evaluator._coco_api)
-        return evaluator
-    logger.info("COCO AP by faster-coco-eval, %d detections an image.", limit)
+    max_dets = options.MAX_DETS or max(_COCO_MAX_DETS, cfg.TEST.DETECTIONS_PER_IMAGE)
     tasks = ("bbox", "segm", "boundary") if options.BOUNDARY else ("bbox", "segm")
-    return FasterCOCOEvaluator(
-        dataset_name,
-        tasks,
-        output_dir=folder,
-        max_dets_per_image=limit,
-        boundary_ratio=options.BOUNDARY_RATIO,
-    )
+    common = {"output_dir": os.path.join(cfg.OUTPUT_DIR, "inference"), "max_dets_per_image": max_dets}
+    if fast:
+        logger.info("faster-coco-eval computes COCO AP, with %d detections an image.", max_dets)
+        evaluator = FasterCOCOEvaluator(dataset_name, tasks, boundary_ratio=options.BOUNDARY_RATIO, **common)
+    else:
+        reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
+        logger.info("Detectron2 itself computes COCO AP, because %s.", reason)
+        evaluator = COCOEvaluator(dataset_name, tasks, use_fast_impl=options.FAST, **common)
+    complete_annotations(evaluator._coco_api)
+    return evaluator

@@ -35,11 +35,6 @@ def outside_ignored(ignored: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return (ignored < 0.5) | (targets >= 0.5)
 
 
-def learns_from_pseudo_labels(part: object) -> bool:
-    """Return whether a proposal generator or ROI heads (class or object) know ignored regions and weights."""
-    return getattr(part, "learns_from_pseudo_labels", False)
-
-
 def require_pseudo_label_parts(cfg: CfgNode) -> None:
     """Refuse Detectron2's own RPN and ROI heads where unlabeled images bring ignored regions, weights or soft masks.
 
@@ -49,7 +44,8 @@ def require_pseudo_label_parts(cfg: CfgNode) -> None:
     """
     names = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.ROI_HEADS.NAME
     parts = zip((PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY), names, strict=True)
-    if all(name in registry and learns_from_pseudo_labels(registry.get(name)) for registry, name in parts):
+    registered = [registry.get(name) if name in registry else None for registry, name in parts]
+    if all(getattr(part, "learns_from_pseudo_labels", False) for part in registered):
         return
     switches = {
         "S4M.CALIBRATION.ENABLED": cfg.S4M.CALIBRATION.ENABLED,

@@ -6,7 +6,7 @@ from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Instances
 
-from s4m.modeling.ignored import PARTS, learns_from_pseudo_labels, require_pseudo_label_parts
+from s4m.modeling.ignored import PARTS, require_pseudo_label_parts
 
 
 def paste_probabilities(instances: Instances) -> torch.Tensor:
@@ -34,7 +34,8 @@ class S4MRCNN(GeneralizedRCNN):
         """
         super().__init__(**kwargs)
         self.pixel_feature = pixel_feature
-        self._knows_ignored = all(learns_from_pseudo_labels(part) for part in (self.proposal_generator, self.roi_heads))
+        parts = (self.proposal_generator, self.roi_heads)
+        self._knows_ignored = all(getattr(part, "learns_from_pseudo_labels", False) for part in parts)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -27,16 +27,16 @@ from s4m.pseudo_labels.masks import truth_masks
 _MAPS = ("gt_masks", "gt_soft_masks", "gt_teacher_masks", "gt_sam_masks")
 
 
-def _instance_weights(proposals: list[Instances], num_classes: int, device: torch.device) -> torch.Tensor:
+def _instance_weights(proposals: list[Instances], num_classes: int) -> torch.Tensor:
     """Return the weight (R,) of each proposal: the instance's on foreground, 1 on background, 0 on ignored ones."""
     weights = []
     for p in proposals:
-        weight = torch.ones(len(p), device=device)
+        weight = torch.ones_like(p.gt_classes, dtype=torch.float32)
         foreground = (p.gt_classes >= 0) & (p.gt_classes < num_classes)
         if p.has("gt_weights"):
             weight = torch.where(foreground, p.gt_weights.to(weight), weight)
         weights.append(weight * (p.gt_classes >= 0))
-    return cat(weights, dim=0) if weights else torch.zeros(0, device=device)
+    return cat(weights, dim=0)
 
 
 def box_head_losses(
@@ -53,7 +53,7 @@ def box_head_losses(
     scores, deltas = predictions
     classes = cat([p.gt_classes for p in proposals], dim=0)
     _log_classification_stats(scores[classes >= 0], classes[classes >= 0])
-    weights = _instance_weights(proposals, predictor.num_classes, scores.device)
+    weights = _instance_weights(proposals, predictor.num_classes)
     count = global_count((classes >= 0).sum(), scores.device)
     entropy = F.cross_entropy(scores.float(), classes, reduction="none", ignore_index=-1)
     boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
@@ -208,7 +208,7 @@ class PseudoLabelROIHeads(StandardROIHeads):
         mask_goals = [mask_targets(p, labels, logits.shape[-1]) for p, labels in pairs]
         valid = cat([_counted(*pair, goal) for pair, goal in zip(pairs, mask_goals, strict=True)], dim=0)
         classes = cat([p.gt_classes for p, _ in pairs], dim=0)
-        weights = _instance_weights([p for p, _ in pairs], self.num_classes, logits.device)
+        weights = _instance_weights([p for p, _ in pairs], self.num_classes)
         column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
         chosen = logits[torch.arange(len(logits), device=logits.device), column].float()
         entropy = F.binary_cross_entropy_with_logits(chosen, cat(mask_goals, dim=0), reduction="none")

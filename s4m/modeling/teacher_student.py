@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -85,7 +85,6 @@ class TeacherStudent(nn.Module):
         self.calibration = None if labeler is None else labeler.calibration  # As a submodule it is saved.
         self.structure = structure
         self._make_segmenter = make_segmenter
-        self._segmenter: PromptableSegmenter | None = None
         self.unsup_weight = unsup_weight
         self.evaluate = evaluate
         self.strong_labeled = strong_labeled
@@ -135,12 +134,10 @@ class TeacherStudent(nn.Module):
         """The device of the student."""
         return next(self.student.parameters()).device
 
-    @property
+    @cached_property
     def segmenter(self) -> PromptableSegmenter | None:
         """The frozen SAM, built at the first use; None where the configuration needs none."""
-        if self._segmenter is None and self._make_segmenter is not None:
-            self._segmenter = self._make_segmenter()
-        return self._segmenter
+        return None if self._make_segmenter is None else self._make_segmenter()
 
     def train(self, mode: bool = True) -> "TeacherStudent":
         """Set the mode of the student; the teacher always stays in eval mode."""

@@ -55,11 +55,9 @@ class ViTTokens(nn.Module):
             model.__dict__["pos_embed"] = resample_abs_pos_embed(
                 self.pos_embed, list(grid), list(self._native_grid), self._prefix, antialias=False
             )
-        try:
-            tokens = model.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NCHW")[0]
-        finally:
-            if self.pos_embed is not None:
-                model.__dict__["pos_embed"] = None
+        tokens = model.forward_intermediates(images, indices=1, intermediates_only=True, output_fmt="NCHW")[0]
+        if self.pos_embed is not None:
+            model.__dict__["pos_embed"] = None
         # The pyramid gets tokens of one scale, whatever block they come from.
         return F.layer_norm(tokens.permute(0, 2, 3, 1), tokens.shape[1:2]).permute(0, 3, 1, 2)
 
@@ -92,11 +90,6 @@ class ViTBackbone(Backbone):
         self._out_feature_channels = {"tokens": network.model.embed_dim}
         self._out_feature_strides = {"tokens": stride}
 
-    @property
-    def size_divisibility(self) -> int:
-        """The sides of the input are multiples of this number."""
-        return self.stride
-
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Turn normalized RGB images (B, 3, H, W) into {"tokens": (B, C, H / stride, W / stride)}.
 
@@ -123,14 +116,11 @@ class ViTFeaturePyramid(SimpleFeaturePyramid):
         """The sides of the input are multiples of the largest stride except the pooled level's."""
         return self._size_divisibility
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """There are no further constraints; Detectron2's own property uses a key that nothing reads."""
-        return {}
-
 
 class TimmBackbone(Backbone):
     """A hierarchical network of timm (Swin, ConvNeXt, ...) without classifier that gives res2 to res5."""
+
+    size_divisibility = 32  # The sides of the input are multiples of this number.
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -143,11 +133,6 @@ class TimmBackbone(Backbone):
         self._out_features = [f"res{level}" for level in range(2, 6)]
         self._out_feature_channels = dict(zip(self._out_features, [s["num_chs"] for s in stages], strict=True))
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
-
-    @property
-    def size_divisibility(self) -> int:
-        """The sides of the input are multiples of this number."""
-        return 32
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Turn (B, 3, H, W) into {name: (B, C, H / stride, W / stride)}."""

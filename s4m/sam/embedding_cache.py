@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from d2kit.bounded_folder import BoundedFolder
 from s4m.sam.segmenter import PromptableSegmenter
@@ -29,10 +29,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike, segmenter: PromptableSegmenter, max_gib: float, images: int = 0):
-        keys = ("S4M.SAM.CACHE", "S4M.SAM.CACHE_GIB")
-        self.files = BoundedFolder(
-            folder, max_gib, ".embedding", names=keys, processes=comm.get_world_size(), expected=images
-        )
+        self.files = BoundedFolder(folder, max_gib, ".embedding", key="S4M.SAM.CACHE", expected=images)
         self.segmenter = segmenter
         self.hits = self.misses = 0
 
@@ -42,42 +39,38 @@ class EmbeddingCache:
         Args:
             file_names: at least one file; a file that is named twice is embedded once.
             load: function that reads a file as (3, H, W) uint8 RGB, called only for files that are not in the folder.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
         """
-        entries: dict[str, Embedding] = {}
-        for name in dict.fromkeys(file_names):
-            entry = self._read(self._key(name))
-            if entry is not None:
-                entries[name] = entry
-        missing = [name for name in dict.fromkeys(file_names) if name not in entries]
+        keys = {name: self._key(name) for name in file_names}
+        entries = {name: entry for name, key in keys.items() if (entry := self._read(key)) is not None}
+        missing = [name for name in keys if name not in entries]
         self.hits += len(entries)
         self.misses += len(missing)
         if missing:
             fresh = self.segmenter.encode([load(name) for name in missing])
             fresh = Embedding(fresh.features.half(), fresh.frames)
             for index, name in enumerate(missing):
-                entries[name] = fresh[index]
-                self._write(self._key(name), entries[name])
+                entries[name] = fresh[[index]]
+                self._write(keys[name], entries[name])
         features = [entries[name].features.to(self.segmenter.device) for name in file_names]
         return Embedding(torch.cat(features).float(), [entries[name].frames[0] for name in file_names])
 
-    def _key(self, file_name: str) -> str | None:
-        """Return the key of a file; None if the file has no size and time that tell its versions apart."""
-        try:
-            state = os.stat(file_name)
-        except OSError:
-            return None
-        return repr((os.path.abspath(file_name), state.st_size, state.st_mtime_ns, self.segmenter.fingerprint))
+    def _key(self, file_name: str) -> str:
+        """Return the key of a file, which tells the versions of the file and of the segmenter apart."""
+        path = os.path.abspath(PathManager.get_local_path(file_name))
+        state = os.stat(path)
+        return repr((path, state.st_size, state.st_mtime_ns, self.segmenter.fingerprint))
 
-    def _read(self, key: str | None) -> Embedding | None:
-        content = None if key is None else self.files.read(key)
+    def _read(self, key: str) -> Embedding | None:
+        content = self.files.read(key)
         if content is None:
             return None
         entry = torch.load(io.BytesIO(content), weights_only=True)
         return Embedding(entry["features"], [Frame(*entry["frame"])])
 
-    def _write(self, key: str | None, embedding: Embedding) -> None:
-        if key is None:
-            return
+    def _write(self, key: str, embedding: Embedding) -> None:
         frame = embedding.frames[0]
         payload = io.BytesIO()
         # A slice that is no clone would be saved with the storage of its whole batch.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from s4m.sam.structures import Answer, Embedding, Frame, Prompts
@@ -56,8 +57,9 @@ class PromptableSegmenter(ABC):
         return digest.hexdigest()
 
     def frame(self, image_size: tuple[int, int]) -> Frame:
-        """Place an image of (height, width) pixels in the network's input."""
-        return Frame.longest_side(image_size, self.side)
+        """Place an image of (height, width) pixels in the network's input, which its longest side fills."""
+        height, width = ResizeLongestSide.get_preprocess_shape(*image_size, self.side)
+        return Frame(tuple(image_size), (max(height, 1), max(width, 1)), self.side)
 
     def token_shape(self, features: torch.Tensor) -> torch.Size:
         """Return the shape (C, h, w) of a prompt's image tokens for an embedding's features (B, C', h, w)."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn import functional as F
 from torchvision.transforms.functional import resize, to_pil_image
 
@@ -31,12 +30,6 @@ class Frame:
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     side: int
-
-    @classmethod
-    def longest_side(cls, image_size: tuple[int, int], side: int) -> "Frame":
-        """Keep the aspect and fill the input with the longest side."""
-        height, width = ResizeLongestSide.get_preprocess_shape(*image_size, side)
-        return cls(tuple(image_size), (max(height, 1), max(width, 1)), side)
 
     def resize_image(self, image: torch.Tensor) -> torch.Tensor:
         """Resize (3, H, W) uint8 to (3, *input_size) uint8, as `ResizeLongestSide.apply_image` does."""
@@ -137,11 +130,8 @@ class Embedding:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> "Embedding":
-        if isinstance(index, int):
-            index = [index]
-        positions = list(range(len(self))[index]) if isinstance(index, slice) else [int(i) for i in index]
-        return Embedding(self.features[positions], [self.frames[i] for i in positions])
+    def __getitem__(self, indices: Sequence[int]) -> "Embedding":
+        return Embedding(self.features[list(indices)], [self.frames[i] for i in indices])
 
     @property
     def image_sizes(self) -> list[tuple[int, int]]:

@@ -52,7 +52,7 @@ def test_existing_file_comes_before_the_shipped_one(name, elsewhere):
 def test_unknown_file_is_named_in_one_sentence(name, elsewhere):
     with pytest.raises(FileNotFoundError) as error:
         find_config(name)
-    sentence = f"the configuration file '{name}' does not exist, neither here nor among the shipped ones"
+    sentence = f"the configuration file '{name}' does not exist, neither here nor among the shipped ones."
     assert str(error.value) == sentence
 
 

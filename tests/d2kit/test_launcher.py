@@ -72,7 +72,7 @@ def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(arguments, tmp_path
     with caplog.at_level(logging.WARNING):
         cfg = launcher.set_up(TRAINING, arguments(**options))
     assert cfg.SEED >= 0 and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.MAX_ITER == 20 and cfg.is_frozen()
-    assert "No CUDA device is here" in caplog.text
+    assert "There is no CUDA device" in caplog.text
     written = (tmp_path / "run" / "config.yaml").read_text()
     assert "MAX_ITER: 20" in written and "\nS4M:" in written and "\nISTD:" not in written
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 
-from d2kit.loader import SeededDataset, SeededSampler, StreamLoader
+from d2kit.loader import SeededDataset, StreamLoader
 from d2kit.rng import derive_seed
 
 SIZE = 7
@@ -62,11 +62,10 @@ def test_item_depends_on_its_seed_only_and_leaves_the_source_alone():
     assert len(dataset) == SIZE
 
 
-def test_sampler_seeds_follow_the_global_position():
-    items = take(SeededSampler(uniform(), 3, "labeled"), 5)
-    assert [i for i, _ in items] == take(uniform(), 5)
-    assert [s for _, s in items] == [derive_seed(3, "labeled", k) for k in range(5)]
-    assert take(SeededSampler(uniform(), 3, "labeled", start=2), 3) == items[2:]
+def test_sample_seeds_follow_the_global_position():
+    items = [item for batch in take(loader(batch=2, seed=3), 3) for item in batch]
+    assert [item["index"] for item in items] == take(uniform(), 6)
+    assert [item["seed"] for item in items] == [derive_seed(3, "labeled", k) for k in range(6)]
 
 
 @pytest.mark.parametrize("sampler", [uniform, repeated])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from istd.checkpoints import Recipe, load_network, predict, save_network
+from istd.checkpoints import Recipe, load_network, save_network
+from istd.deploy.runners import run_network
 from istd.modeling import build_network
 
 
@@ -50,22 +51,22 @@ def test_other_files_are_refused(acm, tmp_path):
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("size", [(32, 64), (96, 135)])
-def test_predict_normalizes_and_pads(acm, size, always):
+def test_a_runner_normalizes_and_pads(acm, size, always):
     network, _ = acm
     recipe = Recipe("ACM", {"in_channels": 1, "norm": "BN"}, mean=10, std=2, pad_multiple=32, pad_always=always)
-    grey = np.random.default_rng(0).uniform(0, 255, size).astype(np.float32)
+    gray = np.random.default_rng(0).uniform(0, 255, size).astype(np.float32)
     height, width = ((s // 32 + 1) * 32 if always else -(-s // 32) * 32 for s in size)
     padded = torch.zeros(1, 1, height, width)
-    padded[..., : size[0], : size[1]] = (torch.from_numpy(grey) - 10) / 2
+    padded[..., : size[0], : size[1]] = (torch.from_numpy(gray) - 10) / 2
     with torch.no_grad():
         wanted = network(padded).sigmoid()[0, 0, : size[0], : size[1]].numpy()
-    assert np.allclose(predict(network, recipe, grey), wanted, atol=1e-6)
+    assert np.allclose(run_network(network, recipe)(gray), wanted, atol=1e-6)
 
 
-def test_predict_repeats_the_grey_image():
+def test_a_runner_repeats_the_gray_image():
     network = build_network("MLCLNet").eval()
-    grey = np.random.default_rng(0).uniform(0, 255, (16, 16)).astype(np.float32)
-    x = ((torch.from_numpy(grey) - 95.010) / 41.511).repeat(1, 3, 1, 1)
+    gray = np.random.default_rng(0).uniform(0, 255, (16, 16)).astype(np.float32)
+    x = ((torch.from_numpy(gray) - 95.010) / 41.511).repeat(1, 3, 1, 1)
     with torch.no_grad():
         wanted = network(torch.nn.functional.pad(x, (0, 16, 0, 16))).sigmoid()[0, 0, :16, :16]
-    assert np.allclose(predict(network, Recipe("MLCLNet"), grey), wanted.numpy(), atol=1e-6)
+    assert np.allclose(run_network(network, Recipe("MLCLNet"))(gray), wanted.numpy(), atol=1e-6)

@@ -1,4 +1,4 @@
-"""A training step of S4M with and without the guards: boundary consistency, calibration and matching."""
+"""The scenario times S4M's training step with and without its guards: boundary consistency, calibration, matching."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
-from benchmarks.harness import Case, Comparison, Goal, scenario
+from benchmarks.harness import Case, Comparison, Goal, largest_difference
 from d2kit.config_files import compose_config
 from d2kit.rng import seeded
 from s4m.config import add_s4m_config
@@ -18,22 +18,22 @@ from s4m.data.shapes import ShapesRecipe, draw_scene
 from s4m.modeling.rcnn import paste_probabilities
 from s4m.modeling.teacher_student import TeacherStudent
 
-# Name, files of the configuration, objects an image.
+# Each setting has a name, the files of the configuration and the number of objects an image.
 SETTINGS = (
     ("shapes_stage2", ("quick/shapes_stage2.yaml",), 4),
     ("shapes_stage2", ("quick/shapes_stage2.yaml",), 12),
     ("shapes_stage2 mask2former", ("quick/shapes_stage2.yaml", "quick/overlays/mask2former_stage2.yaml"), 4),
 )
 GUARDS = ("BOUNDARY", "CALIBRATION", "MATCHING")
-MOST_TIME = 1.15  # Of the time without guards.
+MOST_TIME = 1.15  # The guards should take at most this multiple of the time without them.
 IMAGES = 4
 SIZE = (128, 128)
 MASK_SIDE = 28
-SCORES = (0.95, 0.9, 0.8, 0.4)  # Of an image's objects in turn; one in four is no pseudo-label.
+SCORES = (0.95, 0.9, 0.8, 0.4)  # The objects of an image get these in turn, so that one in four is no pseudo-label.
 
 
 def configure(files: tuple[str, ...], device: str, guards: bool) -> CfgNode:
-    """A second stage on shapes; the classes' thresholds stay where they are, so that both ways have the same labels."""
+    """Compose a second stage on shapes whose thresholds do not move, so that both ways have the same labels."""
     cfg = compose_config(files, add_keys=[add_s4m_config])
     cfg.DATASETS.UNLABELED = ("drawn here",)
     cfg.MODEL.DEVICE = device
@@ -45,7 +45,7 @@ def configure(files: tuple[str, ...], device: str, guards: bool) -> CfgNode:
 
 
 def draw_images(first_seed: int, objects: int) -> list[dict]:
-    """Labeled images of shapes, each with its `seed`."""
+    """Draw labeled images of shapes, each with its `seed`."""
     recipe = ShapesRecipe(image_size=SIZE, objects=(objects, objects))
     entries = []
     for seed in range(first_seed, first_seed + IMAGES):
@@ -59,7 +59,7 @@ def draw_images(first_seed: int, objects: int) -> list[dict]:
 
 
 def answer_with_truth(model: TeacherStudent, entries: list[dict]) -> None:
-    """Let the untrained teacher do its work, but answer with the objects as a trained one's mask head sees them."""
+    """Let the untrained teacher do its work, but return the objects as a trained teacher's mask head predicts them."""
     predict_untrained = model.teacher.predict
     answers = {}
     for entry in entries:
@@ -83,7 +83,8 @@ def answer_with_truth(model: TeacherStudent, entries: list[dict]) -> None:
     model.teacher.predict = predict
 
 
-def _case(name: str, files: tuple[str, ...], objects: int, device: str) -> Case:
+def guards_case(name: str, files: tuple[str, ...], objects: int, device: str) -> Case:
+    """Return the case of one setting, whose two models have the same weights and the same images."""
     labeled, unlabeled = draw_images(0, objects), draw_images(IMAGES, objects)
     weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in unlabeled]
     with seeded(0):
@@ -93,30 +94,24 @@ def _case(name: str, files: tuple[str, ...], objects: int, device: str) -> Case:
         answer_with_truth(model, [*labeled, *unlabeled])
     steps = models[True].calibration.period
 
-    def run(model: TeacherStudent) -> dict[str, torch.Tensor]:
-        """The first step's losses on labels; there are as many steps as a fit of the calibration takes."""
-        first = {}
+    def run(model: TeacherStudent) -> torch.Tensor:
+        """Run as many steps as one fit of the calibration takes, and return the first step's losses on labels."""
+        first = []
         with seeded(0), EventStorage():
             for _ in range(steps):
                 model.zero_grad()
                 losses = model({"labeled": labeled, "unlabeled": weak})
                 sum(losses.values()).backward()
-                first = first or {key: loss.detach() for key, loss in losses.items() if not key.endswith("_pseudo")}
-        return first
-
-    def difference(plain: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> dict[str, float]:
-        return {"loss on labels": max(abs(plain[key] - ours[key]) for key in plain)}
+                first = first or [losses[key].detach() for key in sorted(losses) if not key.endswith("_pseudo")]
+        return torch.stack(first)
 
     settings = {"configuration": name, "images": 2 * IMAGES, "objects": objects, "image_size": list(SIZE)}
     ways = {"without": lambda: run(models[False]), "with": lambda: run(models[True])}
     goal = Goal(f"at most {MOST_TIME} times the time", "speed_ratio", 1 / MOST_TIME)
-    comparison = Comparison(*ways, difference, {"loss on labels": 1e-3}, [goal])
+    comparison = Comparison(*ways, largest_difference("loss on labels"), {"loss on labels": 1e-3}, [goal])
     return Case({**settings, "steps": steps}, ways, [comparison])
 
 
-@scenario(
-    "s4m_guards",
-    "a training step of S4M without and with boundary consistency, calibration and matching, of both small students",
-)
-def guards(options: argparse.Namespace) -> Iterator[Case]:
-    yield from (_case(*setting, options.device) for setting in SETTINGS)
+def s4m_guards(options: argparse.Namespace) -> Iterator[Case]:
+    """A step of S4M with boundary consistency, calibration and matching is compared with one without them."""
+    yield from (guards_case(*setting, options.device) for setting in SETTINGS)

@@ -1,4 +1,4 @@
-"""Pseudo-label refinement and SAM's similarity maps, against the plain ways to compute them."""
+"""The scenarios of SAM compare pseudo-label refinement and similarity maps with the plain ways to compute them."""
 
 import argparse
 import tempfile
@@ -14,10 +14,9 @@ from detectron2.structures import Boxes, Instances
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 
-from benchmarks.harness import NOT_SLOWER, Case, Comparison, Goal, scenario
+from benchmarks.harness import NOT_SLOWER, Case, Comparison, Goal, largest_difference
 from d2kit.rng import seeded
 from s4m.config import add_s4m_config
-from s4m.data.images import read_image
 from s4m.data.shapes import ShapesRecipe, draw_scene
 from s4m.losses.structural_distillation import (
     draw_query_points,
@@ -30,14 +29,15 @@ from s4m.pseudo_labels.masks import tight_boxes
 from s4m.pseudo_labels.prompts import sample_points
 from s4m.pseudo_labels.refinement import Source, refine, replace_masks
 from s4m.pseudo_labels.view_transform import ViewTransform
-from s4m.sam import SEGMENTERS, Embedding, PromptableSegmenter, Prompts, build_segmenter, mobile_sam
+from s4m.sam import SEGMENTERS, PromptableSegmenter, Prompts, build_segmenter, mobile_sam
 from s4m.sam.embedding_cache import EmbeddingCache
 from s4m.sam.segment_anything import SamSegmenter
 
-POINTS = 3  # Points that are drawn from each mask.
+POINTS = 3  # This many points are drawn from each mask.
 
 
-def add_arguments(parser: argparse._ArgumentGroup) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of both scenarios."""
     parser.add_argument("--segmenter", choices=sorted(SEGMENTERS), default="tiny", help="which SAM (default: tiny)")
     parser.add_argument("--checkpoint", default="", help="its weights; without, tiny has its own, others random ones")
     parser.add_argument("--images", type=int, help="sam_refinement: images of a batch (default: 8; ViT on a CPU: 1)")
@@ -48,156 +48,139 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 
 def make_segmenter(options: argparse.Namespace) -> tuple[PromptableSegmenter, str]:
-    """The segmenter, and where its weights are from: "package", "checkpoint" or "random", as quick as trained ones."""
-    name, device = options.segmenter, options.device
+    """Return the segmenter and the source of its weights: "package", "checkpoint" or "random", as quick as trained."""
+    name = options.segmenter
     builders = {**sam_model_registry, mobile_sam.NAME: mobile_sam.build_mobile_sam}
     if options.checkpoint or name not in builders:
-        return build_segmenter(name, options.checkpoint, device), "checkpoint" if options.checkpoint else "package"
+        segmenter = build_segmenter(name, options.checkpoint, options.device)
+        return segmenter, "checkpoint" if options.checkpoint else "package"
     with seeded(0):
-        return SamSegmenter(name, builders[name](), device), "random"
+        return SamSegmenter(name, builders[name](), options.device), "random"
 
 
-def _image_size(options: argparse.Namespace) -> tuple[int, int]:
+def image_size(options: argparse.Namespace) -> tuple[int, int]:
+    """Return the height and width of the drawn images in pixels."""
     return tuple(options.image_size or ((128, 128) if options.segmenter == "tiny" else (480, 640)))
 
 
 def draw_batch(
     count: int, instances: int, size: tuple[int, int], device: str
 ) -> tuple[list[torch.Tensor], list[Instances]]:
-    """Images of shapes with a teacher's predictions, which are the true masks, blurred.
+    """Draw images of shapes with a teacher's predictions, which are the true masks, blurred.
 
     Returns:
-        `count` images (3, H, W) uint8 RGB; for each `instances` predictions (an object occurs again where the image
-        has fewer), as `s4m.pseudo_labels.selection.select` leaves them.
+        `count` images (3, H, W) uint8 RGB; for each of them `instances` predictions with the fields that
+        `s4m.pseudo_labels.selection.select` gives them. An object occurs again if the image has fewer objects.
     """
     rng = np.random.default_rng(0)
-    recipe = ShapesRecipe(image_size=size, objects=(max(instances, 1), max(instances, 1)))
-    images, predictions = [], []
+    recipe = ShapesRecipe(image_size=size, objects=(instances, instances))
+    images = []
+    predictions = []
     for _ in range(count):
         image, owner, names = draw_scene(recipe, rng)
         masks = [owner == 1 + i % len(names) for i in range(instances)]
         soft = [cv2.GaussianBlur(mask.astype(np.float32), (0, 0), min(size) / 64) for mask in masks]
         images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous().to(device))
-        predicted = Instances(size)
-        predicted.soft_masks = torch.from_numpy(np.stack(soft)).clamp(0, 1)
+        predicted = Instances(size, soft_masks=torch.from_numpy(np.stack(soft)).clamp(0, 1))
+        predicted.scores = torch.ones(instances)
         predicted.pred_masks = predicted.soft_masks > 0.5
         predicted.pred_boxes = Boxes(tight_boxes(predicted.pred_masks))
-        predicted.scores = torch.ones(instances)
         predictions.append(predicted.to(device))
     return images, predictions
-
-
-def _generators(count: int) -> list[torch.Generator]:
-    """Generators that give the same points in every run."""
-    return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
 @torch.no_grad()
 def refine_plainly(
     predictions: Sequence[Instances], images: Sequence[torch.Tensor], sam: Sam, prompts_a_call: int
 ) -> list[Instances]:
-    """What `refine` returns, by segment-anything's own SamPredictor, one image (3, H, W) uint8 RGB after the other."""
+    """Return what `refine` returns, by segment-anything's SamPredictor, one image (3, H, W) uint8 RGB at a time."""
     predictor = SamPredictor(sam)
     refined = []
-    for predicted, image, generator in zip(predictions, images, _generators(len(images)), strict=True):
+    for index, (predicted, image) in enumerate(zip(predictions, images, strict=True)):
         predictor.set_image(image.permute(1, 2, 0).cpu().numpy())
-        points = sample_points(predicted.soft_masks, POINTS, generator)
+        points = sample_points(predicted.soft_masks, POINTS, torch.Generator().manual_seed(index))
         points = predictor.transform.apply_coords_torch(points, predicted.image_size)
-        masks, quality = [], []
+        answers = []
         for prompts in points.split(prompts_a_call):
             labels = torch.ones(prompts.shape[:2], device=prompts.device)
             logits, scores, _ = predictor.predict_torch(prompts, labels, multimask_output=True, return_logits=True)
             best = scores.argmax(dim=1)
             rows = torch.arange(len(best), device=best.device)
-            masks.append(logits[rows, best] > 0)
-            quality.append(scores[rows, best])
+            answers.append((logits[rows, best] > 0, scores[rows, best]))
         copy = predicted[:]
         copy.teacher_masks = predicted.pred_masks
-        refined.append(replace_masks(copy, torch.cat(masks), torch.cat(quality)))
+        refined.append(replace_masks(copy, *map(torch.cat, zip(*answers, strict=True))))
     return refined
 
 
-def _refinement_difference(plain: Sequence[Instances], ours: Sequence[Instances]) -> dict[str, float]:
+def refinement_difference(plain: Sequence[Instances], ours: Sequence[Instances]) -> dict[str, float]:
+    """Return the share of mask pixels that differ and the largest difference of a predicted IoU."""
     masks = [(p.pred_masks != o.pred_masks).flatten() for p, o in zip(plain, ours, strict=True)]
     quality = [(p.sam_quality - o.sam_quality).abs() for p, o in zip(plain, ours, strict=True)]
     return {"share of mask pixels": torch.cat(masks).float().mean(), "predicted IoU": torch.cat(quality).max()}
 
 
 def warm_source(images: Sequence[torch.Tensor], segmenter: PromptableSegmenter, folder: str) -> Source:
-    """A filled cache of the images' files, whose views are the images themselves."""
-    names = [str(Path(folder, f"{index}.png")) for index in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        cv2.imwrite(name, image.flip(0).permute(1, 2, 0).cpu().numpy())
+    """Return a source whose cache is filled; the views of its files are the images themselves."""
+    files = {str(Path(folder, f"{index}.png")): image for index, image in enumerate(images)}
+    names = list(files)
+    for name in names:
+        Path(name).touch()  # The cache identifies a file by its size and time, and nothing reads what it holds.
     cache = EmbeddingCache(Path(folder, "cache"), segmenter, 4.0)
-
-    def load(name: str) -> torch.Tensor:
-        return torch.from_numpy(read_image(name, "RGB").copy()).permute(2, 0, 1)
-
-    def embed(indices: list[int]) -> Embedding:
-        return cache.encode_files([names[i] for i in indices], load)
-
-    embed(list(range(len(images))))
+    cache.encode_files(names, files.get)
     sizes = [tuple(image.shape[1:]) for image in images]
-    return Source(embed, [ViewTransform(NoOpTransform(), size, size) for size in sizes])
+    views = [ViewTransform(NoOpTransform(), size, size) for size in sizes]
+    return Source(lambda indices: cache.encode_files([names[i] for i in indices], files.get), views)
 
 
-def _refinement_comparisons(tiny: bool, gpu: bool) -> list[Comparison]:
-    batched = Goal("not slower on a CPU (3 % are noise)", "speed_ratio", NOT_SLOWER)
-    if gpu:
-        batched = Goal("at least 1.5 times as fast on a GPU", "speed_ratio", 1.5)
-    # The tiny encoder is cheaper than the rest of the step.
-    warm = [] if tiny else [Goal("at least 10 times as fast", "speed_ratio", 10.0)]
-    exact = {"share of mask pixels": 1e-3, "predicted IoU": 1e-2}
-    rounded = {"share of mask pixels": 1e-2, "predicted IoU": 3e-2}  # The cache keeps fp16.
-    return [
-        Comparison("image by image", "batched", _refinement_difference, exact, [batched]),
-        Comparison("prompt by prompt", "batched", _refinement_difference, exact),
-        Comparison("image by image", "warm cache", _refinement_difference, rounded, warm),
-    ]
-
-
-@scenario(
-    "sam_refinement",
-    "pseudo-label refinement, image by image with SamPredictor, against one batch and against a warm cache",
-)
-def refinement(options: argparse.Namespace) -> Iterator[Case]:
+def sam_refinement(options: argparse.Namespace) -> Iterator[Case]:
+    """Pseudo-label refinement image by image with SamPredictor is compared with one batch and with a warm cache."""
     segmenter, weights = make_segmenter(options)
-    tiny, gpu = options.segmenter == "tiny", torch.device(options.device).type == "cuda"
+    tiny = options.segmenter == "tiny"
+    gpu = options.device == "cuda"
     count = (8 if tiny or gpu else 1) if options.images is None else options.images
-    size = _image_size(options)
+    size = image_size(options)
     if not isinstance(segmenter.network, Sam) or min(count, options.instances) < 1:
         raise ValueError("sam_refinement needs a segmenter of segment-anything's parts, and an image with an instance.")
     images, predictions = draw_batch(count, options.instances, size, options.device)
 
     def ours(source: Source | None = None) -> list[Instances]:
-        options = {"num_points": POINTS, "generators": _generators(count)}
-        return refine(predictions, images, segmenter, **options, source=source)
+        generators = [torch.Generator().manual_seed(index) for index in range(count)]
+        return refine(predictions, images, segmenter, num_points=POINTS, generators=generators, source=source)
 
+    on_cpu = Goal("not slower on a CPU (3 % are noise)", "speed_ratio", NOT_SLOWER)
+    batched = Goal("at least 1.5 times as fast on a GPU", "speed_ratio", 1.5) if gpu else on_cpu
+    # The tiny encoder is cheaper than the rest of the step.
+    warm = [] if tiny else [Goal("at least 10 times as fast", "speed_ratio", 10.0)]
+    exact = {"share of mask pixels": 1e-3, "predicted IoU": 1e-2}
+    rounded = {"share of mask pixels": 1e-2, "predicted IoU": 3e-2}  # The cache keeps fp16.
+    comparisons = [
+        Comparison("image by image", "batched", refinement_difference, exact, [batched]),
+        Comparison("prompt by prompt", "batched", refinement_difference, exact),
+        Comparison("image by image", "warm cache", refinement_difference, rounded, warm),
+    ]
+    settings = {"segmenter": options.segmenter, "weights": weights, "images": count}
+    settings |= {"instances": options.instances, "image_size": list(size), "points": POINTS}
     with tempfile.TemporaryDirectory() as folder:
         source = warm_source(images, segmenter, folder)
-        settings = {"segmenter": options.segmenter, "weights": weights, "images": count}
-        settings |= {"instances": options.instances, "image_size": list(size), "points": POINTS}
         ways = {
             "prompt by prompt": lambda: refine_plainly(predictions, images, segmenter.network, 1),
             "image by image": lambda: refine_plainly(predictions, images, segmenter.network, options.instances),
             "batched": ours,
             "warm cache": lambda: ours(source),
         }
-        yield Case(settings, ways, _refinement_comparisons(tiny, gpu))
+        yield Case(settings, ways, comparisons)
 
 
-@scenario(
-    "structural_distillation",
-    "SAM's similarity maps of an image, all decoder features held, against chunks; without the embedding",
-)
-def distillation(options: argparse.Namespace) -> Iterator[Case]:
+def structural_distillation(options: argparse.Namespace) -> Iterator[Case]:
+    """SAM's similarity maps with all decoder features held are compared with chunks; the embedding exists before."""
     if options.queries < 1:
         raise ValueError("--queries must be 1 or more.")
     cfg = get_cfg()
     add_s4m_config(cfg)
     chunk = cfg.S4M.SD.CHUNK if options.chunk is None else options.chunk
     segmenter, weights = make_segmenter(options)
-    size = _image_size(options)
+    size = image_size(options)
     (image,), _ = draw_batch(1, 1, size, options.device)
     embedding = segmenter.encode([image])
     points = draw_query_points(size, None, options.queries, torch.Generator().manual_seed(0)).to(segmenter.device)
@@ -219,8 +202,5 @@ def distillation(options: argparse.Namespace) -> Iterator[Case]:
         Goal("at most 1/8 of the memory", "memory_ratio", 8.0),
         Goal("not slower (3 % are noise)", "speed_ratio", NOT_SLOWER),
     ]
-
-    def difference(plain: torch.Tensor, ours: torch.Tensor) -> dict[str, float]:
-        return {"similarity": (plain - ours).abs().max()}
-
-    yield Case(settings, ways, [Comparison(*ways, difference, {"similarity": 1e-3}, goals)])
+    comparison = Comparison(*ways, largest_difference("similarity"), {"similarity": 1e-3}, goals)
+    yield Case(settings, ways, [comparison])

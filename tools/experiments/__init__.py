@@ -1,1 +1,1 @@
-"""The runner of grids of trainings behind compare, ablate, reproduce_table and demo_istd."""
+"""These modules run grids of trainings for compare, ablate, reproduce_table and demo_istd."""

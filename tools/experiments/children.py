@@ -1,4 +1,4 @@
-"""Trainings in processes of their own that do not outlive the tool that started them."""
+"""Trainings run in processes of their own that do not outlive the tool that started them."""
 
 import os
 import signal
@@ -8,12 +8,11 @@ import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 10.0  # seconds from the request to end until a process is killed
+GRACE = 10.0  # A process is killed this many seconds after the request to end.
 
 
 class Children:
-    """Python processes that end at the latest with the block `with Children() as children`, in the main thread.
+    """The processes that it starts end at the latest with the block `with Children() as children`, in the main thread.
 
     In the block SIGINT and SIGTERM wait for the next call of `ended`, which raises SystemExit, so that no process is
     ever started and then forgotten.
@@ -24,39 +23,10 @@ class Children:
         self._signal = 0
 
     def __enter__(self) -> "Children":
-        self._handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_) -> None:
-        self.stop()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _) -> None:
-        self._signal = number
-
-    def start(self, name: Hashable, command: Sequence[str], log: Path, threads: int = 1) -> None:
-        """Start the Python interpreter with these arguments and number of threads; the log grows by its output."""
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
-        with open(log, "a", encoding="utf-8") as file:
-            streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            self._running[name] = subprocess.Popen([sys.executable, *command], **streams, env=environment)
-
-    def ended(self) -> dict[Hashable, int]:
-        """The names and exit statuses of processes that ended since the last call.
-
-        Raises:
-            SystemExit: SIGINT or SIGTERM came; the status is 128 plus its number, as in a shell.
-        """
-        if self._signal:
-            raise SystemExit(128 + self._signal)
-        statuses = {name: process.returncode for name, process in self._running.items() if process.poll() is not None}
-        for name in statuses:
-            del self._running[name]
-        return statuses
-
-    def stop(self) -> None:
-        """Terminate everything that runs, and kill what does not end within `GRACE` seconds."""
         for process in self._running.values():
             process.terminate()
         end = time.monotonic() + GRACE
@@ -66,3 +36,28 @@ class Children:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _) -> None:
+        self._signal = number
+
+    def start(self, name: Hashable, command: Sequence[str], log: Path, threads: int = 1) -> None:
+        """Start the Python interpreter with these arguments and number of threads; its output is added to the log."""
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
+        with open(log, "a", encoding="utf-8") as file:
+            streams = {"stdout": file, "stderr": subprocess.STDOUT}
+            self._running[name] = subprocess.Popen([sys.executable, *command], **streams, env=environment)
+
+    def ended(self) -> dict[Hashable, int]:
+        """Return the names and exit statuses of processes that ended since the last call.
+
+        Raises:
+            SystemExit: SIGINT or SIGTERM came; the status is 128 plus its number, as in a shell.
+        """
+        if self._signal:
+            raise SystemExit(128 + self._signal)
+        statuses = {name: process.poll() for name, process in self._running.items()}
+        statuses = {name: status for name, status in statuses.items() if status is not None}
+        self._running = {name: process for name, process in self._running.items() if name not in statuses}
+        return statuses

@@ -1,4 +1,4 @@
-"""The grid of networks x schemes x seeds behind tools/reproduce_table.py and tools/demo_istd.py."""
+"""The grid of networks x schemes x seeds is behind tools/reproduce_table.py and tools/demo_istd.py."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from experiments.grid import Training
 from experiments.table import Row, markdown, spread
 from istd.data.scenery import CHARACTERISTICS
 
-# In the order of the published table.
+# The networks and the schemes are in the order of the published table.
 NETWORKS = ("alclnet", "gglnet", "mlclnet", "mshnet", "repisdnet", "dnanet", "sctransnet", "acm", "alcnet")
 SCHEMES = ("full", "lesps", "pal", "semantic_prior")
 FIGURES = ("IoU", "nIoU", "Pd", "Fa")
@@ -23,29 +23,29 @@ SEPARATOR = " | "
 def plan(
     networks: Sequence[str], schemes: Sequence[str], sweep: Sequence[str] = (), overlays: Sequence[str] = ()
 ) -> list[Training]:
-    """All rows of a table in the order of the published one.
+    """Return all rows of a table in the order of the published one.
 
     A sweep is a configuration key and the values that it takes in turn. Overlays are configuration files on top.
     """
     variants = [f"{sweep[0]}={value}" for value in sweep[1:]] or ["-"]
-    networks, schemes = (sorted(names, key=order.index) for names, order in ((networks, NETWORKS), (schemes, SCHEMES)))
     trainings = []
-    for network, scheme, variant in product(networks, schemes, variants):
-        name = f"{network}_{scheme}" + (f"-{variant}" if sweep else "")
-        files = (f"configs/istd/networks/{network}.yaml", f"configs/istd/schemes/{scheme}.yaml", *overlays)
-        options = tuple(variant.split("=", 1)) if sweep else ()
-        trainings.append(Training(name, SEPARATOR.join([network, scheme, variant]), files, options))
+    for network, scheme, variant in product(NETWORKS, SCHEMES, variants):
+        if network in networks and scheme in schemes:
+            name = f"{network}_{scheme}" + (f"-{variant}" if sweep else "")
+            files = (f"configs/istd/networks/{network}.yaml", f"configs/istd/schemes/{scheme}.yaml", *overlays)
+            options = tuple(variant.split("=", 1)) if sweep else ()
+            trainings.append(Training(name, SEPARATOR.join([network, scheme, variant]), files, options))
     return trainings
 
 
 def data_options(folder: Path) -> list[str]:
-    """The options that make a SIRST-style folder the data."""
+    """Return the options that make a SIRST-style folder the data."""
     pairs = (("TRAIN", "train.txt"), ("VALIDATION", "val.txt"), ("TEST", "test.txt:on_mismatch=skip"))
     return [item for key, split in pairs for item in (f"DATASETS.{key}", f"('sirst:{folder.resolve()}:{split}',)")]
 
 
 def final_figures(folder: Path) -> dict[str, float]:
-    """The figures in the OUTPUT_DIR of a finished training.
+    """Return the figures in the OUTPUT_DIR of a finished training.
 
     Returns:
         "epochs"; "validation", the figure that selected the checkpoint, where there was one; and by
@@ -70,7 +70,7 @@ def final_figures(folder: Path) -> dict[str, float]:
 
 
 def table(rows: Sequence[Row], dataset: str, split: str) -> str:
-    """Students, and teachers where there are some, on one data set and split.
+    """Return the table of students, and of teachers if there are some, on one data set and split.
 
     IoU, nIoU and Pd are in %, Fa in 1e-6, mean ± standard deviation over seeds.
     """
@@ -88,7 +88,7 @@ def table(rows: Sequence[Row], dataset: str, split: str) -> str:
 
 
 def all_tables(rows: Sequence[Row]) -> str:
-    """A section for each data set, in it the table of the whole set, then one for each characteristic of the targets.
+    """Return a section for each data set: the table of the whole set, then one for each characteristic of the targets.
 
     Below stand the values of a sweep that are best on the validation images; the test set takes no part in that.
     """
@@ -96,22 +96,21 @@ def all_tables(rows: Sequence[Row]) -> str:
     keys = [name.rsplit("/", 3) for name in names if name.count("/") > 2]
     sections = []
     for dataset in dict.fromkeys(key[0] for key in keys):
-        splits = {key[2] for key in keys if key[0] == dataset}
-        order = [split for split in ("all", *CHARACTERISTICS) if split in splits]
         sections.append(f"## {dataset}")
-        for split in [*order, *sorted(splits.difference(order))]:
-            sections += [f"### {split}", table(rows, dataset, split)]
+        splits = {key[2] for key in keys if key[0] == dataset}
+        for split in dict.fromkeys(("all", *CHARACTERISTICS, *sorted(splits))):
+            if split in splits:
+                sections += [f"### {split}", table(rows, dataset, split)]
     if best := best_of_sweep(rows):
         sections += ["## Best on the validation images", markdown(["Network", "Scheme", "Variant"], best)]
     return "\n\n".join(sections)
 
 
 def best_of_sweep(rows: Sequence[Row]) -> list[list[str]]:
-    """[network, scheme, variant] of the variants with the greatest mean figure on the validation images."""
-    best: dict[tuple[str, str], Row] = {}
+    """Return [network, scheme, variant] of the variants with the greatest mean figure on the validation images."""
+    variants: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         network, scheme, variant = row.title.split(SEPARATOR)
-        value, known = row.values("validation"), best.get((network, scheme))
-        if variant != "-" and value and (known is None or mean(value) > mean(known.values("validation"))):
-            best[network, scheme] = row
-    return [row.title.split(SEPARATOR) for row in best.values()]
+        if variant != "-" and (values := row.values("validation")):
+            variants.setdefault((network, scheme), {})[variant] = mean(values)
+    return [[*key, max(means, key=means.get)] for key, means in variants.items()]

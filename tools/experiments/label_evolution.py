@@ -1,4 +1,4 @@
-"""A picture of label evolution: the versions of some pseudo-masks, beside the image and the truth."""
+"""The picture of label evolution shows versions of pseudo-masks beside the image and the truth."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,16 @@ import numpy as np
 from istd.data.images import read_infrared, read_mask, stretch
 from istd.pseudo_masks.state import PseudoMasks, saved_versions
 
-HEADER = 22  # pixels above the rows
+HEADER = 22  # The column titles are this many pixels high.
 
 
 def spread(items: Sequence, count: int) -> list:
-    """At most `count` of the items, evenly spread, with the first and the last."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in dict.fromkeys(places.tolist())]
+    """Choose at most `count` of the items, evenly spread, with the first and the last."""
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))]
 
 
 def choose_records(records: Sequence[dict], count: int) -> list[dict]:
-    """Images with points, one of each characteristic in turn."""
+    """Choose at most `count` images with points, one of each characteristic in turn."""
     groups: dict[str, list[dict]] = {}
     for record in records:
         if record.get("points"):
@@ -63,9 +62,8 @@ def _row(record: dict, snapshots: Sequence[PseudoMasks], side: int, zoom: int) -
 
 
 def _window(image: np.ndarray, center: Sequence[int], side: int, zoom: int) -> np.ndarray:
-    """The window around [x, y], moved inside the image, black where the image is smaller; enlarged, with an edge."""
-    height, width = image.shape
-    x0, y0 = (int(np.clip(c - side // 2, 0, max(0, n - side))) for c, n in zip(center, (width, height), strict=True))
+    """Enlarge the window around [x, y], which is moved into the image and black outside of it, and give it an edge."""
+    x0, y0 = (max(0, min(c - side // 2, length - side)) for c, length in zip(center, image.shape[::-1], strict=True))
     part = np.rint(image[y0 : y0 + side, x0 : x0 + side]).astype(np.uint8)
     part = np.pad(part, [(0, side - length) for length in part.shape])
     out = cv2.resize(part, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)

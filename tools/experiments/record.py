@@ -1,4 +1,4 @@
-"""What several sittings of one grid share: a folder that one process works in, its settings, and what is done."""
+"""Several sittings of one grid share a folder that one process works in, its settings, and the results so far."""
 
 import contextlib
 import hashlib
@@ -16,31 +16,31 @@ from s4m import add_s4m_config
 
 
 def configuration_digest(files: Sequence[str], options: Sequence[str]) -> str:
-    """12 hex digits that change with any value of a composed configuration, inherited ones and defaults included."""
+    """Return 12 hex digits that change with any value of a composed configuration, inherited or default as well."""
     cfg = compose_config(files, options, (add_s4m_config, add_istd_config))
     return hashlib.sha256(cfg.dump().encode()).hexdigest()[:12]
 
 
 def describe_file(path: Path) -> str:
-    """The path of a file of annotations and 12 hex digits of its content."""
+    """Return the path of a file of annotations and 12 hex digits of its content."""
     return f"{path} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace a json file at once."""
+    """Write a json file atomically."""
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1)
 
 
 @contextlib.contextmanager
 def claim_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Work in a folder, made when missing, that no other process works in and that holds one set of settings.
+    """Keep a folder, made when missing, to one process and to one set of settings during the block.
 
-    Its `settings.json` keeps the settings of all sittings, everything that decides figures. A key that an earlier
-    sitting has as well needs the same value.
+    Its `settings.json` keeps the settings of all sittings, which are everything that decides figures. A key that an
+    earlier sitting has as well needs the same value.
 
     Raises:
-        SystemExit: one sentence, if another process works in the folder or it holds trainings of other settings.
+        SystemExit: another process works in the folder, or it holds trainings of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / "settings.json"
@@ -57,24 +57,21 @@ def claim_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-class Result:
-    """`result.json` in a training's folder: the seconds of all its sittings and, once it is finished, its figures."""
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return a training's "seconds" and, once it is finished, its "figures"; nothing if it never ran."""
+    path = folder / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "result.json"
 
-    def read(self) -> dict[str, Any]:
-        """{"seconds": ...} and, of a finished training, {"figures": {...}}; empty if it never ran."""
-        return json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+def add_sitting(folder: Path, seconds: float, figures: Mapping[str, Any] | None = None) -> None:
+    """Add the seconds of a sitting to `result.json` in a training's folder; figures say that it is finished."""
+    content = {"seconds": read_result(folder).get("seconds", 0.0) + seconds}
+    write_json(folder / "result.json", content if figures is None else {**content, "figures": figures})
 
-    def add(self, seconds: float, figures: Mapping[str, Any] | None = None) -> None:
-        """Count the seconds of a sitting; figures say that the training is finished."""
-        content = {"seconds": self.read().get("seconds", 0.0) + seconds}
-        write_json(self._path, content if figures is None else {**content, "figures": figures})
 
-    def outcome(self) -> dict[str, Any]:
-        """The figures with "seconds" among them, or {"failed": reason} of a training that is not finished."""
-        content = self.read()
-        if "figures" in content:
-            return {**content["figures"], "seconds": content["seconds"]}
-        return {"failed": "not finished" if content else "not run"}
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return a training's figures with "seconds" among them, or {"failed": reason} if it is not finished."""
+    content = read_result(folder)
+    if "figures" in content:
+        return {**content["figures"], "seconds": content["seconds"]}
+    return {"failed": "not finished" if content else "not run"}

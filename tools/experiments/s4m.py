@@ -1,22 +1,24 @@
-"""S4M's grids: rows, data sets and figures of tools/compare.py and tools/ablate.py."""
+"""S4M's grids have the rows, data sets and figures of tools/compare.py and tools/ablate.py."""
 
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from d2kit.config_files import config_folder
-from experiments.grid import Training
+from experiments.grid import Grid, Training
 from experiments.record import describe_file
 from s4m.data.builtin import write_shapes_sets
 from s4m.data.splits import split_name, write_splits
 
 PUBLISHED = ("SD", "PR", "ARP")
-GUARDS = ("boundary", "calibration", "matching")  # each is added to refinement, not to a mean teacher
+GUARDS = ("boundary", "calibration", "matching")  # Each is added to refinement, not to a mean teacher.
 EVERYTHING = (*PUBLISHED, *GUARDS)
 STAGE2_SWITCHES = ("PR", "ARP", *GUARDS)
 STAGE1_WEIGHTS = "S4M.TEACHER.WEIGHTS"
-# What turns stage 2 into supervised training on its schedule.
+# These options turn stage 2 into supervised training on its schedule.
 LABELS_ALONE = (
     *("DATASETS.UNLABELED", "()", STAGE1_WEIGHTS, "", "S4M.TEACHER.EMA_DECAY", "0.9996"),
     *("S4M.STUDENT_INIT", "backbone", "S4M.UNSUP_WEIGHT", "2.0", "S4M.PR.ENABLED", "False", "S4M.ARP.ENABLED", "False"),
@@ -28,10 +30,10 @@ QUALITY = "pseudo_label_quality/"
 
 
 def config_files(prefix: str, stage: str, student: str | None = None, backbone: str | None = None) -> tuple[str, ...]:
-    """The file configs/quick/<prefix>_<stage>.yaml of "stage1" or "stage2", and its overlays.
+    """Return the file configs/quick/<prefix>_<stage>.yaml of "stage1" or "stage2", and its overlays.
 
     `student` and `backbone` are None or overlays of configs/quick/overlays. Those of their pair and of one data set
-    alone are taken where they exist.
+    alone are taken if they exist.
     """
     overlays = (f"{student}_{stage}", f"{prefix}_{student}", backbone, f"{prefix}_{backbone}", f"{backbone}_{student}")
     paths = [f"quick/overlays/{name}.yaml" for name in overlays]
@@ -40,7 +42,7 @@ def config_files(prefix: str, stage: str, student: str | None = None, backbone: 
 
 
 def trainings(prefix: str, student: str | None = None, backbone: str | None = None) -> dict[str, Training]:
-    """All trainings of comparisons and ablations by name, with the arguments of `config_files`.
+    """Return all trainings of comparisons and ablations by name; the arguments are those of `config_files`.
 
     `plus_X` is the mean teacher with one switch; a guard is added to refinement (PR). `without_X` is everything but
     one; without refinement there is nothing to match, so that matching goes with it.
@@ -55,7 +57,7 @@ def trainings(prefix: str, student: str | None = None, backbone: str | None = No
     ]
 
     def add(name: str, title: str, switches: Sequence[str], against: str) -> None:
-        """Stage 2 with these switches on and the others off; "SD" chooses the weights that it starts from."""
+        """Add stage 2 with these switches on and the others off; "SD" chooses the weights that it starts from."""
         options = [item for key in STAGE2_SWITCHES for item in (f"S4M.{key.upper()}.ENABLED", str(key in switches))]
         start = "stage1" if "SD" in switches else "supervised"
         rows.append(Training(name.lower(), title, files2, tuple(options), start, STAGE1_WEIGHTS, against))
@@ -78,8 +80,9 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--prefix", default="shapes", help="of configs/quick/PREFIX_stage1.yaml and PREFIX_stage2.yaml")
     parser.add_argument("--student", choices=("mask2former",), help="in place of Mask R-CNN")
     parser.add_argument("--backbone", choices=("vit",), help="with MODEL.VIT.CHECKPOINT FILE in --opts")
-    parser.add_argument("--train", type=Path, nargs=2, metavar=("JSON", "IMAGES"), help="default: synthetic shapes")
-    parser.add_argument("--test", type=Path, nargs=2, metavar=("JSON", "IMAGES"))
+    paths = {"type": lambda path: Path(path).resolve(), "nargs": 2, "metavar": ("JSON", "IMAGES")}
+    parser.add_argument("--train", **paths, help="default: synthetic shapes")
+    parser.add_argument("--test", **paths)
     parser.add_argument("--percent", type=float, default=5, help="labeled share of the training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, the split and the trainings")
     args = parser.parse_args()
@@ -87,14 +90,18 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error("--train and --test go together")
     if args.prefix != "shapes" and not args.train:
         parser.error(f"--prefix {args.prefix} needs --train and --test, because the default is synthetic shapes")
-    for name in ("train", "test"):
-        if paths := getattr(args, name):
-            setattr(args, name, [path.resolve() for path in paths])
     return args
 
 
+def make_grid(args: argparse.Namespace, names: Sequence[str], **fields: Any) -> Grid:
+    """Return the grid of the named trainings; `fields` are further fields of Grid."""
+    known = trainings(args.prefix, args.student, args.backbone)
+    rows = [known[name] for name in names]
+    return Grid(args.output, rows, args.seeds, final_figures, data=partial(data_options, args), **fields)
+
+
 def data_settings(args: argparse.Namespace) -> dict[str, str | float]:
-    """What decides the figures beside the configurations: data and labeled share."""
+    """Return what decides the figures beside the configurations: data and labeled share."""
     settings: dict[str, str | float] = {"labeled percent": args.percent}
     for name, paths in (("training data", args.train), ("test data", args.test)):
         settings[name] = f"{describe_file(paths[0])} {paths[1]}" if paths else "synthetic shapes"
@@ -102,20 +109,20 @@ def data_settings(args: argparse.Namespace) -> dict[str, str | float]:
 
 
 def json_and_images(args: argparse.Namespace, part: str, seed: int) -> tuple[Path, Path]:
-    """The json and the images of all "train"-ing images, or of the "test" images, of a seed."""
+    """Return the json and the folder of a seed's training images (part "train") or test images (part "test")."""
     folder = args.output / f"seed{seed}" / "data" / {"train": "train", "test": "val"}[part]
     return tuple(getattr(args, part) or (folder / "annotations.json", folder / "images"))
 
 
 def data_options(args: argparse.Namespace, training: Training, seed: int) -> list[str]:
-    """KEY VALUE pairs that name the sets of a training, which `write_data` writes, by their paths."""
+    """Return KEY VALUE pairs that name the sets of a training, which `write_data` writes, by their paths."""
     json_file, images = json_and_images(args, "train", seed)
     test_json, test_images = json_and_images(args, "test", seed)
     options = ["DATASETS.TEST", f"('coco:{test_json}:{test_images}',)"]
-    keys = {"TRAIN": False, "UNLABELED": True} if training.start_key == STAGE1_WEIGHTS else {"TRAIN": False}
-    for key, unlabeled in keys.items():
-        name = f"{json_file.stem}_{split_name(args.percent, 0, unlabeled)}.json"
-        options += [f"DATASETS.{key}", f"('coco:{args.output / f'seed{seed}' / 'data' / 'splits' / name}:{images}',)"]
+    splits = args.output / f"seed{seed}" / "data" / "splits"
+    for key in ("TRAIN", "UNLABELED") if training.start_key == STAGE1_WEIGHTS else ("TRAIN",):
+        name = f"{json_file.stem}_{split_name(args.percent, 0, key == 'UNLABELED')}.json"
+        options += [f"DATASETS.{key}", f"('coco:{splits / name}:{images}',)"]
     return options
 
 
@@ -130,12 +137,12 @@ def write_data(args: argparse.Namespace) -> None:
 
 
 def final_figures(folder: Path) -> dict[str, float]:
-    """The last evaluation in the `metrics.json` of a training's OUTPUT_DIR.
+    """Return the last evaluation in the `metrics.json` of a training's OUTPUT_DIR.
 
     Returns:
-        `student/segm/AP` and the like, in percent, for the networks that were evaluated; what was measured of the
-        pseudo-labels (fractions, and numbers an image), with `accepted`, the share of the masks of SAM that were
-        taken, where SAM was asked; and `iteration`.
+        `student/segm/AP` and the like, in percent, for the networks that were evaluated; the measured quality of the
+        pseudo-labels (fractions, and numbers an image), with `accepted`, the share of SAM's masks that were taken, if
+        SAM gave any; and `iteration`.
 
     Raises:
         OSError: there is no such file.

@@ -1,4 +1,4 @@
-"""Tables of tools/compare.py and tools/ablate.py, the plot of an ablation and the picture of a comparison."""
+"""tools/compare.py and tools/ablate.py report in tables, in the plot of an ablation and in pictures of comparisons."""
 
 import colorsys
 import contextlib
@@ -35,11 +35,11 @@ CHANGES = {
     "ECE, class score → confidence": ("ece/class_score", "ece/calibrated_confidence"),
 }
 SHARES = {"SAM's masks accepted": "accepted", "over-segmented": "match/over_segmented"}
-PANEL = 512  # width of a picture's column in pixels: images of all sizes stand below the title of their column
+PANEL = 512  # All columns of a picture have this width in pixels, whatever the size of the images.
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    """AP in percent and seconds of training; a dash for the teacher of a training that has none."""
+    """Return the table of AP in percent and seconds of training; a training without a teacher has a dash for it."""
     lines = []
     for row in rows:
         cells = [spread(row.values(key)) for key in COMPARISON_COLUMNS.values()]
@@ -48,17 +48,16 @@ def comparison_table(rows: Sequence[Row]) -> str:
 
 
 def differences(row: Row, rows: Sequence[Row]) -> list[float]:
-    """Student mask AP of a row minus that of the row it is compared with, seed by seed."""
+    """Return a row's student mask AP minus that of the row it is compared with, seed by seed."""
     against = next((reference.seeds for reference in rows if reference.name == row.against), {})
     pairs = [(figures, against.get(seed, {})) for seed, figures in row.seeds.items()]
     return [own[AP] - reference[AP] for own, reference in pairs if AP in own and AP in reference]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
-    """One line a row: AP in percent, differences seed by seed, pseudo-labels on annotated test images (fractions).
+    """Return a line for each row: AP in percent, differences, pseudo-labels on annotated test images (fractions).
 
-    Over-segmented is where SAM's most trusted answer was a part of the object, which is known where its masks are
-    matched to instances.
+    An instance is over-segmented if SAM's most trusted answer is a part of the object, which matching detects.
     """
     titles = {row.name: row.title for row in rows}
     lines = []
@@ -76,7 +75,7 @@ def ablation_table(rows: Sequence[Row]) -> str:
 
 
 def ablation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Student mask AP of each row (diamond: mean, dots: seeds), beside precision and recall of the pseudo-labels."""
+    """Plot each row's student mask AP (diamond: mean, dots: seeds) beside precision and recall of pseudo-labels."""
     figure = Figure(figsize=(11, 1.4 + 0.34 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     styles = {"precision": ("o", "tab:green"), "recall": ("s", "tab:orange")}
@@ -110,12 +109,12 @@ def ablation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def _panel(truth: COCO, image_id: int, images: Path, annotations: Sequence[dict]) -> np.ndarray:
-    """(~PANEL H / W, PANEL, 3) RGB: the image in gray under masks in one vivid color a class."""
+    """Draw the image in gray under masks in one vivid color a class: about (PANEL * H / W, PANEL, 3) RGB."""
     image = read_image(images / truth.imgs[image_id]["file_name"], "RGB")
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     order = sorted(truth.cats)
-    scores = [f" {a['score']:.2f}" if "score" in a else "" for a in annotations]
-    labels = [truth.cats[a["category_id"]]["name"] + text for a, text in zip(annotations, scores, strict=True)]
+    names = [truth.cats[a["category_id"]]["name"] for a in annotations]
+    labels = [f"{name} {a['score']:.2f}" if "score" in a else name for name, a in zip(names, annotations, strict=True)]
     colors = [colorsys.hsv_to_rgb(order.index(a["category_id"]) * 0.618034 % 1, 0.95, 1.0) for a in annotations]
     canvas = Visualizer(gray, scale=PANEL / image.shape[1], instance_mode=ColorMode.IMAGE)
     masks = [truth.annToMask(a) for a in annotations]

@@ -1,1 +1,1 @@
-"""How the tiny SAM that s4m carries came to be: synthetic scenes, batches of prompts, training and measured quality."""
+"""These modules made the tiny SAM that s4m carries: scenes, batches of prompts, training and measured quality."""

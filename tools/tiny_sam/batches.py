@@ -1,18 +1,21 @@
-"""What the tiny SAM trains on: prompts for the objects of synthetic scenes, drawn by seed and iteration.
+"""Batches are what the tiny SAM trains on: prompts for objects of synthetic scenes, drawn by seed and iteration.
 
 `options` are everywhere the arguments of tools/train_tiny_sam.py.
 """
 
 import argparse
+import contextlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from d2kit.rng import derive_seed
 from s4m.sam.tiny import IMAGE_SIZE
@@ -20,8 +23,8 @@ from tiny_sam.scenes import make_scenes
 
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
-PROMPTS = 6  # Prompts an image.
-# kind -> (number of points, with a box, with a mask), share of the iterations
+PROMPTS = 6  # Each image has this many prompts.
+# The number of points and whether a box and a mask are given have a share of the iterations.
 KINDS = {
     (1, False, False): 0.25,
     (2, False, False): 0.10,
@@ -34,7 +37,7 @@ KINDS = {
 
 
 class Batch(NamedTuple):
-    """B images of side S and N = B * PROMPTS prompts, in the order of the images."""
+    """A batch has B images of side S and N = B * PROMPTS prompts, in the order of the images."""
 
     images: torch.Tensor  # (B, 3, S, S) float, normalized and padded.
     labels: torch.Tensor  # (B, S, S) uint8, the objects of each image.
@@ -45,32 +48,25 @@ class Batch(NamedTuple):
     masks: torch.Tensor | None  # (N, 1, S / 2, S / 2) logits.
 
 
-class Batches(torch.utils.data.Dataset):
-    """The batches of a training by iteration; what is drawn follows the seed and the iteration alone."""
+@dataclass
+class Batches(Dataset):
+    """The data set holds a training's batches by iteration; a batch depends on the seed and the iteration alone."""
 
-    def __init__(self, scenes: tuple[np.ndarray, np.ndarray], options: argparse.Namespace):
-        self.scenes = scenes
-        self.options = options
+    scenes: tuple[np.ndarray, np.ndarray]
+    options: argparse.Namespace
 
     def __getitem__(self, iteration: int) -> Batch:
         rng = np.random.default_rng(derive_seed(self.options.seed, "batch", iteration))
         return make_batch(self.scenes, self.options.images, rng)
 
     def loader(self, start: int) -> Iterator[Batch]:
-        """The batches from iteration `start` on, without end, drawn ahead by the workers."""
-        loader = torch.utils.data.DataLoader(
-            self,
-            batch_size=None,
-            sampler=itertools.count(start),
-            num_workers=self.options.workers,
-            prefetch_factor=4 if self.options.workers else None,
-            pin_memory=self.options.device != "cpu",
-        )
-        return iter(loader)
+        """Return an endless iterator over the batches from iteration `start` on; the workers draw them ahead."""
+        order = itertools.count(start)
+        return iter(DataLoader(self, batch_size=None, sampler=order, num_workers=self.options.workers))
 
 
 def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Flip, turn and recolor a scene (S, S, 3), (S, S); sometimes cut it to a shape that leaves padding."""
+    """Flip, turn and recolor a scene (S, S, 3), (S, S), and sometimes cut it so that there is padding."""
     turns = rng.integers(4)
     image, labels = np.rot90(image, turns), np.rot90(labels, turns)
     if rng.random() < 0.5:
@@ -87,77 +83,74 @@ def _augment(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
 
 
 def _points(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`count` points in a mask (h, w), some of them moved a little; some after the first are negatives beside it."""
+    """Draw `count` points in a mask (h, w), some moved a little; some after the first are negatives beside it."""
     inside = np.argwhere(mask)[:, ::-1]
+    last = np.array(mask.shape)[::-1] - 1
     points = inside[rng.integers(len(inside), size=count)].astype(np.float32)
     labels = np.ones(count, np.float32)
     if rng.random() < 0.3:
         points += rng.normal(0, 1.2, points.shape)
     for index in range(1, count):
         if rng.random() < 0.08:
-            near = np.clip(points[0] + rng.normal(0, 12, 2), 0, np.array(mask.shape)[::-1] - 1)
+            near = np.clip(points[0] + rng.normal(0, 12, 2), 0, last)
             if not mask[int(near[1]), int(near[0])]:
-                points[index], labels[index] = near, 0
-    return np.clip(points, 0, np.array(mask.shape)[::-1] - 1), labels
+                points[index] = near
+                labels[index] = 0
+    return np.clip(points, 0, last), labels
 
 
 def _box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask's box xyxy, its sides moved by up to a tenth of its extent."""
+    """Return the mask's box xyxy with its sides moved by up to a tenth of its extent."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return np.array([x, y, x + width, y + height]) + rng.uniform(-0.1, 0.1, 4) * [width, height, width, height]
 
 
 def _rough_mask(target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Logits (N, 1, S / 2, S / 2) of wrong versions of targets (N, S, S): shifted, grown or shrunk, blurred."""
+    """Return logits (N, 1, S / 2, S / 2) of targets (N, S, S) that are shifted, grown or shrunk, and blurred."""
     shift = rng.integers(-3, 4, 2).tolist()
     soft = F.avg_pool2d(torch.roll(target, shift, (1, 2))[:, None], 7, 2, 3)
     return (soft - float(rng.uniform(0.3, 0.7))) * 16
 
 
 def make_batch(scenes: tuple[np.ndarray, np.ndarray], image_count: int, rng: np.random.Generator) -> Batch:
-    """Draw images, then objects and prompts of one kind, from the pool of scenes."""
+    """Draw images from the pool of scenes, then objects and prompts of one kind."""
     count, with_box, with_mask = list(KINDS)[rng.choice(len(KINDS), p=list(KINDS.values()))]
     images = torch.zeros(image_count, 3, IMAGE_SIZE, IMAGE_SIZE)
     targets = torch.zeros(image_count * PROMPTS, IMAGE_SIZE, IMAGE_SIZE)
     objects = torch.zeros(image_count, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    points, point_labels, boxes = [], [], []
+    points = []
+    boxes = []
     for index in range(image_count):
         present = np.array([])
         while not len(present):
             pick = rng.integers(len(scenes[0]))
             image, marks = _augment(scenes[0][pick], scenes[1][pick], rng)
-            present = np.unique(marks)
-            present = present[present > 0]
+            present = np.setdiff1d(marks, [0])
         height, width = marks.shape
         normal = ((image - MEAN) / STD).astype(np.float32)
         images[index, :, :height, :width] = torch.from_numpy(normal).permute(2, 0, 1)
         objects[index, :height, :width] = torch.from_numpy(np.ascontiguousarray(marks))
-        order = np.resize(rng.permutation(present), PROMPTS)
-        for slot, mark in enumerate(order):
+        for slot, mark in enumerate(np.resize(rng.permutation(present), PROMPTS)):
             mask = marks == mark
             targets[index * PROMPTS + slot, :height, :width] = torch.from_numpy(mask)
-            positions, signs = _points(mask, max(count, 1), rng)
-            points.append(positions)
-            point_labels.append(signs)
+            points.append(_points(mask, max(count, 1), rng))
             boxes.append(_box(mask, rng))
+    positions, signs = (torch.from_numpy(np.stack(part)).float() for part in zip(*points, strict=True))
     return Batch(
         images=images,
         labels=objects,
         targets=targets,
-        points=torch.from_numpy(np.stack(points)).float() if count else None,
-        point_labels=torch.from_numpy(np.stack(point_labels)) if count else None,
+        points=positions if count else None,
+        point_labels=signs if count else None,
         boxes=torch.from_numpy(np.stack(boxes)).float() if with_box else None,
         masks=_rough_mask(targets, rng) if with_mask else None,
     )
 
 
 def draw_pool(options: argparse.Namespace, part: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """The scenes of a training, images (pool, S, S, 3) and labels (pool, S, S), drawn in parts by the workers."""
+    """Draw the images (pool, S, S, 3) and labels (pool, S, S) of a training; the workers draw them in parts."""
     counts = [min(part, options.pool - start) for start in range(0, options.pool, part)]
     seeds = [derive_seed(options.seed, "train", index) for index in range(len(counts))]
-    if options.workers:
-        with ProcessPoolExecutor(options.workers) as processes:
-            parts = list(processes.map(make_scenes, seeds, counts))
-    else:
-        parts = list(map(make_scenes, seeds, counts))
+    with ProcessPoolExecutor(options.workers) if options.workers else contextlib.nullcontext() as processes:
+        parts = list((processes.map if processes else map)(make_scenes, seeds, counts))
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

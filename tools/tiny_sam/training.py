@@ -1,6 +1,7 @@
-"""Training of the tiny SAM on synthetic scenes: prompts, losses, and a loop that is bounded, saved and resumed."""
+"""The tiny SAM trains on synthetic scenes in a loop that is bounded, saved and resumed."""
 
 import argparse
+import copy
 import logging
 import math
 import time
@@ -11,6 +12,7 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
+from d2kit.ema import update_ema
 from d2kit.files import atomic_write
 from d2kit.rng import seed_everything
 from s4m.sam.tiny import DIM, build_tiny_sam
@@ -21,12 +23,13 @@ logger = logging.getLogger(__name__)
 WEIGHT_DECAY = 0.02
 EMA_DECAY = 0.998
 SAVE_SECONDS = 120.0
-# Rows down and columns right, in pixels of the low-resolution masks, between pixels that belong together or not.
+SAVED = ("model", "affinity", "average", "optimizer")  # These attributes have a state_dict in the checkpoint.
+# The affinity is learned between pixels that are so many rows down and columns right, in low-resolution masks.
 OFFSETS = ((0, 1), (1, 0), (0, 3), (3, 0), (3, 3), (3, -3), (0, 8), (8, 0))
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Dice plus weighted cross-entropy of each mask: (..., h, w) logits and targets in [0, 1] -> (...)."""
+    """Return the Dice loss plus 4 times the cross-entropy (...) of masks: logits, targets in [0, 1] (..., h, w)."""
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1))
     probability = logits.sigmoid()
     overlap = (probability * target).sum((-2, -1))
@@ -35,7 +38,7 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def promptable_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Loss of the decoder's answers: the best of the three masks, the single mask, and the regression of IoU.
+    """Return the loss of the decoder's answers: the best of the three masks, the single mask and the IoU regression.
 
     Args:
         logits: (N, 4, s, s), the single mask first.
@@ -55,9 +58,9 @@ def promptable_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.T
 
 
 class AffinityHead(nn.Sequential):
-    """Logits that two pixels belong together, read off the embedding: (B, dim, h, w) -> (B, len(OFFSETS), 4h, 4w).
+    """The head turns embeddings (B, dim, h, w) into logits (B, len(OFFSETS), 4h, 4w) that two pixels belong together.
 
-    It teaches the encoder about every object of an image at once, where prompts ask for a few; it is thrown away after.
+    It teaches the encoder about every object of an image at once; prompts are for a few. It is not kept.
     """
 
     def __init__(self, dim: int = DIM):
@@ -65,7 +68,7 @@ class AffinityHead(nn.Sequential):
 
 
 def affinity_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of `AffinityHead`, pairs across an edge weighing more.
+    """Return the cross-entropy of `AffinityHead`, in which pairs across an edge weigh four times as much.
 
     Args:
         logits: (B, len(OFFSETS), s, s), the pair of each pixel and the one OFFSETS away.
@@ -75,21 +78,20 @@ def affinity_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     labels, side = labels[:, step // 2 :: step, step // 2 :: step], logits.shape[-1]
     losses = []
     for logit, (down, right) in zip(logits.unbind(1), OFFSETS, strict=True):
-        left, start = max(-right, 0), slice(0, side - down)
-        here = (slice(None), start, slice(left, side - max(right, 0)))
-        there = (slice(None), slice(down, side), slice(left + right, side - max(right, 0) + right))
-        same = (labels[here] == labels[there]).float()
+        start, end = max(-right, 0), side - max(right, 0)
+        here = (slice(None), slice(side - down), slice(start, end))
+        same = (labels[here] == labels[:, down:, start + right : end + right]).float()
         losses.append(F.binary_cross_entropy_with_logits(logit[here], same, 1 + 3 * (1 - same)))
     return torch.stack(losses).mean()
 
 
 def forward(model: Sam, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """All four masks (N, 4, s, s) and qualities (N, 4) for a batch's prompts and embedding (B, C, h, w)."""
+    """Return all four masks (N, 4, s, s) and qualities (N, 4) for a batch's prompts and embedding (B, C, h, w)."""
     embedding = embedding.repeat_interleave(PROMPTS, dim=0)
     points = None if batch.points is None else (batch.points, batch.point_labels)
     sparse, dense = model.prompt_encoder(points=points, boxes=batch.boxes, masks=batch.masks)
     return model.mask_decoder.predict_masks(
-        image_embeddings=embedding.new_zeros(1, 1, 1, 1),  # the decoder repeats one image: each prompt brings its own
+        image_embeddings=embedding.new_zeros(1, 1, 1, 1),  # The decoder repeats one image, but each prompt has its own.
         image_pe=model.prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense + embedding,
@@ -97,52 +99,51 @@ def forward(model: Sam, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Te
 
 
 class TinySamTraining:
-    """Model, averaged weights, optimizer and place in the schedule; goes on from a checkpoint in the output folder.
+    """A training has a model, its averaged weights, an optimizer and a place in the schedule.
 
-    `options` are the arguments of tools/train_tiny_sam.py.
+    It goes on from a checkpoint in the output folder. `options` are the arguments of tools/train_tiny_sam.py.
     """
 
     def __init__(self, options: argparse.Namespace):
         seed_everything(options.seed)
         self.options = options
         self.model = build_tiny_sam().to(options.device, memory_format=torch.channels_last).train()
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.average = copy.deepcopy(self.model)
         self.affinity = AffinityHead().to(options.device)
         parameters = [*self.model.parameters(), *self.affinity.parameters()]
-        decayed, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.rate)
+        decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY}
+        plain = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW([decayed, plain], lr=options.rate)
         self.iteration = 0
         self.seconds = 0.0
         self.checkpoint = options.output / "training.pth"
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=options.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.affinity.load_state_dict(state["affinity"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.average, self.iteration, self.seconds = state["average"], state["iteration"], state["seconds"]
-            logger.info("resumed at iteration %d (%.0f s)", self.iteration, self.seconds)
+            for name in SAVED:
+                getattr(self, name).load_state_dict(state[name])
+            self.iteration = state["iteration"]
+            self.seconds = state["seconds"]
+            logger.info("The training goes on at iteration %d (%.0f s).", self.iteration, self.seconds)
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, 0 to 1."""
+        """The share of the run that is done, 0 to 1."""
         if self.options.iterations:
             return self.iteration / self.options.iterations
         return self.seconds / (60 * self.options.minutes)
 
     def save(self) -> None:
-        """Write the state, and the averaged weights as fp16 in `tiny_sam.pth`; both atomically."""
-        state = {"model": self.model.state_dict(), "affinity": self.affinity.state_dict(), "average": self.average}
-        state["optimizer"] = self.optimizer.state_dict()
+        """Write the state, and the averaged weights as fp16 in `tiny_sam.pth`, both atomically."""
+        state = {name: getattr(self, name).state_dict() for name in SAVED}
         with atomic_write(self.checkpoint) as file:
             torch.save(state | {"iteration": self.iteration, "seconds": self.seconds}, file)
         with atomic_write(self.options.output / "tiny_sam.pth") as file:
-            torch.save({name: value.half() for name, value in self.average.items()}, file)
+            torch.save({name: value.half() for name, value in state["average"].items()}, file)
 
     def step(self, batch: Batch) -> float:
-        """One optimizer step on the batch of this iteration. Returns the loss."""
+        """Make one optimizer step on the batch of this iteration, and return the loss."""
         device = self.options.device
-        batch = Batch(*(part if part is None else part.to(device, non_blocking=True) for part in batch))
+        batch = Batch(*(part if part is None else part.to(device) for part in batch))
         warmup = min(1.0, (self.iteration + 1) / 200)
         rate = self.options.rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group in self.optimizer.param_groups:
@@ -155,16 +156,14 @@ class TinySamTraining:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         self.iteration += 1
-        decay = min(EMA_DECAY, (1 + self.iteration) / (10 + self.iteration))
-        for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
+        update_ema(self.average, self.model, min(EMA_DECAY, (1 + self.iteration) / (10 + self.iteration)))
         return loss.item()
 
     def run(self) -> None:
         """Train until the schedule ends."""
         if self.progress >= 1:
             return
-        logger.info("drawing %d scenes", self.options.pool)
+        logger.info("%d scenes are drawn.", self.options.pool)
         scenes = draw_pool(self.options)
         saved = self.seconds
         losses = []

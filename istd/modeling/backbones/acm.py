@@ -1,5 +1,7 @@
 """ACM and ALCNet: small ResNet encoders with decoders that fuse by asymmetric bi-directional attention."""
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,22 +62,22 @@ class AsymmetricFusion(nn.Module):
         return self.post(2 * shallow * self.topdown(deep) + 2 * deep * self.bottomup(shallow))
 
 
-class FCNHead(nn.Module):
-    """A conv3 without bias to a quarter of the channels, BN, ReLU, Dropout 0.1 and a conv1 to one logit."""
+def fcn_head(channels: int, momentum: float) -> nn.Sequential:
+    """Build a conv3 without bias to a quarter of the channels, BN, ReLU, Dropout 0.1 and a conv1 to one logit."""
+    inner = channels // 4
+    block = nn.Sequential(
+        same_conv(channels, inner, 3, bias=False),
+        nn.BatchNorm2d(inner, momentum=momentum),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.1),
+        same_conv(inner, 1, 1),
+    )
+    return nn.Sequential(OrderedDict(block=block))
 
-    def __init__(self, channels: int, momentum: float):
-        super().__init__()
-        inner = channels // 4
-        self.block = nn.Sequential(
-            same_conv(channels, inner, 3, bias=False),
-            nn.BatchNorm2d(inner, momentum=momentum),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.1),
-            same_conv(inner, 1, 1),
-        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+def _rename_published_head(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    for key in [key for key in state_dict if key.startswith(f"{prefix}head.")]:
+        state_dict[f"{prefix}classifier.{key.removeprefix(f'{prefix}head.')}"] = state_dict.pop(key)
 
 
 class _ACMFamily(Network):
@@ -83,11 +85,11 @@ class _ACMFamily(Network):
     strides = (4, 8, 16)
     multiple = 16
     modulation_scale = 0.55  # not published; it is the scale of MLCLNet, which also has three stages
-    published_names = {"head.": "classifier."}
     blocks: int
 
     def __init__(self, *, in_channels: int = 3, norm: str = "GN", momentum: float = 0.9):
         super().__init__()
+        self.register_load_state_dict_pre_hook(_rename_published_head)
         self.stem = _stem(in_channels, momentum)
         self.layer1 = basic_stage(16, 16, self.blocks, momentum=momentum)
         self.layer2 = basic_stage(16, 32, self.blocks, stride=2, momentum=momentum)
@@ -123,7 +125,7 @@ class ACM(_ACMFamily):
         super().__init__(in_channels=in_channels, norm=norm, momentum=momentum)
         self.fuse2 = AsymmetricFusion(32, norm, momentum)
         self.fuse1 = AsymmetricFusion(16, norm, momentum)
-        self.classifier = FCNHead(16, momentum)
+        self.classifier = fcn_head(16, momentum)
 
     def decode(self, features: list[Tensor]) -> list[Tensor]:
         first, second, third = features
@@ -149,7 +151,7 @@ class ALCNet(_ACMFamily):
         self.deconv0 = _deconv(16, 8)
         self.fuse23 = AsymmetricFusion(32, norm, momentum)
         self.fuse12 = AsymmetricFusion(16, norm, momentum)
-        self.classifier = FCNHead(8, momentum)
+        self.classifier = fcn_head(8, momentum)
 
     def decode(self, features: list[Tensor]) -> list[Tensor]:
         first, second, third = features

@@ -1,26 +1,20 @@
 """ALCLNet: five residual stages, local-contrast layers and four gated top-down fusions."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
-from istd.modeling.backbones.blocks import ResidualStages, conv_norm_relu, kaiming_init, same_conv, up2
+from istd.modeling.backbones.blocks import ResidualStages, conv_norm_relu, kaiming_init, resize, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 
-class LocalContrast(nn.Module):
-    """LCL(c): conv1, ReLU, conv3 and ReLU; (B, c, H, W) -> (B, c, H, W)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.layer1 = nn.Sequential(
-            same_conv(channels, channels, 1),
-            nn.ReLU(inplace=True),
-            same_conv(channels, channels, 3),
-            nn.ReLU(inplace=True),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer1(x)
+def local_contrast(channels: int) -> nn.Sequential:
+    """Build LCL(c): conv1, ReLU, conv3 and ReLU; (B, c, H, W) -> (B, c, H, W)."""
+    layer = nn.Sequential(
+        same_conv(channels, channels, 1), nn.ReLU(inplace=True), same_conv(channels, channels, 3), nn.ReLU(inplace=True)
+    )
+    return nn.Sequential(OrderedDict(layer1=layer))
 
 
 class GatedFusion(nn.Module):
@@ -28,7 +22,7 @@ class GatedFusion(nn.Module):
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()
-        self.hl_layer = nn.Sequential(up2(), *conv_norm_relu(deep, shallow, 1))
+        self.hl_layer = nn.Sequential(resize(2), *conv_norm_relu(deep, shallow, 1))
         self.ll_layer = nn.Sequential(same_conv(shallow, shallow, 1), nn.BatchNorm2d(shallow))
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
@@ -57,7 +51,7 @@ class ALCLNet(Network):
         self.stage = self.encoder_class(in_channels, self.stage_channels)
         widths = self.stage_channels[::-1]
         for index, width in enumerate(widths, start=1):
-            self.add_module(f"lcl{index}", LocalContrast(width))
+            self.add_module(f"lcl{index}", local_contrast(width))
         for index, (deep, shallow) in enumerate(zip(widths, widths[1:], strict=False), start=1):
             self.add_module(f"sbam{index}", self.fusion_class(deep, shallow))
         self.layer = nn.Sequential(same_conv(16, 16, 1), nn.ReLU(inplace=True), same_conv(16, 1, 1))

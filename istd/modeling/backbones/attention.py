@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from istd.modeling.backbones.blocks import conv_norm_relu, same_conv
+from istd.modeling.backbones.blocks import conv_norm_relu, same_conv, shortcut, two_convs
 
 
 class ChannelAttention(nn.Module):
@@ -74,17 +74,6 @@ def squeezed_convs(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-class SqueezeResidual(nn.Module):
-    """SE-R(c): a residual block with SE between its two convolutions; (B, c, H, W) -> (B, c, H, W)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.layer = squeezed_convs(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.layer(x) + x)
-
-
 class AttentionResidual(nn.Module):
     """B(a, b), the CBAM residual block of MSHNet and DNANet; (B, a, H, W) -> (B, b, H, W).
 
@@ -94,14 +83,10 @@ class AttentionResidual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.layer = nn.Sequential(
-            *conv_norm_relu(inputs, outputs, 3), same_conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
-        )
+        self.layer = two_convs(inputs, outputs)
         self.channels = ChannelAttention(outputs, 16)
         self.cells = SpatialAttention()
-        self.shortcut = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+        self.shortcut = shortcut(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)

@@ -7,32 +7,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def same_conv(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, bias: bool = True
-) -> nn.Conv2d:
-    """Build a convolution whose padding keeps the size at stride 1."""
-    padding = dilation * (kernel // 2)
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+def same_conv(inputs: int, outputs: int, kernel: int, *, dilation: int = 1, **options) -> nn.Conv2d:
+    """Build a convolution whose padding keeps the size at stride 1; `options` are those of `nn.Conv2d`."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, **options)
 
 
-def conv_norm_relu(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
-    """Build a convolution with bias, BatchNorm and ReLU."""
-    return [same_conv(inputs, outputs, kernel, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+def conv_norm_relu(inputs: int, outputs: int, kernel: int, **options) -> list[nn.Module]:
+    """Build a `same_conv`, BatchNorm and ReLU."""
+    return [same_conv(inputs, outputs, kernel, **options), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def up2() -> nn.Upsample:
-    """Build a bilinear enlargement by two that keeps the corners in place."""
-    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+def two_convs(inputs: int, outputs: int) -> nn.Sequential:
+    """Build conv3, BN, ReLU, conv3, BN; (B, inputs, H, W) -> (B, outputs, H, W)."""
+    return nn.Sequential(*conv_norm_relu(inputs, outputs, 3), same_conv(outputs, outputs, 3), nn.BatchNorm2d(outputs))
 
 
-class PlainResidual(nn.Module):
-    """R(c) = ReLU(input + (conv3, BN, ReLU, conv3, BN)); (B, c, H, W) -> (B, c, H, W)."""
+def shortcut(inputs: int, outputs: int) -> nn.Module:
+    """Build a conv1 and BN if the width changes, else the identity."""
+    if inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
 
-    def __init__(self, channels: int):
+
+def resize(factor: float) -> nn.Upsample:
+    """Build a bilinear resize by `factor` that keeps the corners in place."""
+    return nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=True)
+
+
+class Residual(nn.Module):
+    """ReLU(input + layer(input)); (B, c, H, W) -> (B, c, H, W)."""
+
+    def __init__(self, layer: nn.Module):
         super().__init__()
-        self.layer = nn.Sequential(
-            *conv_norm_relu(channels, channels, 3), same_conv(channels, channels, 3), nn.BatchNorm2d(channels)
-        )
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.layer(x) + x)
@@ -73,7 +80,7 @@ class ResidualStages(nn.Module):
         for stage, width in enumerate(channels, start=1):
             for block in range(1, blocks + 1):
                 down = stage > 1 and block == 1
-                layer = DownResidual(channels[stage - 2], width) if down else PlainResidual(width)
+                layer = DownResidual(channels[stage - 2], width) if down else Residual(two_convs(width, width))
                 self.add_module(f"resnet{stage}_{block}", layer)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -96,21 +103,21 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = same_conv(outputs, outputs, 3, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = None
+        self.downsample = nn.Identity()
         if stride != 1 or inputs != outputs:
-            shortcut = same_conv(inputs, outputs, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs, momentum=momentum))
+            projection = same_conv(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs, momentum=momentum))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        projected = self.downsample(x)
         y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + shortcut)
+        return torch.relu(self.bn2(self.conv2(y)) + projected)
 
 
 def basic_stage(inputs: int, outputs: int, blocks: int, stride: int = 1, momentum: float = 0.9) -> nn.Sequential:
     """Build `blocks` basic blocks; the first one changes width and stride."""
     first = BasicBlock(inputs, outputs, stride, momentum)
-    return nn.Sequential(first, *[BasicBlock(outputs, outputs, momentum=momentum) for _ in range(blocks - 1)])
+    return nn.Sequential(first, *[BasicBlock(outputs, outputs) for _ in range(blocks - 1)])
 
 
 def pooled_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:

@@ -1,16 +1,11 @@
 """DNANet: a densely nested U-Net of CBAM residual blocks in its ResNet-18 setting."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from istd.modeling.backbones.attention import AttentionResidual, attention_stage
-from istd.modeling.backbones.blocks import pooled_stages, same_conv
+from istd.modeling.backbones.blocks import pooled_stages, resize, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
-
-
-def _resize(x: Tensor, factor: float) -> Tensor:
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
 
 
 @NETWORK_REGISTRY.register()
@@ -55,13 +50,13 @@ class DNANet(Network):
     def decode(self, features: list[Tensor]) -> list[Tensor]:
         rows = [[feature] for feature in features]
         for depth, column in self._nest():
-            inputs = [*rows[depth], _resize(rows[depth + 1][column - 1], 2)]
+            inputs = [*rows[depth], resize(2)(rows[depth + 1][column - 1])]
             if depth:
-                inputs.append(_resize(rows[depth - 1][column], 0.5))
+                inputs.append(resize(0.5)(rows[depth - 1][column]))
             rows[depth].append(self.nodes[f"{depth}_{column}"](torch.cat(inputs, dim=1)))
         last = [row[-1] for row in rows]
         enlarged = [
-            _resize(lateral(x), 2**depth)
+            resize(2**depth)(lateral(x))
             for lateral, x, depth in zip(self.laterals, last[:0:-1], range(len(rows) - 1, 0, -1), strict=True)
         ]
         fused = self.outputs[-1](self.fusion(torch.cat([*enlarged, last[0]], dim=1)))

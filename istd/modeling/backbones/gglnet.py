@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from istd.modeling.backbones.alclnet import ALCLNet
-from istd.modeling.backbones.attention import ChannelAttention, SpatialAttention, SqueezeResidual, squeezed_convs
-from istd.modeling.backbones.blocks import DownResidual, PlainResidual, conv_norm_relu, up2
+from istd.modeling.backbones.attention import ChannelAttention, SpatialAttention, squeezed_convs
+from istd.modeling.backbones.blocks import DownResidual, Residual, conv_norm_relu, resize, two_convs
 from istd.modeling.backbones.network import NETWORK_REGISTRY
 
 
@@ -55,8 +55,9 @@ class GradientStages(nn.Module):
         self.blocks = nn.ModuleList()
         self.supplements = nn.ModuleList()
         for before, width in zip((0, *channels), channels, strict=False):
-            first_block = DownResidual(before, width) if before else PlainResidual(width)
-            self.blocks.append(nn.Sequential(first_block, SqueezeResidual(width), SqueezeResidual(width)))
+            first_block = DownResidual(before, width) if before else Residual(two_convs(width, width))
+            squeezed = [Residual(squeezed_convs(width, width)) for _ in range(2)]
+            self.blocks.append(nn.Sequential(first_block, *squeezed))
             self.supplements.append(GradientSupplement(in_channels, width))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -77,7 +78,7 @@ class MutualFusion(nn.Module):
 
     def __init__(self, deep: int, shallow: int):
         super().__init__()
-        self.hl_layer = nn.Sequential(up2(), *conv_norm_relu(deep, shallow, 1))
+        self.hl_layer = nn.Sequential(resize(2), *conv_norm_relu(deep, shallow, 1))
         self.hl_layer_2 = ChannelAttention(shallow, 8)
         self.ll_layer = SpatialAttention(bias=True, max_first=True)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from istd.modeling.backbones.blocks import ResidualStages, kaiming_init, same_conv, up2
+from istd.modeling.backbones.blocks import ResidualStages, kaiming_init, resize, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 
@@ -51,7 +51,6 @@ class MLCLNet(Network):
         self.laterals = nn.ModuleList(
             nn.Sequential(same_conv(width, 64, 1), nn.ReLU(inplace=True)) for width in self.stage_channels
         )
-        self.up = up2()
         self.layer = nn.Sequential(same_conv(64, 64, 1), nn.ReLU(inplace=True), same_conv(64, 1, 1))
 
     def stages(self, x: Tensor) -> list[Tensor]:
@@ -62,7 +61,7 @@ class MLCLNet(Network):
             lateral(contrast(feature))
             for lateral, contrast, feature in zip(self.laterals, self.contrasts, features, strict=True)
         )
-        return [self.layer(self.up(self.up(deep) + middle) + shallow)]
+        return [self.layer(resize(2)(resize(2)(deep) + middle) + shallow)]
 
     def output_layer(self) -> nn.Conv2d:
         return self.layer[-1]

@@ -1,11 +1,10 @@
 """MSHNet: a U-Net of CBAM residual blocks with a mask at every scale and a fused mask."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from istd.modeling.backbones.attention import attention_stage
-from istd.modeling.backbones.blocks import pooled_stages, same_conv, up2
+from istd.modeling.backbones.blocks import pooled_stages, resize, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 
@@ -29,7 +28,6 @@ class MSHNet(Network):
             attention_stage(before, width, 1 if level == 0 else 2)
             for level, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
-        self.up = up2()
         pairs = list(zip(widths, widths[1:], strict=False))
         self.decoder = nn.ModuleList(
             attention_stage(width + deeper, width, 1 if level == 0 else 2)
@@ -45,12 +43,9 @@ class MSHNet(Network):
         *skips, deep = features
         masks = []
         for skip, decoder, output in zip(skips[::-1], self.decoder[::-1], self.outputs[::-1], strict=True):
-            deep = decoder(torch.cat([skip, self.up(deep)], dim=1))
+            deep = decoder(torch.cat([skip, resize(2)(deep)], dim=1))
             masks.insert(0, output(deep))
-        enlarged = [
-            F.interpolate(mask, scale_factor=2**level, mode="bilinear", align_corners=True)
-            for level, mask in enumerate(masks[1:], start=1)
-        ]
+        enlarged = [resize(2**level)(mask) for level, mask in enumerate(masks[1:], start=1)]
         return [self.final(torch.cat([masks[0], *enlarged], dim=1)), *masks]
 
     def output_layer(self) -> nn.Conv2d:

@@ -12,6 +12,7 @@ from istd.recipe import pad_to_multiple
 NETWORK_REGISTRY = Registry("ISTD_NETWORK")
 NETWORK_REGISTRY.__doc__ = "ISTD networks: subclasses of `Network`, called with in_channels and their own options."
 
+
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalize by its mode inside the block without recording statistics.
@@ -40,18 +41,12 @@ class Network(nn.Module):
         strides: side of a feature cell of each stage in input pixels.
         multiple: the encoder works on sides that are multiples of this.
         modulation_scale: SCAM's scale s for this network.
-        published_names: {prefix in published checkpoints: prefix here}, applied when a state dict is loaded.
     """
 
     stage_channels: tuple[int, ...]
     strides: tuple[int, ...]
     multiple: int
     modulation_scale: float
-    published_names: dict[str, str] = {}
-
-    def __init__(self):
-        super().__init__()
-        self.register_load_state_dict_pre_hook(_rename_published)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Compute the stage features, finest first, of an image whose sides are multiples of `multiple`."""
@@ -116,12 +111,6 @@ class Network(nn.Module):
 def _crop(logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     height, width = (-(-side // stride) for side in size)
     return logits[..., :height, :width]
-
-
-def _rename_published(module: Network, state_dict: dict, prefix: str, *_) -> None:
-    for old, new in module.published_names.items():
-        for key in [key for key in state_dict if key.startswith(prefix + old)]:
-            state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
 
 
 def build_network(name: str, in_channels: int = 3, *, output_bias: float | None = None, **options) -> Network:

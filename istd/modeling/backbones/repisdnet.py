@@ -1,13 +1,16 @@
 """RepISDNet: a small U-Net whose multi-branch convolutions merge exactly into plain ones after training."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from istd.modeling.backbones.blocks import same_conv, up2
+from istd.modeling.backbones.blocks import conv_norm_relu, resize, same_conv
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 BINS = (1, 2, 3, 6)  # bins per side of the pyramid pooling
+_bare_conv = partial(conv_norm_relu, bias=False)
 
 
 def fold_norm(weight: Tensor, bias: Tensor | float, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -72,11 +75,6 @@ def merged_conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(same_conv(inputs, outputs, 3), nn.ReLU(inplace=True))
 
 
-def _bare_conv(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    """Build a convolution without bias, BatchNorm and ReLU."""
-    return [same_conv(inputs, outputs, kernel, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-
-
 def average_bins(x: Tensor, bins: int) -> Tensor:
     """Compute adaptive average pooling, (B, C, H, W) -> (B, C, bins, bins), by two matrix products.
 
@@ -132,7 +130,6 @@ class RepISDNet(Network):
         self.inc = nn.Sequential(*_bare_conv(in_channels, 32, 3), *_bare_conv(32, 32, 3))
         self.down1 = nn.Sequential(nn.MaxPool2d(2), block(32, 64), block(64, 64))
         self.down2 = nn.Sequential(nn.MaxPool2d(2), block(64, 64), block(64, 64))
-        self.up = up2()
         self.up3 = nn.Sequential(block(128, 64), block(64, 32))
         self.up4 = nn.Sequential(block(64, 32), block(32, 32))
         self.pyramid = PyramidPooling(32)
@@ -145,8 +142,8 @@ class RepISDNet(Network):
 
     def decode(self, features: list[Tensor]) -> list[Tensor]:
         first, second, third = features
-        x = self.up3(torch.cat([second, self.up(third)], dim=1))
-        x = self.up4(torch.cat([first, self.up(x)], dim=1))
+        x = self.up3(torch.cat([second, resize(2)(third)], dim=1))
+        x = self.up4(torch.cat([first, resize(2)(x)], dim=1))
         return [self.classifier(self.pyramid(x))]
 
     def output_layer(self) -> nn.Conv2d:

@@ -1,16 +1,18 @@
 """SCTransNet: a residual U-Net whose skips pass through a transformer over channels and scales."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from istd.modeling.backbones.blocks import conv_norm_relu, pooled_stages, same_conv
+from istd.modeling.backbones.blocks import conv_norm_relu, pooled_stages, resize, same_conv, shortcut
 from istd.modeling.backbones.network import NETWORK_REGISTRY, Network
 
 PATCHES = (16, 8, 4, 2)  # side in cells of one patch of each level
 POSITIONS = 256  # patches of a 256x256 image, for which the published embedding has an unused parameter
+_bare_conv = partial(same_conv, bias=False)
 
 
 class LeakyResidual(nn.Module):
@@ -25,9 +27,7 @@ class LeakyResidual(nn.Module):
             same_conv(outputs, outputs, 3),
             nn.BatchNorm2d(outputs),
         )
-        self.shortcut = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = nn.Sequential(same_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+        self.shortcut = shortcut(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, a, H, W) -> (B, b, H, W)."""
@@ -39,10 +39,6 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def _bare_conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
 class PatchEmbedding(nn.Module):
@@ -201,10 +197,7 @@ class SCTransNet(Network):
         output = self.output(maps[-1])
         if not self.training:
             return [output]
-        sides = [
-            F.interpolate(side(x), scale_factor=patch, mode="bilinear", align_corners=True)
-            for side, x, patch in zip(self.sides, maps[:-1], PATCHES, strict=True)
-        ][::-1]
+        sides = [resize(patch)(side(x)) for side, x, patch in zip(self.sides, maps[:-1], PATCHES, strict=True)][::-1]
         return [output, self.join(torch.cat([*sides, output], dim=1)), *sides]
 
     def output_layer(self) -> nn.Conv2d:

@@ -1,6 +1,5 @@
 """The converter, and the published networks' scores on real images."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,10 @@ import torch
 from PIL import Image
 
 from d2kit.commands import run_command
-from istd.checkpoints import Recipe, load_network, predict, save_network
+from istd.checkpoints import Recipe, load_network, save_network
 from istd.commands import convert
 from istd.data.datasets import load_sirst
+from istd.deploy.runners import run_network
 from istd.deploy.score import score_images
 from istd.modeling import build_network
 
@@ -78,5 +78,5 @@ def test_published_networks_on_real_images(shared, name):
     network, recipe = load_network(shared / "data" / "lesps_checkpoints" / f"{name}.pth.tar")
     records = load_sirst(shared / "data" / "sirst", "test.txt", points="", on_mismatch="skip")
     assert len(records) == 153
-    scores = score_images(partial(predict, network, recipe), records[::12], recipe.depth, recipe.threshold)
+    scores = score_images(run_network(network, recipe), records[::12])
     assert [scores[key] for key in ("IoU", "nIoU", "Pd", "Fa")] == pytest.approx(PINNED[name], abs=0.1)

@@ -21,8 +21,8 @@ from istd.modeling import build_network
 
 
 @pytest.fixture
-def grey_predictor(monkeypatch):
-    """Lets the command take a predictor that gives grey / 255 as probability."""
+def gray_predictor(monkeypatch):
+    """Lets the command take a predictor that gives gray / 255 as probability."""
     recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
 
     def build(options):
@@ -45,7 +45,7 @@ def run(*arguments):
     return status, json.loads((output / "detections.json").read_text())
 
 
-def test_images_of_any_kind(grey_predictor, tmp_path, capsys):
+def test_images_of_any_kind(gray_predictor, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(scene()).save(folder / "eight.png")
@@ -71,7 +71,7 @@ def test_images_of_any_kind(grey_predictor, tmp_path, capsys):
     assert "3 detections in 4 images and frames" in capsys.readouterr().out
 
 
-def test_a_video(grey_predictor, tmp_path):
+def test_a_video(gray_predictor, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
     for number in range(5):
         writer.write(cv2.cvtColor(scene(at=(20, 30 + 4 * number)), cv2.COLOR_GRAY2BGR))
@@ -89,7 +89,7 @@ def test_a_video(grey_predictor, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["clip.mp4"]
 
 
-def test_bad_files_are_named_and_the_rest_goes_on(grey_predictor, tmp_path, capsys):
+def test_bad_files_are_named_and_the_rest_goes_on(gray_predictor, tmp_path, capsys):
     folder, empty = tmp_path / "in", tmp_path / "empty"
     folder.mkdir()
     empty.mkdir()
@@ -103,7 +103,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(grey_predictor, tmp_path, caps
     assert all(f"left out {name}: " in errors for name in document["failed"])
 
 
-def test_an_interrupted_run_keeps_its_tables(grey_predictor, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_its_tables(gray_predictor, tmp_path, monkeypatch):
     folder, decode = tmp_path / "in", images._read_bytes
     folder.mkdir()
     for name in "abc":
@@ -123,7 +123,7 @@ def test_an_interrupted_run_keeps_its_tables(grey_predictor, tmp_path, monkeypat
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 2
 
 
-def test_an_empty_folder_alone(grey_predictor, tmp_path):
+def test_an_empty_folder_alone(gray_predictor, tmp_path):
     status, document = run(tmp_path, tmp_path / "out")
     assert status == 1 and document["images"] == [] and list(document["failed"]) == [str(tmp_path)]
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 1

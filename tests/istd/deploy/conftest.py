@@ -12,7 +12,7 @@ from istd.modeling import Network, build_network
 
 @pytest.fixture
 def bright():
-    """Function (**options) -> a predictor that gives grey / 255 as probability, on sides that are multiples of 4."""
+    """Function (**options) -> a predictor that gives gray / 255 as probability, on sides that are multiples of 4."""
 
     def make(**options) -> ISTDPredictor:
         recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=4)

@@ -1,9 +1,11 @@
 """Detections as numbers, as a table, as a picture."""
 
+import io
+
 import numpy as np
 import pytest
 
-from istd.deploy.detections import BOX_COLOR, MASK_COLOR, Detection, detection_table, draw_overlay, find_detections
+from istd.deploy.detections import BOX_COLOR, MASK_COLOR, Detection, draw_overlay, find_detections, write_table
 
 
 @pytest.fixture
@@ -25,8 +27,9 @@ def test_numbers(probability):
 
 def test_table(probability):
     found = find_detections(probability, 0.5)
-    lines = detection_table([("a.png", None, found), ("b.mp4", 7, found[1:]), ("c.png", None, [])]).splitlines()
-    assert lines == [
+    file = io.StringIO()
+    write_table(file, [("a.png", None, found), ("b.mp4", 7, found[1:]), ("c.png", None, [])])
+    assert file.getvalue().splitlines() == [
         "file,frame,x,y,x0,y0,x1,y1,area,score",
         "a.png,,21.5,11.0,20,10,24,13,12,0.9",
         "a.png,,5.5,30.5,5,30,7,32,2,0.75",
@@ -35,10 +38,10 @@ def test_table(probability):
 
 
 def test_overlay(probability):
-    grey = np.full((40, 50), 7.0, np.float32)
+    gray = np.full((40, 50), 7.0, np.float32)
     found = find_detections(probability, 0.5)
-    picture = draw_overlay(grey, probability > 0.5, found)
+    picture = draw_overlay(gray, probability > 0.5, found)
     assert picture.shape == (40, 50, 3) and picture.dtype == np.uint8
     assert tuple(picture[10, 20]) == MASK_COLOR, "the mask's outline"
     assert tuple(picture[6, 20]) == BOX_COLOR, "the box stands off the target"
-    assert not draw_overlay(grey, probability > 2, []).any()
+    assert not draw_overlay(gray, probability > 2, []).any()

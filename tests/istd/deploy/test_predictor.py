@@ -1,4 +1,4 @@
-"""The predictor: from a configuration, from a file, on grey and color images, tiled."""
+"""The predictor: from a configuration, from a file, on gray and color images, tiled."""
 
 import numpy as np
 import pytest
@@ -23,15 +23,15 @@ def trained(istd_cfg, tmp_path_factory):
 
 def test_it_is_the_model_in_eval_mode(trained):
     model, cfg = trained
-    grey = np.random.default_rng(0).uniform(0, 255, (50, 71)).astype(np.float32)
-    (expected,) = model([{"image": torch.from_numpy(grey).expand(3, -1, -1), "file_name": "x.png"}])
+    gray = np.random.default_rng(0).uniform(0, 255, (50, 71)).astype(np.float32)
+    (expected,) = model([{"image": torch.from_numpy(gray).expand(3, -1, -1), "file_name": "x.png"}])
     predictor = ISTDPredictor(cfg)
-    found = predictor(grey)
+    found = predictor(gray)
     np.testing.assert_allclose(found["probability"], expected["probability"].numpy(), atol=1e-6)
     assert predictor.threshold == 0.02
     mask = found["probability"] > 0.02
     assert sum(one.area for one in found["detections"]) == mask.sum()
-    assert ISTDPredictor(cfg, threshold=1.0)(grey)["detections"] == []
+    assert ISTDPredictor(cfg, threshold=1.0)(gray)["detections"] == []
 
 
 def test_a_file_predicts_like_the_checkpoint(trained, tmp_path):
@@ -40,8 +40,8 @@ def test_a_file_predicts_like_the_checkpoint(trained, tmp_path):
     export_student(build_network("ALCNet"), predictor.runner.recipe, tmp_path / "other.onnx")
     other = ISTDPredictor.from_file(tmp_path / "other.onnx", tile=48, overlap=16)
     assert other.runner.recipe == predictor.runner.recipe and other.threshold == 0.02
-    grey = np.random.default_rng(0).uniform(0, 255, (50, 100)).astype(np.float32)
-    assert other.probability(grey).shape == predictor.probability(grey).shape == (50, 100)
+    gray = np.random.default_rng(0).uniform(0, 255, (50, 100)).astype(np.float32)
+    assert other.probability(gray).shape == predictor.probability(gray).shape == (50, 100)
 
 
 def test_color_is_opencv_s(bright):
@@ -51,9 +51,9 @@ def test_color_is_opencv_s(bright):
 
 
 def test_every_pixel_of_a_large_image_is_predicted(bright):
-    grey = np.random.default_rng(0).uniform(1, 255, (1080, 1918)).astype(np.float32)
-    found = bright(tile=512, overlap=64).probability(grey)
-    np.testing.assert_allclose(found, grey / 255, atol=1e-6)
+    gray = np.random.default_rng(0).uniform(1, 255, (1080, 1918)).astype(np.float32)
+    found = bright(tile=512, overlap=64).probability(gray)
+    np.testing.assert_allclose(found, gray / 255, atol=1e-6)
 
 
 def test_a_dark_image_has_no_detection(bright):

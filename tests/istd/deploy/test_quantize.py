@@ -24,8 +24,8 @@ def test_int8(exported, tmp_path):
     plain, small = open_model(exported), open_model(tmp_path / "out" / "int8.onnx")
     assert small.recipe == plain.recipe and small.multiple == plain.multiple
     assert (tmp_path / "out" / "int8.onnx").stat().st_size < 0.5 * exported.stat().st_size
-    grey = np.random.default_rng(1).uniform(0, 255, (50, 90)).astype(np.float32)
-    difference = np.abs(small(grey) - plain(grey))
+    gray = np.random.default_rng(1).uniform(0, 255, (50, 90)).astype(np.float32)
+    difference = np.abs(small(gray) - plain(gray))
     assert 0 < difference.max() < 0.25 and difference.mean() < 0.05
 
 
@@ -39,8 +39,8 @@ def test_every_network_has_an_int8_form(name, build_settled, tmp_path):
     assert small.stat().st_size < 0.6 * plain.stat().st_size
     exact, rounded = open_model(plain), open_model(small)
     for size in ((32, 48), (33, 70)):
-        grey = np.random.default_rng(1).uniform(0, 255, size).astype(np.float32)
-        expected, found = exact(grey), rounded(grey)
+        gray = np.random.default_rng(1).uniform(0, 255, size).astype(np.float32)
+        expected, found = exact(gray), rounded(gray)
         assert found.shape == size and np.abs(found - expected).max() > 0
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.7
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from istd.data.images import BadImageError
-from istd.deploy.sources import Video, find_sources
+from istd.deploy.sources import find_sources, open_video
 
 
 @pytest.fixture
@@ -44,4 +44,4 @@ def test_what_gives_nothing_is_named(folder):
 
 def test_a_video_that_is_none(folder):
     with pytest.raises(BadImageError, match="c.MP4 cannot be read as a video"):
-        Video(folder / "below" / "c.MP4")
+        open_video(folder / "below" / "c.MP4")

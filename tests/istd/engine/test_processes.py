@@ -22,8 +22,8 @@ scam = SCAM(vfm.feature_dim, network.stage_channels, 3, 8, 0.5)
 torch.nn.init.normal_(scam.mlp[-1].weight, std=0.5)
 model = PointSupervisedISTD(network=network, scam=scam, features=FeatureCache(vfm)).eval()
 model.alpha = torch.tensor([0.8, -0.5, 0.1])
-clusters, greys, masks = [0, 0, 1, 2], torch.rand(4, 3, 32, 32) * 255, (torch.rand(4, 32, 32) > 0.9).float()
-images = [{"image": greys[i], "pseudo_mask": masks[i], "cluster": clusters[i]} for i in chosen]
+clusters, grays, masks = [0, 0, 1, 2], torch.rand(4, 3, 32, 32) * 255, (torch.rand(4, 32, 32) > 0.9).float()
+images = [{"image": grays[i], "pseudo_mask": masks[i], "cluster": clusters[i]} for i in chosen]
 batch = model.collect(images)
 found = {f"inner/{key}": value.detach() for key, value in model.inner(batch).items()}
 found["weights"] = model.inner_weights(batch)

@@ -10,7 +10,7 @@ from istd.modeling import NETWORK_REGISTRY, build_network, frozen_statistics
 from istd.modeling.backbones import Network
 from istd.modeling.backbones.acm import AsymmetricFusion
 from istd.modeling.backbones.alclnet import GatedFusion
-from istd.modeling.backbones.blocks import BasicBlock, DownResidual, PlainResidual
+from istd.modeling.backbones.blocks import DownResidual, Residual, basic_stage, two_convs
 from istd.recipe import pad_to_multiple
 
 # name, options -> parameters, tensors of the state dict
@@ -204,7 +204,7 @@ def test_unknown_names_are_one_sentence():
 def test_residual_blocks_by_hand():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 6)
-    plain = PlainResidual(4)
+    plain = Residual(two_convs(4, 4))
     a, bn_a, _, b, bn_b = plain.layer
     assert torch.allclose(plain(x), (bn_b(b(bn_a(a(x)).clamp(min=0))) + x).clamp(min=0))
     down = DownResidual(4, 8)
@@ -212,7 +212,7 @@ def test_residual_blocks_by_hand():
     side = down.layer2[1](down.layer2[0](x)).clamp(min=0)
     main = bn_b(b(pool(bn_a(a(x)).clamp(min=0))))
     assert torch.allclose(down(x), (main + side).clamp(min=0)) and down(x).shape == (2, 8, 3, 3)
-    basic = BasicBlock(4, 8, stride=2)
+    (basic,) = basic_stage(4, 8, 1, stride=2)
     main = basic.bn2(basic.conv2(basic.bn1(basic.conv1(x)).clamp(min=0)))
     assert torch.allclose(basic(x), (main + basic.downsample(x)).clamp(min=0)) and basic.conv1.bias is None
 

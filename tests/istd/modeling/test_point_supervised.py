@@ -36,10 +36,10 @@ def crops(count: int = 2) -> list[dict]:
     for i in range(count):
         mask = torch.zeros(32, 32)
         mask[10 + i : 14 + i, 12:15] = 1
-        grey = torch.randint(0, 200, (1, 32, 32), generator=generator).float() + 50 * mask
+        gray = torch.randint(0, 200, (1, 32, 32), generator=generator).float() + 50 * mask
         name = {"file_name": f"image{i}.png", "image_id": f"image{i}", "height": 80, "width": 80}
         view = View((3, 3, 35, 35), 32)
-        result.append({**name, "image": grey.expand(3, -1, -1), "pseudo_mask": mask, "cluster": i, "view": view})
+        result.append({**name, "image": gray.expand(3, -1, -1), "pseudo_mask": mask, "cluster": i, "view": view})
     return result
 
 
@@ -90,7 +90,7 @@ def test_inner_losses_by_hand():
     losses = model(images)
     batch = model.collect(images)
     features = model.network.encoder(batch.images)
-    tokens = torch.stack(model._features.vfm(batch.grey / 255))
+    tokens = torch.stack(model._features.vfm(batch.gray / 255))
     teacher = model.network.head(model.scam(tokens, features), (32, 32))[0]
     student = model.network.head(features, (32, 32))[0]
     assert not torch.allclose(teacher, student)

@@ -81,9 +81,9 @@ def test_input_is_resized_to_the_patch_grid_and_normalized(tiny):
     assert tiny.prepare(x).shape == (1, 3, 96, 128)
     assert tiny(x)[0].shape == (1, 64, 6, 8)
     assert tiny.prepare(images(1, 3, 3, 3)).shape == (1, 3, 16, 16)
-    grey = images(2, 1, 32, 32)
-    assert torch.equal(tiny.prepare(grey), normalized(grey.repeat(1, 3, 1, 1)))
-    bytes_ = (grey * 255).to(torch.uint8)
+    gray = images(2, 1, 32, 32)
+    assert torch.equal(tiny.prepare(gray), normalized(gray.repeat(1, 3, 1, 1)))
+    bytes_ = (gray * 255).to(torch.uint8)
     assert torch.allclose(tiny.prepare(bytes_), tiny.prepare(bytes_.float() / 255))
 
 

@@ -124,7 +124,7 @@ def test_rare_classes_are_repeated(config, folder):
 
 
 def test_unknown_sampler_names_the_key(config):
-    with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN is 'SomeSampler'"):
+    with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN must be .*, not 'SomeSampler'"):
         build_two_stream_loader(config(DATALOADER__SAMPLER_TRAIN="SomeSampler"))
 
 

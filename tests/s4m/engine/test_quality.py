@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook, overlay
+from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook, draw_pseudo_labels
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 
 
@@ -23,13 +24,25 @@ def record(count, size=(20, 30)):
     return ImageRecord("a.png", image, count, masks, torch.zeros_like(masks), scores, classes, scores, flags, True)
 
 
-@pytest.mark.parametrize(("input_format", "channel"), [("BGR", 2), ("RGB", 0)])
-def test_overlay_is_rgb_with_the_teacher_at_the_left(input_format, channel):
-    picture = overlay(record(1), ["disc"], input_format)
-    assert picture.shape[0] == 3 and picture.shape[1] == 20
-    left, right = picture[:, :, :30], picture[:, :, -30:]
-    assert (right[channel] >= 200).mean() > 0.5 and (right[1 - channel // 2] == 0).any()
-    assert (left != right).any()
+@pytest.mark.parametrize(("image_format", "channel"), [("BGR", 2), ("RGB", 0)])
+def test_overlay_is_rgb_with_the_teacher_at_the_left(image_format, channel):
+    state = np.random.get_state()[1].copy()
+    picture = draw_pseudo_labels(record(1, (60, 90)), ["disc"], image_format)
+    assert picture.shape == (3, 60, 180) and picture.dtype == np.uint8
+    assert (np.random.get_state()[1] == state).all()
+    left, right = picture[:, :, :90], picture[:, :, 90:]
+    plain = np.zeros((3, 60, 90), np.uint8)
+    plain[channel] = 200
+    assert (right == plain).all()
+    changed = (left != plain).any(axis=0)
+    assert changed[3:8, 4:11].all() and not changed[40:].any()
+
+
+@pytest.mark.parametrize("count", [0, 300])
+def test_overlay_of_none_and_many_without_class_names(count):
+    picture = draw_pseudo_labels(record(count), [], "RGB")
+    assert picture.shape == (3, 20, 60)
+    assert (picture[:, :, :30] != picture[:, :, 30:]).any() == (count > 0)
 
 
 def pictures(cfg, records, iterations=6):

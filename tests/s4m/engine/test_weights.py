@@ -1,4 +1,4 @@
-"""Which network a file's weights reach: the model zoo's, a plain network's, a first stage's."""
+"""Which network a file's weights reach: those of the model zoo, of a plain network, of stage 1."""
 
 import pickle
 
@@ -19,7 +19,7 @@ def build(small_cfg):
 
 
 @pytest.fixture(scope="module")
-def first_stage(build, tmp_path_factory):
+def stage1(build, tmp_path_factory):
     """A checkpoint of supervised training, and its student's weights."""
     folder = tmp_path_factory.mktemp("stage1")
     model = build(seed=1, semi=False)
@@ -86,8 +86,8 @@ def test_both_networks_come_back(build, tmp_path):
 
 
 @pytest.mark.parametrize("init", ["backbone", "teacher"])
-def test_first_stage_becomes_the_teacher(build, small_cfg, first_stage, init):
-    path, weights = first_stage
+def test_stage1_becomes_the_teacher(build, small_cfg, stage1, init):
+    path, weights = stage1
     model = build()
     before = {key: value.clone() for key, value in model.student.state_dict().items()}
     load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=path, S4M__STUDENT_INIT=init), model)
@@ -107,7 +107,7 @@ def test_without_a_teacher_nothing_is_loaded(build, small_cfg):
     load_teacher(small_cfg(semi=False, S4M__TEACHER__WEIGHTS="absent.pth"), build(semi=False))
 
 
-def test_bad_files_and_keys_are_named(build, small_cfg, first_stage, tmp_path):
+def test_bad_files_and_keys_are_named(build, small_cfg, stage1, tmp_path):
     model = build()
     with pytest.raises(FileNotFoundError, match="S4M.TEACHER.WEIGHTS.*absent.pth"):
         load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=str(tmp_path / "absent.pth")), model)
@@ -116,7 +116,7 @@ def test_bad_files_and_keys_are_named(build, small_cfg, first_stage, tmp_path):
         load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=str(tmp_path / "torn.pth")), model)
     other = build(MODEL__FPN__OUT_CHANNELS=64)
     with pytest.raises(ValueError, match="S4M.TEACHER.WEIGHTS.*model_final.pth.*does not fit the configured network"):
-        load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=first_stage[0]), other)
+        load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=stage1[0]), other)
     with pytest.raises(ValueError, match="S4M.STUDENT_INIT.*'scratch'"):
         load_teacher(small_cfg(S4M__STUDENT_INIT="scratch"), model)
 

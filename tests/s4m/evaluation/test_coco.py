@@ -116,10 +116,10 @@ def test_results_are_repeated_written_and_of_the_data_sets_categories(tmp_path):
 @pytest.mark.parametrize(
     ("installed", "options", "sentence"),
     [
-        (True, {}, "COCO AP by faster-coco-eval, 100 detections an image."),
-        (True, {"MAX_DETS": 250}, "COCO AP by faster-coco-eval, 250 detections an image."),
-        (True, {"FAST": False}, "COCO AP by Detectron2's own evaluation: S4M.COCO_EVAL.FAST is off."),
-        (False, {}, "COCO AP by Detectron2's own evaluation: faster-coco-eval is not installed."),
+        (True, {}, "faster-coco-eval computes COCO AP, with 100 detections an image."),
+        (True, {"MAX_DETS": 250}, "faster-coco-eval computes COCO AP, with 250 detections an image."),
+        (True, {"FAST": False}, "Detectron2 itself computes COCO AP, because S4M.COCO_EVAL.FAST is off."),
+        (False, {}, "Detectron2 itself computes COCO AP, because faster-coco-eval is not installed."),
     ],
 )
 def test_the_log_tells_what_computes(tmp_path, monkeypatch, caplog, installed, options, sentence):

@@ -1,4 +1,4 @@
-"""Figures of pseudo-labels against counts made by hand, before and after SAM; overlays."""
+"""Figures of pseudo-labels against counts made by hand, before and after SAM."""
 
 from dataclasses import replace
 
@@ -7,12 +7,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-from s4m.evaluation.pseudo_label_quality import (
-    PseudoLabelQuality,
-    draw_overlay,
-    evaluate_pseudo_labels,
-    match_greedily,
-)
+from s4m.evaluation.pseudo_label_quality import PseudoLabelQuality, evaluate_pseudo_labels, match_greedily
 from s4m.evaluation.reliability import Reliability
 from s4m.pseudo_labels.masks import mask_iou, paired_iou
 from s4m.pseudo_labels.matching import Outcome
@@ -86,23 +81,23 @@ def test_figures_by_hand():
     before, after = columns((0, 4), (10, 20)), columns((0, 9), (10, 20))
     quality.add(record(before, after, [0.9, 0.8], [0, 0], [True, False]), truth(columns((0, 10), (10, 20)), [0, 1]))
     quality.add(record(columns(), columns(), [], []), truth(columns((3, 6)), [0]))
-    figures = quality.compute("p/")
+    figures = quality.compute()
     assert all(isinstance(value, float) for value in figures.values())
     expected = {
-        "p/labels": 1.0,
-        "p/truths": 1.5,
-        "p/refined": 0.5,
-        "p/rejected": 0.5,
-        "p/before/precision": 0.0,
-        "p/before/recall": 0.0,
-        "p/before/iou": 0.2,
-        "p/after/precision": 0.5,
-        "p/after/recall": 1 / 3,
-        "p/after/iou": 0.45,
-        "p/cat/after/recall": 0.5,
-        "p/cat/after/precision": 0.5,
-        "p/dog/after/precision": 0.0,
-        "p/dog/truths": 0.5,
+        "labels": 1.0,
+        "truths": 1.5,
+        "refined": 0.5,
+        "rejected": 0.5,
+        "before/precision": 0.0,
+        "before/recall": 0.0,
+        "before/iou": 0.2,
+        "after/precision": 0.5,
+        "after/recall": 1 / 3,
+        "after/iou": 0.45,
+        "cat/after/recall": 0.5,
+        "cat/after/precision": 0.5,
+        "dog/after/precision": 0.0,
+        "dog/truths": 0.5,
     }
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
     assert not any("cow" in name for name in figures)
@@ -113,7 +108,7 @@ def test_outcomes_of_matching_are_counted_over_all_images():
     outcome = torch.tensor([Outcome.MATCHED, Outcome.PART, Outcome.MATCHED])
     three = record(masks, masks, [0.9] * 3, [0] * 3)
     quality.add(three, truth(masks, [0] * 3))
-    assert not any("match/" in name for name in quality.compute("p/"))
+    assert not any("match/" in name for name in quality.compute())
     three = replace(three, match_outcome=outcome, over_segmented=torch.tensor([False, True, False]))
     one = record(masks[:1], masks[:1], [0.9], [0])
     one = replace(one, match_outcome=outcome[:1], over_segmented=torch.tensor([True]))
@@ -122,16 +117,16 @@ def test_outcomes_of_matching_are_counted_over_all_images():
     )
     for image in (three, one, none):
         quality.add(image, truth(masks, [0] * 3))
-    found = {name: value for name, value in quality.compute("p/").items() if "match/" in name}
+    found = {name: value for name, value in quality.compute().items() if "match/" in name}
     wanted = {"matched": 0.75, "apart": 0.0, "leak": 0.0, "part": 0.25, "duplicate": 0.0, "over_segmented": 0.5}
-    assert found == {f"p/match/{name}": value for name, value in wanted.items()}
+    assert found == {f"match/{name}": value for name, value in wanted.items()}
 
 
 def test_one_truth_is_found_once():
     quality = PseudoLabelQuality(["cat"])
     twice = columns((0, 10), (0, 9))
     quality.add(record(twice, twice, [0.8, 0.9], [0, 0], prompted=False), truth(columns((0, 10)), [0]))
-    figures = quality.compute("")
+    figures = quality.compute()
     assert (figures["after/precision"], figures["after/recall"]) == (0.5, 1.0)
     assert figures["after/iou"] == pytest.approx(0.95)
     assert figures["rejected"] == 0
@@ -144,8 +139,8 @@ def test_nothing_at_all_is_zero_not_nan():
     quality.add(record(columns(), columns(), [], []), Instances(SIZE, gt_classes=torch.zeros(0).long()))
     assert set(quality.compute().values()) == {0.0}
     quality.add(record(columns((0, 3)), columns((0, 3)), [0.9], [0]), truth(columns(), []))
-    assert quality.compute("")["after/precision"] == 0
-    assert quality.compute("")["labels"] == pytest.approx(1 / 3)
+    assert quality.compute()["after/precision"] == 0
+    assert quality.compute()["labels"] == pytest.approx(1 / 3)
     assert set(PseudoLabelQuality(["cat"]).compute().values()) == {0.0}
 
 
@@ -154,7 +149,7 @@ def test_ignored_truth_and_polygons():
     polygons = PolygonMasks([[np.array([0, 0, 10, 0, 10, 10, 0, 10.0])], [np.array([12, 0, 18, 0, 18, 10, 12, 10.0])]])
     annotated = Instances(SIZE, gt_classes=torch.tensor([0, -1]), gt_masks=polygons)
     quality.add(record(columns((0, 10)), columns((0, 10)), [0.9], [0]), annotated)
-    figures = quality.compute("")
+    figures = quality.compute()
     assert (figures["truths"], figures["after/recall"], figures["after/precision"]) == (1, 1, 1)
 
 
@@ -167,7 +162,7 @@ def test_labels_in_void_or_a_crowd_of_their_class_are_not_there():
     found = replace(found, confidence=torch.full((5,), 0.5), ignored=torch.zeros(5, dtype=torch.bool))
     image = found, truth(columns((0, 4), (4, 9)), [0, -1])
     quality.add(*image, truth(columns((12, 20)), [1]))
-    figures = quality.compute("")
+    figures = quality.compute()
     counts = [figures[name] for name in ("labels", "truths", "refined", "rejected")]
     assert counts == [3, 1, 3, 0] and figures["cat/labels"] == 3 and "dog/labels" not in figures
     for when in ("before", "after"):
@@ -176,7 +171,7 @@ def test_labels_in_void_or_a_crowd_of_their_class_are_not_there():
     for sums in quality.reliability.gather().values():
         assert sums[:, 0].sum() == 3 and sums[:, 2].sum() == 1
     quality.add(*image)  # without its crowd the dog is wrong
-    assert quality.compute("")["labels"] == 7 / 2 and quality.compute("")["dog/labels"] == 1 / 2
+    assert quality.compute()["labels"] == 7 / 2 and quality.compute()["dog/labels"] == 1 / 2
 
 
 def test_300_labels():
@@ -184,7 +179,7 @@ def test_300_labels():
     masks = columns((0, 5), (5, 10), (10, 15)).repeat(100, 1, 1)
     scores = torch.linspace(0.7, 1, 300).tolist()
     quality.add(record(masks, masks, scores, [0] * 300), truth(masks[:3], [0, 0, 1]))
-    figures = quality.compute("")
+    figures = quality.compute()
     assert figures["after/precision"] == pytest.approx(2 / 300)
     assert figures["after/recall"] == pytest.approx(2 / 3)
 
@@ -205,38 +200,12 @@ def test_evaluating_a_labeler():
     labeler = PseudoLabeler(score=0.7, strong={}, mixing={})
     pairs = [pair(0, 8, 0.9), pair(5, 15, 0.8), pair(0, 10, 0.6)]
     state = torch.random.get_rng_state()
-    figures, example = evaluate_pseudo_labels(iter(pairs), labeler, None, ["cat"], prefix="")
+    figures, example = evaluate_pseudo_labels(iter(pairs), labeler, None, ["cat"])
     assert torch.equal(torch.random.get_rng_state(), state)
     assert figures["after/precision"] == 0.5
     assert figures["after/recall"] == pytest.approx(1 / 3)
     assert figures["labels"] == pytest.approx(2 / 3)
     assert example.file_name == "5.png"
     pairs[1][0]["crowds"] = truth(columns((0, 20)), [0])  # the label that is wrong lies in it, the right one too
-    assert evaluate_pseudo_labels(pairs, labeler, None, ["cat"], prefix="")[0]["after/precision"] == 1.0
+    assert evaluate_pseudo_labels(pairs, labeler, None, ["cat"])[0]["after/precision"] == 1.0
     assert evaluate_pseudo_labels([], labeler, None, ["cat"])[1] is None
-
-
-def test_overlay_shows_both_sides():
-    image = np.full((60, 90, 3), 100, np.uint8)
-    before, after = np.zeros((2, 60, 90), bool), np.zeros((2, 60, 90), bool)
-    before[0, 20:40, 10:30], after[0, 20:50, 10:40] = True, True
-    overlay = draw_overlay(image, before, torch.from_numpy(after), torch.tensor([1, 0]), class_names=["a", "b"], gap=6)
-    assert overlay.shape == (60, 186, 3)
-    assert overlay.dtype == np.uint8
-    left, right = overlay[:, :90], overlay[:, 96:]
-    assert (overlay[:, 90:96] == 255).all()
-    assert (left[52:, :] == 100).all()
-    assert (left[30, 15] != 100).any()
-    assert (left[45, 35] == 100).all()
-    assert (right[45, 35] != 100).any()
-    assert (image == 100).all()
-
-
-@pytest.mark.parametrize("count", [0, 300])
-def test_overlay_of_none_and_many(count):
-    image = np.zeros((31, 45, 3), np.uint8)
-    masks = torch.zeros(count, 31, 45, dtype=torch.bool)
-    masks[:, 10:20, 10:20] = True
-    overlay = draw_overlay(image, masks, masks, [0] * count, scores=[0.5] * count)
-    assert overlay.shape == (31, 94, 3)
-    assert bool(overlay[:, :45].any()) == (count > 0)

@@ -10,7 +10,7 @@ from s4m.pseudo_labels.record import ImageRecord
 
 
 def test_ece_by_hand():
-    reliability = Reliability(bins=10)
+    reliability = Reliability()
     iou = torch.tensor([0.8, 0.6, 0.0, 1.0])
     reliability.update({"a": torch.tensor([0.92, 0.98, 0.3, 1.0]), "b": iou}, iou)
     reliability.update({"a": torch.tensor([0.95]), "b": torch.tensor([0.5])}, torch.tensor([0.5]))
@@ -57,7 +57,7 @@ def test_quality_fills_it_and_leaves_ignored_labels_out_of_its_own_figures():
     reliability = Reliability()
     quality = PseudoLabelQuality(["cat", "dog"], reliability=reliability)
     quality.add(record, truth)
-    figures = quality.compute("")
+    figures = quality.compute()
     assert (figures["labels"], figures["refined"], figures["rejected"]) == (2, 1, 1)
     assert figures["after/precision"] == 0.5 and figures["after/iou"] == pytest.approx(0.75)
     sums = reliability.gather()

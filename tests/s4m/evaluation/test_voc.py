@@ -145,7 +145,7 @@ def test_processes_are_gathered(monkeypatch):
     evaluator = VOCInstanceEvaluator(truth((1, 0, mask), (2, 0, mask)), ["a", "b", "c"])
     evaluator.reset()
     evaluator.process([{"image_id": 2}], [predictions((0, 0.9, mask))])
-    other = list(evaluator._found)
+    other = list(evaluator._detections)
     evaluator.reset()
     evaluator.process([{"image_id": 1}], [predictions((0, 0.9, mask))])
     assert evaluator.evaluate()["voc"]["APr50"] == pytest.approx(50)
@@ -159,12 +159,12 @@ def test_void_is_cut_off_predictions():
     target, void = box_mask(0, 0, 5, 5), box_mask(0, 5, 10, 20)
     rows = (0, 0.9, box_mask(0, 0, 5, 20)), (0, 0.95, box_mask(2, 6, 8, 9)), (0, 0.2, box_mask(0, 0, 0, 0))
     inner = VOCInstanceEvaluator(truth((1, 0, target), (2, 0, target)), ["a", "b", "c"])
-    evaluator = WithoutVoid(inner, {1: rle(void)})
+    evaluator = WithoutVoid([inner], {1: rle(void)})
     evaluator.reset()
     output = predictions(*rows)
     evaluator.process([{"image_id": 1}, {"image_id": 2}], [output, predictions()])
     # The first fits exactly, the second is dropped, the empty one stays wrong.
-    assert [(row[1], row[2]) for row in inner._found] == [(pytest.approx(0.9), 1.0), (pytest.approx(0.2), 0.0)]
+    assert [(row[1], row[2]) for row in inner._detections] == [(pytest.approx(0.9), 1.0), (pytest.approx(0.2), 0.0)]
     assert evaluator.evaluate()["voc"]["APr50"] == pytest.approx(50)
     assert output["instances"].pred_masks[0].sum() == 100  # the network's answer is as it was
 

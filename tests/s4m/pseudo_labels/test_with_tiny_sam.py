@@ -54,9 +54,9 @@ def truth(masks):
 def test_sam_improves_coarse_masks(tiny, scene, make_predictions):
     image, masks = scene
     predictions = make_predictions(coarse(masks), classes=range(4))
-    entry = {"image": image.flip(0), "seed": 1, "instances": truth(masks)}
+    entry = {"image": image.flip(0), "instances": truth(masks)}
     labeler = PseudoLabeler(num_points=3, bgr=True)
-    figures, example = evaluate_pseudo_labels([(entry, predictions)], labeler, tiny, list("abcd"), prefix="")
+    figures, example = evaluate_pseudo_labels([(entry, predictions)], labeler, tiny, list("abcd"))
     assert example.refined == 4
     assert figures["after/iou"] > figures["before/iou"]
     assert figures["after/iou"] > 0.85

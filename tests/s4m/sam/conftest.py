@@ -71,7 +71,7 @@ def _decoder_tokens(segmenter, embedding, prompts):
     try:
         for index, questions in enumerate(prompts):
             seen.clear()
-            segmenter.decode(embedding[index], [questions])
+            segmenter.decode(embedding[[index]], [questions])
             shape = segmenter.token_shape(embedding.features)
             rows = [part.reshape(-1, *part.shape[-2:]).transpose(1, 2).reshape(-1, *shape) for part in seen]
             every.append(torch.cat(rows) if rows else torch.zeros(0, *shape))

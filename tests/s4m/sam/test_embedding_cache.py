@@ -125,7 +125,7 @@ def test_an_entry_larger_than_the_bound_still_answers(tiny, files, tmp_path):
 
 def test_a_full_disk_is_one_warning_and_nothing_lost(tiny, files, tmp_path, monkeypatch, caplog):
     def full(path):
-        raise OSError(errno.ENOSPC, f"cannot write {path}: No space left on device")
+        raise OSError(errno.ENOSPC, f"'{path}' cannot be written: No space left on device")
 
     cache = EmbeddingCache(tmp_path / "cache", tiny, 1.0)
     cache.encode_files(files[:1], load)
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_warning_and_nothing_lost(tiny, files, tmp_path, monk
     cache.encode_files(files[:1], refuse)
 
 
-def test_a_file_that_is_not_there_fails_in_the_callers_words(tiny, tmp_path):
+def test_an_absent_file_is_named(tiny, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache", tiny, 1.0)
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         cache.encode_files([str(tmp_path / "gone.png")], load)

@@ -13,14 +13,13 @@ from istd.modeling import build_network
 def options():
     parser = argparse.ArgumentParser()
     istd_networks.add_arguments(parser)
-    found = parser.parse_args(["--networks", "ACM", "--sides", "32", "48", "--images-at-once", "1", "2"])
-    found.device, found.repeats = "cpu", 1
-    return found
+    parser.set_defaults(device="cpu", repeats=1)
+    return parser.parse_args(["--networks", "ACM", "--sides", "32", "48", "--images-at-once", "1", "2"])
 
 
 @pytest.fixture(scope="module")
 def records(options):
-    return list(run_scenarios([istd_networks.networks], options))
+    return list(run_scenarios([istd_networks.istd_networks], options))
 
 
 def test_every_way_is_timed(records):

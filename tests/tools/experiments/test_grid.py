@@ -1,6 +1,7 @@
 """Order, failures, time and resuming of a grid, with real processes of a stand-in for tools/train_net.py."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,10 +40,11 @@ def failures(grid):
     return {(row.name, int(seed)): reason for row in grid.rows() for seed, reason in row.failures.items()}
 
 
-def run(grid, *names, **more):
+def run(grid, *names, minutes=None):
     reports = []
     try:
-        grid.run(lambda: reports.append(failures(grid)), names, jobs=2, **more)
+        args = SimpleNamespace(jobs=2, threads=1, minutes=minutes)
+        grid.run(args, lambda: reports.append(failures(grid)), names)
     finally:
         assert reports[-1] == failures(grid)
 

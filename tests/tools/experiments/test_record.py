@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import record
-from experiments.record import Result, claim_folder, configuration_digest, describe_file
+from experiments.record import add_sitting, claim_folder, configuration_digest, describe_file, outcome
 
 
 def test_a_folder_keeps_to_its_settings_and_takes_new_ones(tmp_path):
@@ -56,9 +56,9 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_seconds_of_all_sittings_and_figures_of_the_last(tmp_path):
-    result = Result(tmp_path / "a")
-    assert result.outcome() == {"failed": "not run"}
-    result.add(2.5)
-    assert result.outcome() == {"failed": "not finished"}
-    result.add(3.0, {"AP": 7.0})
-    assert result.outcome() == {"AP": 7.0, "seconds": 5.5}
+    folder = tmp_path / "a"
+    assert outcome(folder) == {"failed": "not run"}
+    add_sitting(folder, 2.5)
+    assert outcome(folder) == {"failed": "not finished"}
+    add_sitting(folder, 3.0, {"AP": 7.0})
+    assert outcome(folder) == {"AP": 7.0, "seconds": 5.5}

@@ -76,8 +76,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(scenes, options, tmp_pat
     second = TinySamTraining(options(tmp_path / "parts"))
     assert second.iteration == 2
     assert begun + [second.step(batches[index]) for index in (2, 3)] == pytest.approx(losses, rel=1e-4)
-    for key, value in whole.average.items():
-        torch.testing.assert_close(second.average[key], value, rtol=1e-3, atol=1e-5)
+    average = second.average.state_dict()
+    for key, value in whole.average.state_dict().items():
+        torch.testing.assert_close(average[key], value, rtol=1e-3, atol=1e-5)
 
 
 def test_the_loop_ends_and_leaves_weights(options, tmp_path):

@@ -8,8 +8,9 @@ from istd.modeling.backbones.attention import (
     ChannelAttention,
     SpatialAttention,
     SqueezeExcite,
-    SqueezeResidual,
+    squeezed_convs,
 )
+from istd.modeling.backbones.blocks import Residual
 
 
 def test_channel_attention_shares_its_layers():
@@ -41,7 +42,7 @@ def test_squeeze_and_excitation():
     first, last = block.gate[0].weight, block.gate[2].weight
     gate = ((x.mean((2, 3)) @ first.T).clamp(min=0) @ last.T).sigmoid()
     assert torch.allclose(block(x), x * gate[:, :, None, None], atol=1e-6)
-    residual = SqueezeResidual(8).eval()
+    residual = Residual(squeezed_convs(8, 8)).eval()
     a, bn_a, _, squeeze, b, bn_b = residual.layer
     expected = (bn_b(b(squeeze(bn_a(a(x)).clamp(min=0)))) + x).clamp(min=0)
     assert torch.allclose(residual(x), expected, atol=1e-6)
