@@ -38,11 +38,6 @@ class Recipe:
     threshold: float = 0.5
 
     @property
-    def depth(self) -> str:
-        """The range of raw values."""
-        return self.value_range
-
-    @property
     def channels(self) -> int:
         """Number of input channels, each of which is the gray image."""
         return self.options.get("in_channels", 3)
@@ -66,7 +61,9 @@ def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
             content.setdefault("value_range", "type" if content["depth"] == "type" else RANGES[0])
         return Recipe(**{item.name: content[item.name] for item in fields(Recipe)})
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{path}' does not say how its network is fed ({type(error).__name__}: {error}).") from error
+        raise ValueError(
+            f"'{path}' does not say how its network is fed ({type(error).__name__} {error}): export it with istd."
+        ) from error
 
 
 def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor:

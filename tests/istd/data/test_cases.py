@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from d2kit.commands import run_command
+from d2kit.config_files import compose_config
+from istd import add_istd_config
 from istd.checkpoints import load_network
+from istd.commands import detect
 from istd.data.datasets import load_sirst
 from istd.data.images import BadImageError, read_infrared, read_mask
 from istd.data.mask_files import check_masks
 from istd.data.points import points_from_mask
 from istd.deploy import ISTDPredictor
 from istd.deploy.runners import run_network
+from istd.engine.data import TrainingData
 from istd.pseudo_masks.initialize import initialize_mask
 
 SPLITS = ("train", "val", "test")
@@ -99,3 +104,29 @@ def test_the_predictor_takes_arrays_of_any_scale(cases, predictor, name):
     folder, table = cases
     for path in sorted((folder / name).glob("*.npy")):
         assert_found(predictor(np.load(path)), table[name]["numbers"]["at_xy"])
+
+
+@pytest.mark.parametrize("name, inputs", [("tiff_multipage", "in"), ("video_short", "in"), ("bad_pixels", "images")])
+def test_detection(cases, predictor, name, inputs, tmp_path, monkeypatch):
+    folder, table = cases
+    numbers = table[name]["numbers"]
+    monkeypatch.setattr(detect, "build_predictor", lambda _: predictor)
+    arguments = [os.fspath(folder / name / inputs), "--model", "x", "--output", os.fspath(tmp_path)]
+    assert run_command(detect, arguments) == 0
+    images = json.loads((tmp_path / "detections.json").read_text())["images"]
+    assert len(images) == numbers.get("frames", sum(numbers.get("images", {}).values()))
+    for record in images:
+        assert len(record["detections"]) == 2
+        if "at_xy" in numbers:
+            found = np.sort([one["centroid"] for one in record["detections"]], axis=0)
+            assert np.abs(found - np.sort(numbers["at_xy"][record["frame"]], axis=0)).max() <= 1.5
+
+
+@pytest.mark.parametrize("name", ["masks_inverted", "mask_jpeg_01"])
+def test_a_training_does_not_start(cases, name, tmp_path):
+    root = cases[0] / name
+    cfg = compose_config(["istd/networks/acm.yaml", "istd/schemes/full.yaml"], [], [add_istd_config])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.VALIDATION, cfg.DATASETS.TEST = (f"sirst:{root}:train.txt",), (), ()
+    cfg.OUTPUT_DIR = os.fspath(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name}/masks/scene_0\d"):
+        TrainingData(cfg)
