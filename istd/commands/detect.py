@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threshold", type=float, help="probability of a target (default: the network's own)")
     parser.add_argument(
-        "--range", help="percentiles, type or LOW,HIGH of raw values (default: the network's own)"
+        "--range", help="percentiles, type or LOW..HIGH of raw values (default: the network's own)"
     )
     parser.add_argument("--tile", type=int, default=TILE, help=f"side of a tile, pixels; 0: no tiles (default: {TILE})")
     parser.add_argument("--overlap", type=int, default=OVERLAP, help=f"overlap of tiles, pixels (default: {OVERLAP})")

@@ -27,7 +27,7 @@ def gray_from_array(
         floats within 0..1: gray values divided by 255, if they span at least CONTRAST_OF_UNIT; else raw values
         other floats within 0..255: gray values, unless all are above COLDEST_KELVIN
         other floats, such as temperatures in Kelvin: raw values
-    If `value_range` is "LOW,HIGH", all images but those of uint8 and bool are raw values.
+    If `value_range` is "LOW..HIGH", all images but those of uint8 and bool are raw values.
 
     Args:
         image: (H, W), (1, H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, of any real type.

@@ -47,7 +47,7 @@ def read_infrared(path: str | os.PathLike, value_range: str = RANGES[0], report:
 
     Args:
         path: file of the image.
-        value_range: "percentiles", "type" or "LOW,HIGH".
+        value_range: "percentiles", "type" or "LOW..HIGH".
         report: function that gets repairs and warnings.
 
     Returns:

@@ -10,7 +10,7 @@ import numpy as np
 
 from istd.data.report import Report, log_once
 
-RANGES = ("percentiles", "type")  # A range may also be two numbers, "LOW,HIGH".
+RANGES = ("percentiles", "type")  # A range may also be two numbers, "LOW..HIGH".
 PERCENTILES = (0.1, 99.999)  # A higher share would cut off targets: 99.9 costs 4 IoU on NUAA-SIRST.
 NOT_FINITE = 0.1  # An image with a larger share of pixels that are not finite is refused.
 ISOLATED = 0.1  # Neighbors of a bad pixel deviate less than this share of it; optics blur a real target more.
@@ -21,7 +21,7 @@ FILL_RADIUS = 3  # pixels
 
 
 def parse_range(text: str) -> str | tuple[float, float]:
-    """Return one of RANGES, or the low and the high raw value of a text "LOW,HIGH".
+    """Return one of RANGES, or the low and the high raw value of a text "LOW..HIGH".
 
     Raises:
         ValueError: the text is neither, or LOW is not below HIGH.
@@ -29,11 +29,11 @@ def parse_range(text: str) -> str | tuple[float, float]:
     if text in RANGES:
         return text
     try:
-        low, high = (float(part) for part in re.split(r"[,\s]+", text.strip(" ()[]")))
+        low, high = (float(part) for part in re.split(r"\.\.|[,\s]+", text.strip(" ()[]")))
     except ValueError:
         low = high = 0.0
     if not low < high < np.inf:
-        raise ValueError(f"the range of raw values is {' or '.join(RANGES)} or 'LOW,HIGH', not '{text}'.")
+        raise ValueError(f"the range of raw values is {' or '.join(RANGES)} or 'LOW..HIGH', not '{text}'.")
     return low, high
 
 
@@ -45,7 +45,7 @@ def gray_from_raw(
     1. Pixels that are not finite are filled from their neighbors.
     2. So are bad pixels, clusters, rows and columns, see `bad_pixels`.
     3. `value_range` gives the raw values that become 0 and 255; those beyond are clipped. "percentiles" takes the
-       PERCENTILES of the image, "type" takes 0..65535 for integers and 0..1 for floats, and "LOW,HIGH" these numbers.
+       PERCENTILES of the image, "type" takes 0..65535 for integers and 0..1 for floats, and "LOW..HIGH" these numbers.
        A constant image becomes 0 by its percentiles.
 
     Args:

@@ -48,7 +48,7 @@ class ISTDPredictor:
                 `load_student` reads.
             runner: runner of `istd.deploy.runners`, instead of a configuration.
             threshold: threshold of a target; None takes the network's own.
-            value_range: "percentiles", "type" or "LOW,HIGH"; None takes the network's own.
+            value_range: "percentiles", "type" or "LOW..HIGH"; None takes the network's own.
             tile, overlap: side and overlap of the tiles in pixels; tile 0 predicts images in one piece.
         """
         if runner is None:
@@ -80,7 +80,7 @@ class ISTDPredictor:
                 other integers: counts of a sensor, which are repaired and stretched by `value_range`
                 floats within 0..1 that span at least a quarter of it: gray values divided by 255
                 other floats, such as temperatures in Kelvin: raw values, treated as counts
-                If `value_range` is "LOW,HIGH", all but uint8 are raw values.
+                If `value_range` is "LOW..HIGH", all but uint8 are raw values.
 
         Returns:
             (H, W) float32 in [0, 1].

@@ -72,15 +72,15 @@ def test_floats_tell_their_scale(gray):
 def test_counts_are_read_as_those_of_a_file(gray, dtype, tmp_path):
     counts = 7000 + 4 * gray.astype(dtype)
     Image.fromarray(counts.astype(np.uint16)).save(tmp_path / "a.png")
-    for value_range in ("percentiles", "type", "7000,8020"):
+    for value_range in ("percentiles", "type", "7000..8020"):
         assert np.array_equal(gray_from_array(counts, value_range), read_infrared(tmp_path / "a.png", value_range))
-    assert np.abs(gray_from_array(counts, "7000,8020") - gray).max() < 1e-3
-    assert np.array_equal(gray_from_array(gray, "7000,8020"), gray)
+    assert np.abs(gray_from_array(counts, "7000..8020") - gray).max() < 1e-3
+    assert np.array_equal(gray_from_array(gray, "7000..8020"), gray)
 
 
 def test_a_fixed_range_holds_for_temperatures_of_any_size(gray):
     celsius = gray / 10 - 4
-    assert np.abs(gray_from_array(celsius, "-4,21.5", report=nothing) - gray).max() < 1e-3
+    assert np.abs(gray_from_array(celsius, "-4..21.5", report=nothing) - gray).max() < 1e-3
 
 
 def test_bool_and_values_that_are_not_finite(gray):

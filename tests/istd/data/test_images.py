@@ -54,7 +54,7 @@ def test_16_bit_by_type_by_percentiles_and_by_a_fixed_range(tmp_path, deep, exte
     low, high = np.percentile(deep, (0.1, 99.999))
     np.testing.assert_allclose(read_infrared(path), np.clip((deep - low) / (high - low) * 255, 0, 255), atol=1e-3)
     fixed = np.clip((deep - 2000.0) / 40000 * 255, 0, 255)
-    np.testing.assert_allclose(read_infrared(path, "2000,42000"), fixed, atol=1e-3)
+    np.testing.assert_allclose(read_infrared(path, "2000..42000"), fixed, atol=1e-3)
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
@@ -175,7 +175,7 @@ def test_what_is_no_image_is_named(tmp_path, extension):
 def test_absent_files_and_unknown_ranges(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.png"):
         read_infrared(tmp_path / "none.png")
-    with pytest.raises(ValueError, match="range of raw values is percentiles or type or 'LOW,HIGH', not '12 bit'"):
+    with pytest.raises(ValueError, match="range of raw values is percentiles or type or 'LOW..HIGH', not '12 bit'"):
         read_infrared(tmp_path / "none.png", "12 bit")
 
 

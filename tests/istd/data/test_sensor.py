@@ -95,7 +95,7 @@ def test_ranges():
     gray = gray_from_raw(ramp, report=nothing)
     assert (gray.min(), gray.max()) == (0, 255) and abs(gray.mean() - 127.5) < 0.5
     expected = np.clip((ramp - 7200.0) / 600 * 255, 0, 255)
-    for text in ("7200,7800", "7200, 7800", "(7200, 7800)", "7200 7800"):
+    for text in ("7200..7800", "7200,7800", "7200, 7800", "(7200, 7800)", "7200 7800"):
         np.testing.assert_allclose(gray_from_raw(ramp, text, report=nothing), expected, atol=1e-3)
     np.testing.assert_allclose(gray_from_raw(ramp, "type", report=nothing), ramp / 257, rtol=1e-5)
     np.testing.assert_allclose(gray_from_raw(ramp / 10000, "type", report=nothing), ramp / 10000 * 255, rtol=1e-5)
@@ -112,13 +112,13 @@ def test_one_bright_pixel_of_a_million_is_seen():
 
 def test_a_range_beyond_all_values_is_told():
     said = []
-    gray_from_raw(scene(), "100,200", "a.png", lambda *args: said.append(args[2]))
-    assert len(said) == 1 and said[0].startswith("a.png: its values 6") and said[0].endswith("beyond 100,200.")
+    gray_from_raw(scene(), "100..200", "a.png", lambda *args: said.append(args[2]))
+    assert len(said) == 1 and said[0].startswith("a.png: its values 6") and said[0].endswith("beyond 100..200.")
 
 
-@pytest.mark.parametrize("text", ["", "range", "1,2,3", "8000,7000", "5,5", "a,b", "nan,1", "0,inf"])
+@pytest.mark.parametrize("text", ["", "range", "1,2,3", "8000..7000", "5..5", "a,b", "nan..1", "0..inf", "1..2..3"])
 def test_ranges_that_are_none(text):
-    with pytest.raises(ValueError, match="the range of raw values is percentiles or type or 'LOW,HIGH', not"):
+    with pytest.raises(ValueError, match="the range of raw values is percentiles or type or 'LOW..HIGH', not"):
         parse_range(text)
 
 
