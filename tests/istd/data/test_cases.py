@@ -122,11 +122,15 @@ def test_detection(cases, predictor, name, inputs, tmp_path, monkeypatch):
             assert np.abs(found - np.sort(numbers["at_xy"][record["frame"]], axis=0)).max() <= 1.5
 
 
-@pytest.mark.parametrize("name", ["masks_inverted", "mask_jpeg_01"])
-def test_a_training_does_not_start(cases, name, tmp_path):
-    root = cases[0] / name
+@pytest.mark.parametrize(
+    "name, key", [("masks_inverted", "TRAIN"), ("masks_inverted", "TEST"), ("mask_jpeg_01", "TEST")]
+)
+def test_a_training_does_not_start(cases, name, key, tmp_path):
+    folder = cases[0]
     cfg = compose_config(["istd/networks/acm.yaml", "istd/schemes/full.yaml"], [], [add_istd_config])
-    cfg.DATASETS.TRAIN, cfg.DATASETS.VALIDATION, cfg.DATASETS.TEST = (f"sirst:{root}:train.txt",), (), ()
+    cfg.DATASETS.TRAIN = (f"sirst:{folder / 'mask_stray_1'}:train.txt",)
+    cfg.DATASETS.VALIDATION, cfg.DATASETS.TEST = (), ()
+    cfg.DATASETS[key] = (f"sirst:{folder / name}:test.txt",)
     cfg.OUTPUT_DIR = os.fspath(tmp_path)
     with pytest.raises(ValueError, match=rf"{name}/masks/scene_0\d"):
         TrainingData(cfg)

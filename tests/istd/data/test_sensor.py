@@ -30,6 +30,9 @@ PLACES = {
     "row": np.s_[17],
     "first row": np.s_[0],
     "two rows": np.s_[33:35],
+    "3x3": np.s_[30:33, 50:53],
+    "first two rows": np.s_[:2],
+    "last two columns": np.s_[:, -2:],
     "column": np.s_[:, 40],
     "last column": np.s_[:, -1],
 }
