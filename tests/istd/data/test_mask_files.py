@@ -60,9 +60,7 @@ def test_masks_beside_their_images(root):
 
 def test_names_that_fit_no_image_are_refused(root):
     write_masks(root, suffix="_segmentation")
-    with pytest.raises(
-        ValueError, match=r"masks has no mask for any image, such as .*a\.png: .* 'a_segmentation"
-    ):
+    with pytest.raises(ValueError, match=r"masks has no mask for any image, such as .*a\.png: .* 'a_segmentation"):
         load_sirst(root, "all", points="")
 
 
