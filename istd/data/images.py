@@ -91,6 +91,7 @@ def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
         BadImageError, FileNotFoundError: see `read_infrared`; the targets may also be ambiguous or most of the mask.
     """
     with _naming(path):
+        _report_frames(path, report)
         content = _read_bytes(path, byte_values)
         if content is None:
             array = _read_deep(path)

@@ -106,7 +106,7 @@ def check_masks(records: Iterable[dict], report: Report = log_once) -> None:
             empty.append(path)
             faults += _fault_of_empty_mask(path, len(record.get("points") or ()), report)
     if faults:
-        others = f" {len(faults) - 1} other masks have faults, too." if len(faults) > 1 else ""
+        others = f" In all, {len(faults)} masks have faults." if len(faults) > 1 else ""
         raise BadImageError(faults[0] + others)
     if empty and len(empty) == masks:
         report("warning", "empty masks", f"All {masks} masks are empty, {empty[0]} for one.", masks)

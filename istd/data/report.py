@@ -20,4 +20,4 @@ def log_once(level: str, name: str, sentence: str, count: int = 1) -> None:
     """
     if (level, name) not in _logged:
         _logged.add((level, name))
-        logger.warning("%s Further files with %s are not named.", sentence, name)
+        logger.warning("%s Others with %s are not named.", sentence, name)

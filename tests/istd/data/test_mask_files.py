@@ -92,7 +92,7 @@ def test_all_faults_of_masks_are_counted(root):
     assert len(said) == 1 and "a.png is all black, but its image has 1 points" in said[0][2]
     for name in ("b.1", "c"):
         save(np.full((8, 9), 255, np.uint8), root / "masks" / f"{name}.png")
-    with pytest.raises(BadImageError, match=r"b\.1\.png is no clear mask: 100 % .* 1 other masks have faults, too"):
+    with pytest.raises(BadImageError, match=r"b\.1\.png is no clear mask: 100 % .* In all, 2 masks have faults"):
         check_masks(records, lambda *_: None)
 
 
