@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,27 +17,29 @@ from istd.recipe import prepare
 
 QUANTIZED = ["Conv"]  # Convolutions alone cost 0.3 IoU; rounding the sums of residual blocks, too, cost 3 IoU.
 LAST = 3  # The last convolutions in this number stay in float.
-# Ranges of activations that are tried, as the percentile of their values, or None for smallest and largest value.
-PERCENTILES = (None, 99.999, 99.99)
+SMALL = 1024  # Convolutions with at most so many weights stay in float, such as the gates of channel attention.
+PERCENTILES = (99.999, 99.99, 99.9)  # The ranges of activations that are tried hold this share of their values.
 HELD_OUT = 4  # Every fourth image compares the ranges instead of calibrating them.
 
 
-def first_and_last(proto) -> list[str]:
-    """Return the names of the convolutions that read the image and of the LAST ones.
+def float_convolutions(proto) -> list[str]:
+    """Return the names of the convolutions that stay in float: those that read the image, small ones and the LAST ones.
 
     These layers lose the most accuracy with 8 bits, and they have few weights.
     """
-    convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
     from_image = {INPUT}
     first = []
     for node in proto.graph.node:
         if not from_image.intersection(node.input):
             continue
         if node.op_type == "Conv":
-            first.append(node.name)
+            first.append(node)
         else:
             from_image.update(node.output)
-    return list(dict.fromkeys(first + convolutions[-LAST:]))
+    small = [node for node in convolutions if weights.get(node.input[1], SMALL + 1) <= SMALL]
+    return list(dict.fromkeys(node.name for node in [*first, *small, *convolutions[-LAST:]]))
 
 
 def quantize(path: str | os.PathLike, output: str | os.PathLike, images: Sequence[np.ndarray]) -> str:
@@ -83,8 +86,7 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, images: Sequenc
     loss, percentile, content = best
     with atomic_write(output) as file:
         file.write(content)
-    name = "smallest to largest value" if percentile is None else f"percentile {percentile}"
-    return f"{name}, deviation {loss:.4f}"
+    return f"percentile {percentile}, deviation {loss:.4f}"
 
 
 def deviation(expected: Sequence[np.ndarray], probabilities: Sequence[np.ndarray]) -> float:
@@ -93,14 +95,12 @@ def deviation(expected: Sequence[np.ndarray], probabilities: Sequence[np.ndarray
     return difference / max(sum(float((a**2).sum()) for a in expected), 1e-12)
 
 
-def _quantize_static(path: Path, output: Path, reader, percentile: float | None) -> None:
+def _quantize_static(path: Path, output: Path, reader, percentile: float) -> None:
     """Quantize the convolutions of an ONNX file with the range of activations that `percentile` stands for."""
     onnx = require_extra("onnx", "onnx")
     quantization = require_extra("onnxruntime.quantization", "onnx")
-    methods = quantization.CalibrationMethod
-    options = {"CalibStridedMinMax": 1}  # One image at a time, because images differ in size and all need memory.
-    if percentile is not None:
-        options["CalibPercentile"] = percentile
+    # One image at a time, because images differ in size, and all of them at once need too much memory.
+    options = {"CalibStridedMinMax": 1, "CalibPercentile": percentile}
     with contextlib.redirect_stdout(io.StringIO()):  # ONNX Runtime prints each step.
         quantization.quantize_static(
             path,
@@ -108,11 +108,11 @@ def _quantize_static(path: Path, output: Path, reader, percentile: float | None)
             reader,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=first_and_last(onnx.load(path)),
+            nodes_to_exclude=float_convolutions(onnx.load(path)),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            calibrate_method=methods.MinMax if percentile is None else methods.Percentile,
+            calibrate_method=quantization.CalibrationMethod.Percentile,
             extra_options=options,
         )
 
