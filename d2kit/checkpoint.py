@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from d2kit.files import atomic_write, load_weights
 from d2kit.finite import non_finite
+from d2kit.run_folder import can_resume, checkpoint_to_resume
 
 _ALLOWED_CLASSES = {
     ("numpy._core.multiarray", "_reconstruct"),
@@ -19,6 +20,10 @@ _ALLOWED_CLASSES = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
 }
+
+
+# Parts of a model that files of the deployed network alone lack.
+HELPERS = ("teacher.", "scam.")
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -34,6 +39,8 @@ class ArrayUnpickler(pickle.Unpickler):
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and safe reads.
+
+    `missing` has the names of the parameters that the last loaded file did not hold, apart from `HELPERS`.
 
     A process that is killed while it saves leaves the former file whole. `model_best.pth` never becomes the file from
     which `--resume` continues.
@@ -72,6 +79,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from, see `d2kit.run_folder.can_resume`."""
+        return can_resume(self.save_dir)
+
+    def get_checkpoint_file(self) -> str:
+        """The file to resume from, see `d2kit.run_folder.checkpoint_to_resume`; "" if there is none."""
+        return str(checkpoint_to_resume(self.save_dir)) if can_resume(self.save_dir) else ""
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as Detectron2 does.
 
@@ -87,6 +102,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         finally:
             self._parsed_url_during_load = None
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        incompatible = super()._load_model(checkpoint)
+        parameters = {name for name, _ in self.model.named_parameters()}
+        self.missing = [
+            name for name in incompatible.missing_keys if name in parameters and not name.startswith(HELPERS)
+        ]
+        return incompatible
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return load_weights(f, "MODEL.WEIGHTS")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import secrets
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -59,6 +60,22 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
         file.write(content)
 
 
+def damage(path: str | os.PathLike) -> str:
+    """What is wrong with a checkpoint file, "" for nothing: the check sum of every part of its archive is compared.
+
+    Files in torch's format before 1.6, which have no check sums, are taken as they are.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            with open(path, "rb") as file:
+                return "it is cut off" if file.read(2) in (b"", b"PK") else ""
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        return f"the check sum of its part '{part}' is wrong" if part else ""
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return f"it cannot be read: {error}"
+
+
 def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> dict:
     """Load a torch checkpoint with `weights_only=True` onto the CPU.
 
@@ -74,6 +91,9 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
     hint = f" It is published at {published_at}." if published_at else ""
     if not str(path) or not Path(path).is_file():
         raise FileNotFoundError(f"{key} names the checkpoint '{path}', which does not exist.{hint}")
+    reason = damage(path)
+    if reason:
+        raise ValueError(f"{key}: '{path}' is damaged: {reason}.{hint}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:

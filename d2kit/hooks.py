@@ -1,14 +1,17 @@
 """Training hooks that both packages use."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, damage
 from d2kit.rng import derive_seed, seed_everything
+from d2kit.run_folder import read_note, set_aside
 
 
 class SeedEveryStep(HookBase):
@@ -38,9 +41,8 @@ class BestCheckpointer(d2_hooks.BestCheckpointer):
 
     def before_train(self) -> None:
         """Read the best value of the former run, unless the training starts anew."""
-        path = self._record_file()
-        if self.trainer.start_iter > 0 and path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_note(self._record_file()) if self.trainer.start_iter > 0 else {}
+        if record:
             self.best_metric = record["metric"]
             self.best_iter = record["iteration"]
 
@@ -53,3 +55,49 @@ class BestCheckpointer(d2_hooks.BestCheckpointer):
         if self.best_iter != before:
             with atomic_write(self._record_file(), "w") as file:
                 json.dump({"metric": float(self.best_metric), "iteration": int(self.best_iter)}, file)
+
+
+class KeptCheckpoints(d2_hooks.PeriodicCheckpointer):
+    """Detectron2's PeriodicCheckpointer for a folder that an earlier or a killed training wrote to.
+
+    A training that was killed between its last checkpoint and `model_final.pth` has no iteration left when it is
+    resumed; the file is then written after it.
+    """
+
+    def before_train(self) -> None:
+        """Count the checkpoints of a resumed training; set those of an earlier training aside."""
+        super().before_train()
+        folder = Path(self.checkpointer.save_dir)
+        if self.trainer.start_iter == 0:
+            set_aside(folder)
+        elif self.max_to_keep is not None:
+            self.recent_checkpoints = sorted(map(str, folder.glob(f"{self.file_prefix}_[0-9]*.pth")))
+
+    def after_train(self) -> None:
+        """Write the final file where there is none."""
+        final = Path(self.checkpointer.save_dir, f"{self.file_prefix}_final.pth")
+        if self.trainer.iter >= self.max_iter and (not final.is_file() or damage(final)):
+            self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
+
+
+class PromptWriter(d2_hooks.PeriodicWriter):
+    """Detectron2's PeriodicWriter that also writes after each evaluation, so that a kill loses none of its figures."""
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int):
+        """
+        Args:
+            writers: as for PeriodicWriter.
+            period: iterations between two writes.
+            evaluation_period: iterations between two evaluations; 0: there are none.
+        """
+        super().__init__(writers, period)
+        self._evaluation_period = evaluation_period
+
+    def after_step(self) -> None:
+        """Write if it is time."""
+        evaluated = self._evaluation_period > 0 and (self.trainer.iter + 1) % self._evaluation_period == 0
+        if evaluated and self.trainer.iter + 1 < self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()

@@ -1,10 +1,12 @@
 """Training and evaluation from the command line for each package that has a `TrainingSetup`."""
 
 import argparse
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -13,8 +15,11 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config, find_config, named_architecture
+from d2kit.ranges import Allowed, check_values
 from d2kit.rng import derive_seed
+from d2kit.run_folder import hold_folder
 from d2kit.trainer import ResumableTrainer
 
 
@@ -25,6 +30,7 @@ class TrainingSetup:
     Attributes:
         package: the name of the package, for the logger.
         add_keys: a function that adds the package's configuration keys to Detectron2's, in place.
+        values: the values that these keys may have, see `d2kit.ranges`.
         trainer_class: the trainer; an evaluation uses its `build_model`, `checkpointer_class` and `test`.
         resolve_datasets: a function that registers the data sets that a frozen configuration names by their path.
         scale_schedule: a function from a frozen configuration to one that is adapted to its batch, or None.
@@ -32,6 +38,7 @@ class TrainingSetup:
 
     package: str
     add_keys: Callable[[CfgNode], None]
+    values: Mapping[str, Allowed]
     trainer_class: type[ResumableTrainer]
     resolve_datasets: Callable[[CfgNode], None]
     scale_schedule: Callable[[CfgNode], CfgNode] | None = None
@@ -44,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlay", action="append", default=[], metavar="FILE", help="merged on top of --config-file; repeatable"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; with --resume, the last one")
+    parser.add_argument(
+        "--allow-changed", action="store_true", help="with --resume: whatever keys changed since the checkpoint"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="score MODEL.WEIGHTS or OUTPUT_DIR's best checkpoint")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes if MODEL.DEVICE is cpu")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
@@ -73,6 +83,7 @@ def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
 def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
     cfg = compose(training, args)
+    check_values(cfg, training.values)
     for name in (training.package, "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -93,25 +104,65 @@ def run_process(training: TrainingSetup, args: argparse.Namespace) -> dict | Non
     """Train or evaluate in one of the processes, and return the results of the last evaluation."""
     cfg = set_up(training, args)
     if args.eval_only:
-        return evaluate(training.trainer_class, cfg, args.resume)
+        given = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS", "")
+        return evaluate(training.trainer_class, cfg, given, args.resume)
     trainer = training.trainer_class(cfg)
+    trainer.allow_changed = args.allow_changed
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, resume: bool) -> dict:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint, and print the results."""
+def weights_to_evaluate(given: str, checkpointer: AtomicCheckpointer, resume: bool) -> str:
+    """Return the checkpoint that an evaluation scores.
+
+    It is the first of these that there is: with `resume` the last checkpoint of OUTPUT_DIR, the given file, the best
+    checkpoint of OUTPUT_DIR, and its last one.
+
+    Args:
+        given: MODEL.WEIGHTS of the command line, or "". The value in a configuration file is what a training starts
+            from, and is not meant.
+        checkpointer: knows OUTPUT_DIR.
+        resume: whether --resume was given.
+
+    Raises:
+        FileNotFoundError: there is none of them.
+    """
+    last = checkpointer.get_checkpoint_file()
+    best = Path(checkpointer.save_dir, "model_best.pth")
+    candidates = [last if resume else "", given, str(best) if best.is_file() else "", last]
+    chosen = next(filter(None, candidates), "")
+    if not chosen:
+        raise FileNotFoundError(
+            f"There is no network to evaluate: OUTPUT_DIR '{checkpointer.save_dir}' holds no checkpoint, and the "
+            "command line names no MODEL.WEIGHTS."
+        )
+    return chosen
+
+
+def evaluate(trainer_class: type[ResumableTrainer], cfg: CfgNode, given: str, resume: bool) -> dict:
+    """Evaluate the checkpoint that `weights_to_evaluate` chooses, and print the results.
+
+    Raises:
+        ValueError: the file lacks weights of the network, which would stay random.
+    """
+    logger = logging.getLogger("detectron2")
     model = trainer_class.build_model(cfg)
     checkpointer = trainer_class.checkpointer_class(model, save_dir=cfg.OUTPUT_DIR)
-    if resume and checkpointer.has_checkpoint():
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()  # Evaluators name their files after it.
-        cfg.freeze()
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights_to_evaluate(given, checkpointer, resume)  # Evaluators name their files after it.
+    cfg.freeze()
+    logger.info("The evaluation is of %s.", cfg.MODEL.WEIGHTS)
+    checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    missing = checkpointer.missing
+    if missing:
+        raise ValueError(
+            f"'{cfg.MODEL.WEIGHTS}' lacks {len(missing)} weights of the network, '{missing[0]}' for one: it holds a "
+            "backbone or another network, and an evaluation would score random weights."
+        )
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():
         for name, metrics in results.items():
-            logging.getLogger("detectron2").info("Results of %s:", name)
+            logger.info("Results of %s:", name)
             print_csv_format(metrics)
     return results
 
@@ -121,13 +172,16 @@ def launch_training(training: TrainingSetup, args: argparse.Namespace) -> None:
 
     Detectron2's `launch` uses every visible GPU, so no GPU is visible where MODEL.DEVICE is cpu.
     """
-    if args.num_gpus > 1 and compose(training, args).MODEL.DEVICE == "cpu":
+    cfg = compose(training, args)
+    if args.num_gpus > 1 and cfg.MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    launch(
-        run_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(training, args),
-    )
+    holds = not args.eval_only and args.machine_rank == 0
+    with hold_folder(cfg.OUTPUT_DIR) if holds else contextlib.nullcontext():
+        launch(
+            run_process,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(training, args),
+        )

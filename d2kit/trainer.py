@@ -6,14 +6,19 @@ import weakref
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from d2kit.accumulate import with_accumulation
 from d2kit.checkpoint import AtomicCheckpointer
-from d2kit.hooks import SeedEveryStep
+from d2kit.files import load_weights
+from d2kit.hooks import KeptCheckpoints, PromptWriter, SeedEveryStep
+from d2kit.run_folder import require_same_training, training_keys
 
 logger = logging.getLogger(__name__)
+
+LOG_PERIOD = 20  # iterations between two lines of metrics.json, as in Detectron2
 
 
 def unwrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
@@ -29,6 +34,8 @@ class ResumableTrainer(DefaultTrainer):
     """
 
     checkpointer_class = AtomicCheckpointer
+    allow_changed = False  # True lets a resumed training go on with another configuration than it began with.
+    kept_checkpoints: int | None = None  # This many of the newest periodic checkpoints stay; None keeps all.
 
     def __init__(self, cfg: CfgNode):
         """
@@ -59,8 +66,21 @@ class ResumableTrainer(DefaultTrainer):
         return unwrap_ddp(self._trainer.model)
 
     def build_hooks(self) -> list:
-        """Return Detectron2's hooks and one that seeds before every step."""
-        return [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
+        """Return Detectron2's hooks with the seeds, checkpoints and writers of `d2kit.hooks`."""
+        hooks = [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
+        solver, evaluation = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        for place, hook in enumerate(hooks):
+            if isinstance(hook, d2_hooks.PeriodicCheckpointer):
+                hooks[place] = KeptCheckpoints(
+                    self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=self.kept_checkpoints
+                )
+            elif isinstance(hook, d2_hooks.PeriodicWriter):
+                hooks[place] = PromptWriter(hook._writers, LOG_PERIOD, evaluation)
+        return hooks
+
+    def state_dict(self) -> dict:
+        """Return DefaultTrainer's state, with the keys of the configuration that decide what is trained."""
+        return {**super().state_dict(), "config": training_keys(self.cfg)}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state as DefaultTrainer does; the state of a training without AMP gives a fresh gradient scaler."""
@@ -71,6 +91,18 @@ class ResumableTrainer(DefaultTrainer):
         super().load_state_dict(state_dict)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint or `MODEL.WEIGHTS`, and let the data begin with the next iteration."""
+        """Load the last checkpoint or `MODEL.WEIGHTS`, and let the data begin with the next iteration.
+
+        Raises:
+            ValueError: the checkpoint is of a training with another configuration (see `d2kit.run_folder`), or it
+                cannot be read.
+        """
+        if resume and self.checkpointer.has_checkpoint():
+            checkpoint = load_weights(self.checkpointer.get_checkpoint_file(), "last_checkpoint")
+            if not self.allow_changed:
+                require_same_training(checkpoint.get("trainer", {}).get("config", {}), self.cfg)
+            del checkpoint
         super().resume_or_load(resume=resume)
+        if self.start_iter >= self.max_iter:
+            logger.info("The checkpoint is of iteration %d: there are 0 iterations left to train.", self.start_iter - 1)
         self._trainer.data_loader.set_start(self.start_iter)

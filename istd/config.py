@@ -72,7 +72,11 @@ def _add_test(node: CN) -> None:
 def _add_labels(node: CN) -> None:
     node.LABELS = CN()
     node.LABELS.SOURCE = "points"  # The network learns from points, or from masks (full supervision).
-    node.LABELS.START = "contours"  # The first mask of a point is its closed contour, or the point alone ("points").
+    # The first mask of a point is its closed contour, the region that grows from it, or the point alone.
+    node.LABELS.START = "contours"  # It is contours, regions or points.
+    node.LABELS.POLARITY = "bright"  # Regions grow on targets that are bright, or dark, before their background.
+    node.LABELS.GAIN = 1.0  # Regions end at sqrt(noise / contrast) times this; lower values make larger regions.
+    node.LABELS.CALIBRATE = 0  # The gain is fitted to the true masks of this many training images; 0 keeps GAIN.
     node.LABELS.POOL = "easy"  # The images that train from epoch 0 are the easy ones, or all.
     node.LABELS.EASY_SHARE = 0.8  # An image is easy if at least this share of its points has a contour.
 

@@ -1,22 +1,75 @@
-"""One clear sentence when a number of a configuration lies outside its range."""
+"""The values that S4M's keys may have, in the notation of `d2kit.ranges`."""
 
-import math
+from d2kit.ranges import Allowed
 
-
-def require_range(key: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise ValueError unless a number is finite and low <= value <= high.
-
-    Args:
-        key: configuration key, for the message.
-        value: NaN lies in no range.
-        low, high: inclusive.
-    """
-    if not (low <= value <= high and math.isfinite(value)):
-        wanted = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{key} must be {wanted}, not {value}.")
-
-
-def require_positive(key: str, value: float) -> None:
-    """Raise ValueError unless a number is finite and above 0."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{key} must be positive, not {value}.")
+S4M_VALUES: dict[str, Allowed] = {
+    "INPUT.LSJ.MIN_SCALE": "(0, inf)",
+    "INPUT.LSJ.MAX_SCALE": "(0, inf)",
+    "INPUT.LSJ.SIZE": "[1, inf)",
+    "INPUT.MAX_SIZE_TEST": "[1, inf)",
+    "INPUT.MAX_SIZE_TRAIN": "[1, inf)",
+    "INPUT.MIN_SIZE_TEST": "[0, inf)",
+    "INPUT.MIN_SIZE_TRAIN": "[0, inf)",
+    "MODEL.MASK2FORMER.DECODER_LAYERS": "[1, inf)",
+    "MODEL.MASK2FORMER.ENCODER_FEEDFORWARD": "[1, inf)",
+    "MODEL.MASK2FORMER.ENCODER_LAYERS": "[1, inf)",
+    "MODEL.MASK2FORMER.FEEDFORWARD": "[1, inf)",
+    "MODEL.MASK2FORMER.HEADS": "[1, inf)",
+    "MODEL.MASK2FORMER.HIDDEN": "[32, inf)",
+    "MODEL.MASK2FORMER.POINTS": "[1, inf)",
+    "MODEL.MASK2FORMER.QUERIES": "[1, inf)",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "[1, inf)",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": "[0, 1]",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "[1, inf)",
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": "[0, 1]",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "[0, 1]",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": "[1, inf)",
+    "MODEL.RPN.NMS_THRESH": "[0, 1]",
+    "MODEL.RPN.POSITIVE_FRACTION": "[0, 1]",
+    "MODEL.VIT.LAYER": "(-inf, inf)",
+    "MODEL.VIT.OUT_CHANNELS": "[1, inf)",
+    "MODEL.VIT.STRIDE": "[8, 16]",
+    "S4M.ARP.FRACTION": "[0, 0.5]",
+    "S4M.ARP.MIN_AREA": "[0, 1]",
+    "S4M.ARP.SCALE": "(0, inf)",
+    "S4M.BOUNDARY.EDGE_WEIGHT": "[0, inf)",
+    "S4M.BOUNDARY.GAIN": "[0, inf)",
+    "S4M.BOUNDARY.TEACHER": "[0, 1]",
+    "S4M.BOUNDARY.WEIGHT": "[0, inf)",
+    "S4M.BOUNDARY.WIDTH": "(0, inf)",
+    "S4M.CALIBRATION.BOUNDS": "[0, 1]",
+    "S4M.CALIBRATION.DECAY": "[0, 1]",
+    "S4M.CALIBRATION.FLOOR": "[0, 1]",
+    "S4M.CALIBRATION.LOW": "[0, 1]",
+    "S4M.CALIBRATION.PERIOD": "[1, inf)",
+    "S4M.COCO_EVAL.BOUNDARY_RATIO": "(0, 1]",
+    "S4M.COCO_EVAL.MAX_DETS": "[0, inf)",
+    "S4M.LOG_PERIOD": "[1, inf)",
+    "S4M.MATCHING.DUPLICATE": "[0, 1]",
+    "S4M.MATCHING.LEAK": "[0, inf)",
+    "S4M.MATCHING.MIN_IOU": "[0, 1]",
+    "S4M.MATCHING.PART": "[0, 1]",
+    "S4M.PR.POINTS": "[1, inf)",
+    "S4M.QUALITY_IMAGES": "[0, inf)",
+    "S4M.QUALITY_VIEW": ("test", "train"),
+    "S4M.SAM.CACHE_GIB": "(0, inf)",
+    "S4M.SAM.DECODE_CHUNK": "[0, inf)",
+    "S4M.SAM.ENCODE_BATCH": "[0, inf)",
+    "S4M.SD.CHUNK": "[0, inf)",
+    "S4M.SD.POINTS": "[2, inf)",
+    "S4M.SD.WEIGHT": "[0, inf)",
+    "S4M.SELECTION.MIN_PIXELS": "[0, inf)",
+    "S4M.SELECTION.SCORE": "[0, 1]",
+    "S4M.STUDENT_INIT": ("backbone", "teacher"),
+    "S4M.TEACHER.BURN_IN": "[0, inf)",
+    "S4M.TEACHER.EMA_DECAY": "[0, 1]",
+    "S4M.TEST.NETWORK": ("student", "teacher"),
+    "S4M.UNLABELED_BATCH": "[1, inf)",
+    "S4M.UNSUP_WEIGHT": "[0, inf)",
+    "SOLVER.BACKBONE_MULTIPLIER": "[0, inf)",
+    "SOLVER.LAYER_DECAY": "(0, inf)",
+    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
+    "SOLVER.POLY_LR_POWER": "[0, inf)",
+    "SOLVER.REFERENCE_BATCH": "[0, inf)",
+    "SOLVER.WEIGHT_DECAY_EMBED": "[0, inf)",
+}

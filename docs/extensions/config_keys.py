@@ -1,6 +1,7 @@
 """Tables of configuration keys, read from the code: the directive `config-keys` of the documentation.
 
-Keys and defaults come from `add_s4m_config` and `add_istd_config` themselves, comments from their source.
+Keys and defaults come from `add_s4m_config` and `add_istd_config` themselves, comments from their source, and the
+values that a key may have from the tables of `s4m.ranges` and `istd.ranges`.
 """
 
 import ast
@@ -16,6 +17,8 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
+from d2kit.ranges import DETECTRON2_VALUES
+
 
 class Key(NamedTuple):
     """A configuration key.
@@ -24,11 +27,13 @@ class Key(NamedTuple):
         name: full name such as "S4M.SD.WEIGHT".
         default: the expression of its default as the source has it; empty for a group of keys.
         comment: what the source says about it; "" for none.
+        values: an interval, or the choices; "" for a key that may have any value of its type.
     """
 
     name: str
     default: str
     comment: str
+    values: str
 
 
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
@@ -94,11 +99,15 @@ def read_keys(package: str) -> list[Key]:
     source = inspect.getsource(module)
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     comments = _comments(source)
+    values = getattr(importlib.import_module(f"{package}.ranges"), f"{package.upper()}_VALUES")
+    table = {**DETECTRON2_VALUES, **values}
     keys = []
     for name, statement in _walk(f"add_{package}_config", functions, ""):
         value = statement.value
         is_group = isinstance(value, ast.Call) and ast.unparse(value.func) in ("CN", "CfgNode")
-        keys.append(Key(name, "" if is_group else ast.unparse(value), _comment_of(statement, comments)))
+        allowed = table.get(name, "")
+        allowed = allowed if isinstance(allowed, str) else ", ".join(f'"{choice}"' for choice in allowed)
+        keys.append(Key(name, "" if is_group else ast.unparse(value), _comment_of(statement, comments), allowed))
     return keys
 
 
@@ -119,14 +128,15 @@ def _leaves(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def markdown_table(keys: list[Key]) -> list[str]:
-    """Lines of a Markdown table: key, default, comment; a group is a line of its own in bold."""
-    lines = ["| key | default | meaning |", "|---|---|---|"]
+    """Lines of a Markdown table: key, default, values, comment; a group is a line of its own in bold."""
+    lines = ["| key | default | values | meaning |", "|---|---|---|---|"]
     for key in keys:
         comment = key.comment.replace("|", r"\|").replace("<", r"\<").replace("*", r"\*")
         if key.default:
-            lines.append(f"| `{key.name}` | `{key.default}` | {comment} |".replace("``", "` `"))
+            values = f"`{key.values}`" if key.values else ""
+            lines.append(f"| `{key.name}` | `{key.default}` | {values} | {comment} |".replace("``", "` `"))
         elif comment:
-            lines.append(f"| **{key.name}** | | {comment} |")
+            lines.append(f"| **{key.name}** | | | {comment} |")
     return lines
 
 

@@ -11,10 +11,11 @@ from d2kit.launcher import TrainingSetup, add_arguments, launch_training
 from istd import add_istd_config
 from istd.data.datasets import resolve_config_datasets
 from istd.engine.trainer import ISTDTrainer
+from istd.ranges import ISTD_VALUES
 
 __all__ = ["TRAINING", "add_arguments", "run"]
 
-TRAINING = TrainingSetup("istd", add_istd_config, ISTDTrainer, resolve_config_datasets)
+TRAINING = TrainingSetup("istd", add_istd_config, ISTD_VALUES, ISTDTrainer, resolve_config_datasets)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import configurable
 
 from istd.data.images import SizeMismatch, read_infrared, read_mask
-from istd.data.sensor import RANGES
+from istd.data.sensor import RANGES, parse_range
 from istd.data.view import View
 
 
@@ -61,6 +61,7 @@ class ISTDMapper:
             raise ValueError(f"ISTD.INPUT.CHANNELS must be 1 or 3, not {channels}.")
         if is_train and crop < 1:
             raise ValueError(f"ISTD.INPUT.CROP must be at least 1 pixel, not {crop}.")
+        parse_range(value_range)
         self.is_train = is_train
         self.channels = channels
         self.crop = crop

@@ -33,7 +33,8 @@ def parse_range(text: str) -> str | tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not low < high < np.inf:
-        raise ValueError(f"the range of raw values is {' or '.join(RANGES)} or 'LOW..HIGH', not '{text}'.")
+        choices = f"{' or '.join(RANGES)} or 'LOW..HIGH'"
+        raise ValueError(f"the range of raw values (ISTD.INPUT.RANGE) is {choices}, not '{text}'.")
     return low, high
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from istd.losses import SampleLoss, bce, outer_loss, sample_weights
 
-LOSSES = ("published", "unweighted")
 TINY = 1e-12
 
 

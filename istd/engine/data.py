@@ -54,8 +54,6 @@ class TrainingData:
         self._seed = max(cfg.SEED, 0)
         source = cfg.ISTD.LABELS.SOURCE
         outer = cfg.ISTD.OUTER.ENABLED
-        if source not in ("points", "masks"):
-            raise ValueError(f"ISTD.LABELS.SOURCE must be points or masks, not '{source}'.")
         self.train = load_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         self.validation = load_datasets(cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
         if not self.train:

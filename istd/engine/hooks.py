@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from d2kit.finite import require_finite_losses
 from istd.data.mapper import ISTDMapper
-from istd.engine.bilevel import LOSSES, Forward, batch_loss, outer_gradients
+from istd.engine.bilevel import Forward, batch_loss, outer_gradients
 from istd.engine.data import TrainingData
 from istd.engine.processes import average_over_processes, share_statistics
 from istd.engine.schedule import EpochClock
@@ -28,8 +28,6 @@ class WeightAverage(HookBase):
     """Moves the model's averages after every step; the decay rises to its value over the first steps."""
 
     def __init__(self, model: PointSupervisedISTD, decay: float):
-        if not 0 < decay < 1:
-            raise ValueError(f"ISTD.SCHEDULE.EMA_DECAY must lie in [0, 1), not {decay}.")
         self._model = model
         self._decay = decay
 
@@ -59,10 +57,8 @@ class OuterStep(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, model: PointSupervisedISTD, data: TrainingData, clock: EpochClock):
-        """Set the model's `alpha`, one scalar per cluster; ValueError names a wrong ISTD.OUTER.LOSS."""
+        """Set the model's `alpha`, one scalar per cluster."""
         node = cfg.ISTD.OUTER
-        if node.LOSS not in LOSSES:
-            raise ValueError(f"ISTD.OUTER.LOSS must be one of {', '.join(LOSSES)}, not '{node.LOSS}'.")
         self._node = node
         self._model = model
         self._clock = clock

@@ -9,29 +9,29 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from istd.data.images import read_infrared, read_mask
+from istd.engine.region_options import region_options
 from istd.pseudo_masks.evolve import evolve_mask
 from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy
 from istd.pseudo_masks.mine import ratio_at, select
+from istd.pseudo_masks.regions import grow_mask
 from istd.pseudo_masks.state import PseudoMasks
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_masks"
 MINING_END = 0.8  # share of the training after which no image enters the pool
-_CHOICES = {
-    "LABELS.START": ("contours", "points"),
-    "LABELS.POOL": ("easy", "all"),
-    "EVOLUTION.FIXED": ("points", "ones"),
-}
 
 
-def first_mask(image: np.ndarray, points: Sequence, start: str) -> tuple[np.ndarray, np.ndarray]:
+def first_mask(image: np.ndarray, points: Sequence, start: str, **options) -> tuple[np.ndarray, np.ndarray]:
     """Return the first pseudo-mask, (H, W) float32, and whether each point got a region in it, (N,) bool.
 
-    `start` is "contours" (see `initialize_mask`) or "points": the points alone, as LESPS begins.
+    `start` is "contours" (see `initialize_mask`), "regions" (see `grow_mask`, which takes the options), or "points":
+    the points alone, as LESPS begins.
     """
     if start == "contours":
         return initialize_mask(image, points)
+    if start == "regions":
+        return grow_mask(image, points, **options)
     array = check_points(points, *image.shape)
     mask = np.zeros(image.shape, np.float32)
     mask[array[:, 1], array[:, 0]] = 1
@@ -55,11 +55,8 @@ class PseudoLabels:
             train: dataset dicts with points.
             validation: dataset dicts with points, whose masks evolve too and which are all in the pool.
         """
-        for key, choices in _CHOICES.items():
-            group, name = key.split(".")
-            value = cfg.ISTD[group][name]
-            if value not in choices:
-                raise ValueError(f"ISTD.{key} must be {' or '.join(choices)}, not '{value}'.")
+        if cfg.ISTD.LABELS.CALIBRATE and cfg.ISTD.LABELS.START != "regions":
+            raise ValueError("ISTD.LABELS.CALIBRATE needs ISTD.LABELS.START regions.")
         self._cfg = cfg
         self._train = list(train)
         self._records = [*train, *validation]
@@ -152,6 +149,7 @@ class PseudoLabels:
 
     def _first_masks(self) -> PseudoMasks:
         node = self._cfg.ISTD.LABELS
+        options = region_options(self._cfg, self._train) if node.START == "regions" else {}
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
@@ -159,7 +157,7 @@ class PseudoLabels:
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
-                mask, has_region = first_mask(gray, record["points"], node.START)
+                mask, has_region = first_mask(gray, record["points"], node.START, **options)
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
             masks.put(record["image_id"], mask)

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 BEST = "model_best.pth"
-KEPT_CHECKPOINTS = 3  # newest checkpoints that stay, besides the best and the last
 
 
 class ISTDTrainer(ResumableTrainer):
@@ -39,6 +38,8 @@ class ISTDTrainer(ResumableTrainer):
     While training, student and teacher are scored on DATASETS.VALIDATION, which selects the best checkpoint.
     DATASETS.TEST is scored once, at the end, with that checkpoint: OUTPUT_DIR/test/results.json.
     """
+
+    kept_checkpoints = 3
 
     def __init__(self, cfg: CfgNode):
         """Take a frozen configuration, whose ISTD.SCHEDULE is turned into iterations here."""
@@ -63,16 +64,12 @@ class ISTDTrainer(ResumableTrainer):
         return adamw(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     def build_hooks(self) -> list:
-        """Return the hooks; epoch hooks and evaluation precede the checkpoint, so that it holds their state."""
-        replaced = (d2_hooks.EvalHook, d2_hooks.PeriodicCheckpointer)
-        common = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
-        own = [*self._epoch_hooks(), *self._evaluation_hooks()]
-        if not comm.is_main_process():
-            return [*common, *own, FinalTest()]
-        *common, writer = common
-        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
-        checkpoint = d2_hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=KEPT_CHECKPOINTS)
-        return [*common, *own, checkpoint, FinalTest(), writer]
+        """Return the hooks; epoch hooks, evaluation and their figures in metrics.json precede the checkpoint."""
+        last = (d2_hooks.PeriodicWriter, d2_hooks.PeriodicCheckpointer)
+        hooks = [hook for hook in super().build_hooks() if not isinstance(hook, d2_hooks.EvalHook)]
+        first = [hook for hook in hooks if not isinstance(hook, last)]
+        writers, checkpoints = ([hook for hook in hooks if isinstance(hook, kind)] for kind in last)
+        return [*first, *self._epoch_hooks(), *self._evaluation_hooks(), *writers, *checkpoints, FinalTest()]
 
     def _epoch_hooks(self) -> list:
         cfg, model, data, clock = self.cfg, self.network, self.data, self.clock
@@ -123,11 +120,8 @@ class ISTDTrainer(ResumableTrainer):
         return not by_points
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint, or start from MODEL.WEIGHTS and delete the results of an earlier run."""
+        """Resume from the last checkpoint, or start from MODEL.WEIGHTS."""
         continues = resume and self.checkpointer.has_checkpoint()
-        if not continues and comm.is_main_process():
-            for name in (BEST, f"test/{RESULTS}"):
-                Path(self.cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
         if not continues and self.data.labels is not None:
             self.data.labels.start()
         super().resume_or_load(resume=resume)

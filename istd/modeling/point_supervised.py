@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from d2kit.ema import update_ema
 from d2kit.finite import require_finite_losses
+from d2kit.ranges import check_values
 from istd.losses import SUPERVISION, inner_losses, sample_weights, supervise
 from istd.modeling.backbones import Network, build_network, frozen_statistics
 from istd.modeling.batch import Batch, batch_key, gather_processes
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.modeling.scam import SCAM
 from istd.modeling.vfm import build_vfm
+from istd.ranges import ISTD_VALUES
 from istd.recipe import PAD_MULTIPLE, pad_to_multiple
 
 ANSWERS = ("student", "teacher", "both")
@@ -86,6 +88,7 @@ class PointSupervisedISTD(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read ISTD.NETWORK, SCAM, VFM, LOSS, INPUT, TEST.NETWORK and SCHEDULE.EMA_DECAY."""
+        check_values(cfg, ISTD_VALUES)
         node = cfg.ISTD
         network = network_from_config(cfg)
         scam = features = None

@@ -13,10 +13,11 @@ from s4m import add_s4m_config
 from s4m.data.datasets_by_path import resolve_config_datasets
 from s4m.engine.schedule import scale_schedule
 from s4m.engine.trainer import S4MTrainer
+from s4m.ranges import S4M_VALUES
 
 __all__ = ["TRAINING", "add_arguments", "run"]
 
-TRAINING = TrainingSetup("s4m", add_s4m_config, S4MTrainer, resolve_config_datasets, scale_schedule)
+TRAINING = TrainingSetup("s4m", add_s4m_config, S4M_VALUES, S4MTrainer, resolve_config_datasets, scale_schedule)
 
 
 def run(args: argparse.Namespace) -> None:

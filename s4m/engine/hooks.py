@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from d2kit.ema import update_ema
 from d2kit.files import atomic_write
+from d2kit.run_folder import read_note
 from d2kit.trainer import unwrap_ddp
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class EvaluationCatchUp(HookBase):
 
     def _evaluated(self) -> int:
         """Return the number of iterations before the last finished evaluation, or 0 if none is known."""
-        return json.loads(self._file.read_text(encoding="utf-8"))["iterations"] if self._file.is_file() else 0
+        return read_note(self._file).get("iterations", 0)
 
     def _write(self, iterations: int) -> None:
         if comm.is_main_process():

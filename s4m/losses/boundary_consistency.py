@@ -14,8 +14,6 @@ import torch
 from detectron2.config import CfgNode
 from torch.nn import functional as F
 
-from s4m.ranges import require_positive, require_range
-
 _DICE_FLOOR = 1.0  # Cells added to both sides of the dice: two empty boundaries are equal, and gradients stay small.
 
 
@@ -111,18 +109,10 @@ class BoundaryConsistency:
 
     @classmethod
     def read(cls, cfg: CfgNode) -> "BoundaryConsistency | None":
-        """Build the loss from cfg.S4M.BOUNDARY; return None where it is off or the configuration has no S4M.
-
-        Raises:
-            ValueError: a number is out of its range.
-        """
+        """Build the loss from cfg.S4M.BOUNDARY; return None where it is off or the configuration has no S4M."""
         if "S4M" not in cfg or not cfg.S4M.BOUNDARY.ENABLED:
             return None
         node = cfg.S4M.BOUNDARY
-        require_positive("S4M.BOUNDARY.WIDTH", node.WIDTH)
-        require_range("S4M.BOUNDARY.TEACHER", node.TEACHER, high=1)
-        for name in ("WEIGHT", "EDGE_WEIGHT", "GAIN"):
-            require_range(f"S4M.BOUNDARY.{name}", node[name])
         return cls(node.WEIGHT, node.EDGE_WEIGHT, node.WIDTH, node.GAIN, node.TEACHER)
 
     def __call__(self, *maps: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:

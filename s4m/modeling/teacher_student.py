@@ -15,6 +15,7 @@ from torch import nn
 
 from d2kit.ema import update_ema
 from d2kit.finite import require_finite_losses
+from d2kit.ranges import check_values
 from d2kit.rng import derive_seed
 from s4m.modeling.structure import StructuralDistillation
 from s4m.modeling.student import Student
@@ -22,6 +23,7 @@ from s4m.pseudo_labels.pipeline import PseudoLabeler, PseudoLabelRecord
 from s4m.pseudo_labels.record import match_counts, match_rates
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.strong_augmentation import strong_augment
+from s4m.ranges import S4M_VALUES
 from s4m.sam import PromptableSegmenter, build_segmenter
 
 logger = logging.getLogger(__name__)
@@ -101,9 +103,8 @@ class TeacherStudent(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read DATASETS.UNLABELED, MODEL.DEVICE and everything under S4M."""
         semi = len(cfg.DATASETS.UNLABELED) > 0
+        check_values(cfg, S4M_VALUES)
         network = cfg.S4M.TEST.NETWORK
-        if network not in ("student", "teacher"):
-            raise ValueError(f"S4M.TEST.NETWORK must be student or teacher, not '{network}'.")
         if network == "teacher" and not semi:
             raise ValueError("S4M.TEST.NETWORK is teacher, but without DATASETS.UNLABELED there is no teacher.")
         needs_sam = cfg.S4M.SD.ENABLED or (semi and cfg.S4M.PR.ENABLED)

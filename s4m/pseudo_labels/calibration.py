@@ -18,7 +18,6 @@ from torch import nn
 
 from s4m.pseudo_labels.masks import class_iou, unjudged
 from s4m.pseudo_labels.selection import select
-from s4m.ranges import require_range
 
 _BINS = 50  # The histogram of the scores in [0, 1] has this many bins.
 _PRIOR = (0.0, 0.0, 1.0, 1 / 3, 1 / 3)  # Without SAM the map gives the score itself, with SAM the mean of three logits.
@@ -117,7 +116,7 @@ class ConfidenceCalibration(nn.Module):
             samples: number of the latest labeled predictions that the fit uses.
 
         Raises:
-            ValueError: a number is out of its range, or the scores are not in order.
+            ValueError: the scores are not in order.
         """
         super().__init__()
         if not 0 <= low <= bounds[0] <= score <= bounds[1] <= 1:
@@ -125,9 +124,6 @@ class ConfidenceCalibration(nn.Module):
                 "S4M.CALIBRATION.LOW, the first of S4M.CALIBRATION.BOUNDS, S4M.SELECTION.SCORE and the second of the "
                 f"bounds must lie in this order in [0, 1], not {low}, {bounds[0]}, {score} and {bounds[1]}."
             )
-        require_range("S4M.CALIBRATION.DECAY", decay, high=1)
-        require_range("S4M.CALIBRATION.FLOOR", floor, high=1)
-        require_range("S4M.CALIBRATION.PERIOD", period, low=1)
         self.score = score
         self.low = low
         self.bounds = tuple(bounds)

@@ -19,7 +19,6 @@ from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 from s4m.pseudo_labels.refinement import Source, refine
 from s4m.pseudo_labels.selection import select
 from s4m.pseudo_labels.strong_augmentation import strong_augment
-from s4m.ranges import require_range
 from s4m.sam import PromptableSegmenter
 
 
@@ -81,7 +80,7 @@ class PseudoLabeler:
             "score": s4m.SELECTION.SCORE,
             "min_pixels": s4m.SELECTION.MIN_PIXELS,
             "num_points": s4m.PR.POINTS if s4m.PR.ENABLED else 0,
-            "matching": _matching_thresholds(s4m.MATCHING) if s4m.MATCHING.ENABLED else None,
+            "matching": MatchingThresholds(**_options(s4m.MATCHING)) if s4m.MATCHING.ENABLED else None,
             "mixing": _options(s4m.ARP) if s4m.ARP.ENABLED else None,
             "strong": {} if s4m.STRONG.ENABLED else None,
             "bgr": cfg.INPUT.FORMAT == "BGR",
@@ -214,13 +213,6 @@ def _count_learned(targets: Sequence[Instances]) -> int:
 
 def _options(node: CfgNode) -> dict[str, Any]:
     return {key.lower(): value for key, value in node.items() if key != "ENABLED"}
-
-
-def _matching_thresholds(node: CfgNode) -> MatchingThresholds:
-    for name in ("MIN_IOU", "PART", "DUPLICATE"):
-        require_range(f"S4M.MATCHING.{name}", node[name], high=1)
-    require_range("S4M.MATCHING.LEAK", node.LEAK)
-    return MatchingThresholds(**_options(node))
 
 
 def _seeded(entry: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import logging
 import os
 
 import pytest
+import torch
 
 from d2kit import launcher
+from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import named_architecture
 from s4m.commands.train import TRAINING
 from s4m.engine.trainer import S4MTrainer
@@ -63,6 +65,30 @@ def test_evaluates_weights_of_a_first_stage_in_both_networks(arguments, tmp_path
     launcher.run_process(TRAINING, stage1)
     found = launcher.run_process(TRAINING, arguments("--eval-only", MODEL__WEIGHTS=str(first / "model_final.pth")))
     assert str(found["student"]) == str(found["teacher"])
+
+
+def test_an_evaluation_takes_the_named_the_best_or_the_last_checkpoint(tmp_path):
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 1), str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"no network to evaluate: OUTPUT_DIR '{tmp_path}' holds no checkpoint"):
+        launcher.weights_to_evaluate("", checkpointer, False)
+    assert launcher.weights_to_evaluate("given.pth", checkpointer, True) == "given.pth"
+    checkpointer.save("model_0000003")
+    last, best = (str(tmp_path / f"model_{name}.pth") for name in ("0000003", "best"))
+    assert launcher.weights_to_evaluate("", checkpointer, False) == last
+    checkpointer.save("model_best")
+    assert launcher.weights_to_evaluate("", checkpointer, False) == best
+    assert launcher.weights_to_evaluate("given.pth", checkpointer, False) == "given.pth"
+    assert launcher.weights_to_evaluate("given.pth", checkpointer, True) == last
+
+
+def test_an_evaluation_of_random_weights_is_refused(arguments, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no network to evaluate"):
+        launcher.run_process(TRAINING, arguments("--eval-only", config="supervised", semi=False))
+    backbone = tmp_path / "backbone.pth"
+    torch.save({"model": {"student.backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}}, backbone)
+    weights = {"MODEL__WEIGHTS": str(backbone)}
+    with pytest.raises(ValueError, match=f"'{backbone}' lacks .* weights of the network"):
+        launcher.run_process(TRAINING, arguments("--eval-only", config="supervised", semi=False, **weights))
 
 
 def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(arguments, tmp_path, caplog, monkeypatch):

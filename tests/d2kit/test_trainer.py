@@ -1,6 +1,7 @@
 """The common trainer's own bookkeeping."""
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.engine import AMPTrainer, TrainerBase
 
 from d2kit.trainer import ResumableTrainer
@@ -12,6 +13,7 @@ def trainer(scale):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     made = ResumableTrainer.__new__(ResumableTrainer)
     TrainerBase.__init__(made)
+    made.cfg = get_cfg()
     made._trainer = AMPTrainer(model, [], optimizer, grad_scaler=torch.amp.GradScaler("cpu", init_scale=scale))
     return made
 

@@ -28,7 +28,7 @@ def train(cfg, resume: bool) -> ISTDTrainer:
 
 def test_there_is_a_file_for_every_network_and_scheme():
     assert sorted(name.lower() for name, _ in NETWORK_REGISTRY) == NETWORKS and len(NETWORKS) == 9
-    assert SCHEMES == ["full", "lesps", "pal", "semantic_prior"]
+    assert SCHEMES == ["full", "lesps", "pal", "regions", "semantic_prior"]
 
 
 @pytest.mark.parametrize(("network", "scheme"), product(NETWORKS, SCHEMES))
@@ -40,13 +40,15 @@ def test_a_scheme_changes_nothing_of_the_network(network, scheme):
     assert both.ISTD.NETWORK == alone.ISTD.NETWORK and both.SOLVER == alone.SOLVER
     assert both.ISTD.SCAM.LR == alone.ISTD.SCAM.LR and both.ISTD.INPUT == alone.ISTD.INPUT
     assert (both.ISTD.LABELS.SOURCE == "masks") == (scheme == "full")
-    assert (scheme != "full") == both.ISTD.EVOLUTION.ENABLED
+    assert (scheme in ("lesps", "pal", "semantic_prior")) == both.ISTD.EVOLUTION.ENABLED
+    assert (scheme in ("pal", "semantic_prior")) == both.ISTD.MINING.ENABLED
+    assert (both.ISTD.LABELS.START == "regions") == (scheme == "regions")
     assert both.ISTD.SCAM.ENABLED == both.ISTD.OUTER.ENABLED == (scheme == "semantic_prior")
 
 
 # Each network once with everything on, each scheme once, and the overlay for a CPU.
 @pytest.mark.parametrize(
-    "name", [*(f"{n}_semantic_prior" for n in NETWORKS), *(f"alcnet_{s}" for s in SCHEMES[:3]), "quick_semantic_prior"]
+    "name", [*(f"{n}_semantic_prior" for n in NETWORKS), *(f"alcnet_{s}" for s in SCHEMES[:4]), "quick_semantic_prior"]
 )
 def test_a_run_trains_and_resumes_exactly(name, istd_cfg, tmp_path):
     cfg = istd_cfg(name, OUTPUT_DIR=str(tmp_path), **TINY)

@@ -1,5 +1,6 @@
 """Trainings run in processes of their own that do not outlive the tool that started them."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -8,14 +9,22 @@ import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # The constant is one of linux/prctl.h.
 GRACE = 10.0  # A process is killed this many seconds after the request to end.
+
+
+def _end_with_parent() -> None:
+    """Let Linux end this process when its parent dies, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Children:
     """The processes that it starts end at the latest with the block `with Children() as children`, in the main thread.
 
-    In the block SIGINT and SIGTERM wait for the next call of `ended`, which raises SystemExit, so that no process is
-    ever started and then forgotten.
+    In the block SIGINT, SIGTERM and SIGHUP wait for the next call of `ended`, which raises SystemExit, so that no
+    process is ever started and then forgotten. On Linux the processes also end when this one is killed.
     """
 
     def __init__(self) -> None:
@@ -23,7 +32,7 @@ class Children:
         self._signal = 0
 
     def __enter__(self) -> "Children":
-        self._handlers = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -47,13 +56,15 @@ class Children:
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
         with open(log, "a", encoding="utf-8") as file:
             streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            self._running[name] = subprocess.Popen([sys.executable, *command], **streams, env=environment)
+            self._running[name] = subprocess.Popen(
+                [sys.executable, *command], **streams, env=environment, preexec_fn=_end_with_parent
+            )
 
     def ended(self) -> dict[Hashable, int]:
         """Return the names and exit statuses of processes that ended since the last call.
 
         Raises:
-            SystemExit: SIGINT or SIGTERM came; the status is 128 plus its number, as in a shell.
+            SystemExit: one of these signals came; the status is 128 plus its number, as in a shell.
         """
         if self._signal:
             raise SystemExit(128 + self._signal)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from d2kit.files import damage
 from experiments.children import Children
 from experiments.record import add_sitting, claim_folder, configuration_digest, outcome
 from experiments.table import Row, write_report
@@ -138,6 +139,9 @@ class Grid:
         try:
             if status:
                 raise ValueError(f"the end of '{folder}.out' says why")
+            final = folder / FINAL
+            if not final.is_file() or damage(final):
+                raise ValueError(f"'{final}' is missing or damaged")
             figures = self.read_figures(folder)
         except (OSError, ValueError, KeyError) as error:
             add_sitting(folder, seconds)

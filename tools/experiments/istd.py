@@ -14,7 +14,7 @@ from istd.data.scenery import CHARACTERISTICS
 
 # The networks and the schemes are in the order of the published table.
 NETWORKS = ("alclnet", "gglnet", "mlclnet", "mshnet", "repisdnet", "dnanet", "sctransnet", "acm", "alcnet")
-SCHEMES = ("full", "lesps", "pal", "semantic_prior")
+SCHEMES = ("full", "regions", "lesps", "pal", "semantic_prior")
 FIGURES = ("IoU", "nIoU", "Pd", "Fa")
 ANSWERS = {"istd": "student", "istd_teacher": "teacher"}
 SEPARATOR = " | "

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from istd.data.images import read_infrared
 from istd.engine.data import load_datasets
 from istd.engine.labels import PseudoLabels, first_mask
 from istd.pseudo_masks.evolve import evolve_mask
+from istd.pseudo_masks.regions import grow_mask, window_noise
 
 
 @pytest.fixture
@@ -47,9 +49,44 @@ def test_start_from_points_holds_the_points_alone(make, records):
 
 
 def test_first_mask_of_an_image_without_points():
-    for start in ("points", "contours"):
+    for start in ("points", "contours", "regions"):
         mask, found = first_mask(np.zeros((8, 8), np.float32), [], start)
         assert mask.sum() == 0 and found.shape == (0,)
+
+
+def test_start_from_regions_grows_all_images_by_one_noise(make, records):
+    labels = make("quick_regions")
+    labels.start()
+    assert labels.pool() == list(range(len(records)))
+    images = [read_infrared(record["file_name"]) for record in records]
+    points = [record["points"] for record in records]
+    noise = np.median(np.concatenate([window_noise(*pair) for pair in zip(images, points, strict=True)]))
+    for record, image in zip(records, images, strict=True):
+        expected, _ = grow_mask(image, record["points"], noise=noise)
+        assert np.array_equal(labels.masks[record["image_id"]], expected)
+    assert labels.quality()["labels/iou_true"] > 30
+
+
+def test_calibration_fits_the_gain_to_true_masks(make, records):
+    qualities = []
+    for options in ({"GAIN": 0.1}, {"GAIN": 0.1, "CALIBRATE": 6}):
+        labels = make("quick_regions", **{f"ISTD__LABELS__{key}": value for key, value in options.items()})
+        labels.start()
+        qualities.append(labels.quality()["labels/iou_true"])
+    assert qualities[1] > qualities[0] + 1
+
+
+def test_calibration_without_enough_masks_or_without_regions_is_an_error(make, records):
+    with pytest.raises(ValueError, match="CALIBRATE is 7, but only 6 training images with points have a mask"):
+        make("quick_regions", ISTD__LABELS__CALIBRATE=7).start()
+    with pytest.raises(ValueError, match="CALIBRATE needs ISTD.LABELS.START regions"):
+        make("quick_pal", ISTD__LABELS__CALIBRATE=2)
+
+
+def test_regions_name_the_file_of_a_point_outside(make, records):
+    train = [{**records[0], "points": [[999, 0]]}]
+    with pytest.raises(ValueError, match=f"{records[0]['image_id']}.*point \\(999, 0\\) is outside"):
+        make("quick_regions", train=train).start()
 
 
 def test_easy_images_train_first_and_validation_images_are_all_in(make, records):
@@ -165,13 +202,6 @@ def test_an_image_without_points_is_named(make, records):
     record = {key: value for key, value in records[0].items() if key != "points"}
     with pytest.raises(ValueError, match=f"{record['image_id']}.*has no points"):
         make(train=[record])
-
-
-def test_wrong_choices_name_the_key(make):
-    with pytest.raises(ValueError, match="ISTD.LABELS.POOL"):
-        make(ISTD__LABELS__POOL="some")
-    with pytest.raises(ValueError, match="ISTD.EVOLUTION.FIXED"):
-        make(ISTD__EVOLUTION__FIXED="none")
 
 
 def test_quality_against_the_true_masks(make, records):

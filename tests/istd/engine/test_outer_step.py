@@ -91,8 +91,3 @@ def test_a_checkpoint_of_other_clusters_is_refused(make):
     state = {**hook.state_dict(), "alpha": torch.zeros(99)}
     with pytest.raises(ValueError, match="99 clusters"):
         hook.load_state_dict(state)
-
-
-def test_an_unknown_loss_names_the_key(make):
-    with pytest.raises(ValueError, match="ISTD.OUTER.LOSS"):
-        make(ISTD__OUTER__LOSS="other")

@@ -216,9 +216,11 @@ def test_a_new_run_forgets_the_old_one(istd_cfg, tmp_path):
     cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path))
     start(cfg).train()
     trainer = start(cfg)
+    trainer.before_train()
     assert trainer.data.labels.masks.version == 0
     assert [path.name for path in saved_versions(trainer.data.labels.folder)] == ["masks-000000.npz"]
-    assert not (tmp_path / "model_best.pth").exists() and not (tmp_path / "test" / "results.json").exists()
+    for name in ("model_best.pth", "model_final.pth", "last_checkpoint", "test/results.json"):
+        assert not (tmp_path / name).exists() and (tmp_path / "earlier_1" / name).is_file()
 
 
 def test_what_is_missing_is_named(istd_cfg, scenes, tmp_path):
@@ -231,8 +233,6 @@ def test_what_is_missing_is_named(istd_cfg, scenes, tmp_path):
         data(DATASETS__TRAIN=())
     with pytest.raises(ValueError, match="set DATASETS.VALIDATION"):
         data("quick_semantic_prior", DATASETS__VALIDATION=())
-    with pytest.raises(ValueError, match="ISTD.LABELS.SOURCE"):
-        data(ISTD__LABELS__SOURCE="boxes")
     with pytest.raises(ValueError, match="has no points"):
         data(DATASETS__TRAIN=(f"{scenes.train}:points=",))
 

@@ -99,27 +99,6 @@ def test_an_ignored_region_is_no_object_of_detectron2s_own_parts(small_cfg):
         assert model([{"image": image, "instances": truth[:1]}])["loss_rpn_cls"] > 0
 
 
-NOT_A_SHARE, NEGATIVE = (-0.1, 1.1, float("nan")), (-0.1, float("nan"))
-WRONG = {
-    "BOUNDARY.TEACHER": NOT_A_SHARE,
-    "BOUNDARY.WIDTH": (0.0, -0.1),
-    **dict.fromkeys(("BOUNDARY.GAIN", "BOUNDARY.WEIGHT", "BOUNDARY.EDGE_WEIGHT", "MATCHING.LEAK"), NEGATIVE),
-    **dict.fromkeys(("MATCHING.MIN_IOU", "MATCHING.PART", "MATCHING.DUPLICATE"), NOT_A_SHARE),
-    **dict.fromkeys((f"CALIBRATION.{name}" for name in ("FLOOR", "LOW", "DECAY")), NOT_A_SHARE),
-    "CALIBRATION.PERIOD": (0, -1),
-}
-
-
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
-def test_numbers_out_of_their_range_are_named(key, value):
-    cfg = config(on=SWITCHES)
-    group, name = key.split(".")
-    cfg.S4M[group][name] = value
-    with pytest.raises(ValueError, match=rf"^S4M\.{group}\.{name}\b.*{value}"):
-        PseudoLabeler(cfg)
-        BoundaryConsistency.read(cfg)
-
-
 @pytest.mark.parametrize(
     "ends",
     [

@@ -272,7 +272,8 @@ def test_finite_losses_whose_sum_is_not_are_told(build):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"S4M__TEST__NETWORK": "both"}, "S4M.TEST.NETWORK must be student or teacher, not 'both'"),
+        ({"S4M__TEST__NETWORK": "both"}, "S4M.TEST.NETWORK must be one of student, teacher, not 'both'"),
+        ({"S4M__BOUNDARY__WIDTH": 0.0}, r"^S4M\.BOUNDARY\.WIDTH must be in \(0, inf\), not 0\.0\.$"),
         ({"S4M__TEST__NETWORK": "teacher", "semi": False}, "S4M.TEST.NETWORK is teacher.*DATASETS.UNLABELED"),
         ({"S4M__SAM__NAME": ""}, "S4M.PR.ENABLED need.* S4M.SAM.NAME"),
         ({"S4M__SAM__NAME": "", "S4M__SD__ENABLED": True, "semi": False}, "S4M.SD.ENABLED .*S4M.SAM.NAME"),

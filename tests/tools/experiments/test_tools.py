@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -87,8 +88,17 @@ def test_demo_of_istd(run_tool, fake_training, tmp_path, capsys):
     assert "| alcnet | lesps | - | student | 2 | 1 | 1.00 | 1.00 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "training"), [("demo_istd", "alcnet_full"), ("compare", "supervised")])
-def test_a_terminated_tool_takes_its_trainings_with_it(name, training, shapes, fake_training, tmp_path, processes):
+@pytest.mark.parametrize(
+    ("name", "training", "number"),
+    [
+        ("demo_istd", "alcnet_full", signal.SIGTERM),
+        ("compare", "supervised", signal.SIGHUP),
+        ("compare", "supervised", signal.SIGKILL),
+    ],
+)
+def test_a_tool_that_ends_takes_its_trainings_with_it(
+    name, training, number, shapes, fake_training, tmp_path, processes
+):
     wait_for_number, is_alive = processes
     arguments = {"demo_istd": ["--schemes", "full", "--scenes", "3"], "compare": shapes}[name]
     folder = tmp_path / "out" / "seed1" / training
@@ -101,9 +111,16 @@ def test_a_terminated_tool_takes_its_trainings_with_it(name, training, shapes, f
     tool = subprocess.Popen(command)
     pid = wait_for_number(folder / "pid")
     assert is_alive(pid)
-    tool.terminate()
-    assert tool.wait(60) == 128 + signal.SIGTERM and not is_alive(pid)
-    assert "not finished" in (tmp_path / "out" / "summary.md").read_text()
+    tool.send_signal(number)
+    if number == signal.SIGKILL:
+        assert tool.wait(60) == -signal.SIGKILL
+        end = time.monotonic() + 10
+        while is_alive(pid) and time.monotonic() < end:
+            time.sleep(0.02)
+    else:
+        assert tool.wait(60) == 128 + number
+        assert "not finished" in (tmp_path / "out" / "summary.md").read_text()
+    assert not is_alive(pid)
 
 
 def test_a_real_training_of_two_iterations(run_tool, shapes, tmp_path):

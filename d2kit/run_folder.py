@@ -1,0 +1,189 @@
+"""OUTPUT_DIR as the folder of one training: who holds it, and what a killed process left in it."""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import portalocker
+import yaml
+from detectron2.config import CfgNode
+
+from d2kit.files import damage
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+# Keys, or beginnings of keys, that may change at a resume: they do not decide what is trained.
+FREE = (
+    "CUDNN_BENCHMARK",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.TEST",
+    "ISTD.SCHEDULE.CHECKPOINT",
+    "ISTD.SCHEDULE.EVAL",
+    "ISTD.TEST.",
+    "ISTD.VFM.CACHE",
+    "ISTD.VFM.CHECKPOINT",
+    "MODEL.DEVICE",
+    "MODEL.VIT.CHECKPOINT",
+    "MODEL.WEIGHTS",
+    "OUTPUT_DIR",
+    "S4M.BEST_METRIC",
+    "S4M.COCO_EVAL.",
+    "S4M.LOG_PERIOD",
+    "S4M.QUALITY_",
+    "S4M.SAM.CACHE",
+    "S4M.SAM.CHECKPOINT",
+    "S4M.SAM.DECODE_CHUNK",
+    "S4M.SAM.ENCODE_BATCH",
+    "S4M.SD.CHUNK",
+    "S4M.TEACHER.WEIGHTS",
+    "S4M.TEST.",
+    "SOLVER.AMP.",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.",
+    "VIS_PERIOD",
+)
+LENGTH = ("ISTD.SCHEDULE.EPOCHS", "SOLVER.MAX_ITER")  # A training may become longer.
+# Seconds to wait for a lock: the loader processes of a killed training hold it until they notice that they are alone.
+PATIENCE = 8.0
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder, made when missing, for one training; what a killed training left half written is removed.
+
+    The kernel frees the lock when the process dies. A file system without locks gives a warning and no protection.
+
+    Raises:
+        BlockingIOError: another training holds the folder; the sentence has its process number and its start.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(portalocker.Lock(path, "a+", timeout=PATIENCE))
+        except portalocker.AlreadyLocked:
+            holder = path.read_text(encoding="utf-8").strip() or "a process that does not say its number"
+            raise BlockingIOError(f"OUTPUT_DIR '{folder}' is held by another training: {holder}.") from None
+        except portalocker.LockException as error:
+            logger.warning("'%s' cannot be locked (%s): start no second training in it.", folder, error)
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, which began {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        _clean(folder)
+        yield
+
+
+def _clean(folder: Path) -> None:
+    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    metrics = folder / "metrics.json"
+    if metrics.is_file() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
+        logger.warning("The last line of '%s' is cut off, as its training was killed; it is passed over.", metrics)
+        with open(metrics, "ab") as file:
+            file.write(b"\n")
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The content of a small json file; {} where it is missing or, with a warning, where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        logger.warning("'%s' is damaged and passed over.", path)
+        return {}
+    return content
+
+
+def can_resume(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a checkpoint to resume from, that is, the file `last_checkpoint`.
+
+    Raises:
+        ValueError: there are checkpoints, but no such file: a training from its start would take their place.
+    """
+    periodic = sorted(Path(folder).glob("model_[0-9]*.pth"))
+    if Path(folder, "last_checkpoint").is_file() or not periodic:
+        return Path(folder, "last_checkpoint").is_file()
+    raise ValueError(
+        f"'{folder}' holds '{periodic[-1].name}', but no file last_checkpoint that names the one to resume from: "
+        "write its name into that file, or train without --resume."
+    )
+
+
+def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
+    """The checkpoint that a resumed training continues from: the one that `last_checkpoint` names.
+
+    If that one is missing or damaged, it is the newest whole one of the others, with a warning.
+
+    Raises:
+        ValueError: none is whole.
+    """
+    folder = Path(folder)
+    last = folder / Path(folder, "last_checkpoint").read_text(encoding="utf-8").strip()
+    for path in [last, *sorted(folder.glob("model_[0-9]*.pth"), reverse=True)]:
+        reason = damage(path) if path.is_file() else "it is missing"
+        if not reason:
+            return path
+        logger.warning("The checkpoint '%s' is passed over: %s.", path, reason)
+    raise ValueError(f"'{folder}' holds no whole checkpoint to resume from: see the warnings.")
+
+
+def set_aside(folder: str | os.PathLike) -> None:
+    """Move what an earlier training left, and a resume or a test would take for this one's, into `earlier_<number>`."""
+    folder = Path(folder)
+    names = ("last_checkpoint", "last_evaluation.json", "model_best.json", "test/results.json")
+    paths = [path for path in (*folder.glob("model_*.pth"), *(folder / name for name in names)) if path.is_file()]
+    if not paths:
+        return
+    number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
+    for path in paths:
+        place = folder / f"earlier_{number}" / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    logger.warning("The checkpoints of an earlier training in '%s' are in its folder 'earlier_%d' now.", folder, number)
+
+
+def training_keys(cfg: CfgNode) -> dict[str, Any]:
+    """The full names and values of all keys that decide what is trained, which are those that are not FREE."""
+    return {key: value for key, value in _leaves(yaml.safe_load(cfg.dump())) if not key.startswith(FREE)}
+
+
+def require_same_training(before: Mapping[str, Any], cfg: CfgNode) -> None:
+    """Refuse to resume a training whose configuration says to train something else.
+
+    Args:
+        before: `training_keys` of the checkpoint's configuration.
+        cfg: the configuration of now. A longer training, and keys that only one of both knows, are no difference.
+
+    Raises:
+        ValueError: the sentence names every key that differs, with both values.
+    """
+    now = training_keys(cfg)
+    changed = [key for key in before.keys() & now.keys() if before[key] != now[key]]
+    changed = [key for key in changed if key not in LENGTH or now[key] < before[key]]
+    if changed:
+        differences = ", ".join(f"{key} (was {before[key]!r}, is {now[key]!r})" for key in sorted(changed))
+        raise ValueError(
+            f"The checkpoint to resume is of a training with other values of {differences}: restore them, choose "
+            "another OUTPUT_DIR, or give --allow-changed."
+        )
+
+
+def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
