@@ -10,7 +10,7 @@ from torch import Tensor
 from d2kit.files import atomic_write, load_weights
 from istd.modeling.backbones import Network, build_network
 from istd.modeling.point_supervised import network_from_config, network_options
-from istd.recipe import Recipe
+from istd.recipe import Recipe, recipe_from_fields
 
 LESPS_SOURCE = "github.com/XinyiYing/LESPS (log/SIRST3)"
 
@@ -50,7 +50,7 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
         )
     if "istd" in content:
         state = content["model"]
-        recipe = Recipe(**content["istd"])
+        recipe = recipe_from_fields(content["istd"], path)
     else:
         state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         recipe = identify_lesps(state, path)
@@ -99,7 +99,7 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         network_options(cfg),
         mean=node.INPUT.MEAN,
         std=node.INPUT.STD,
-        depth=node.INPUT.DEPTH,
+        value_range=node.INPUT.RANGE,
         polarity=node.INPUT.POLARITY,
         threshold=node.TEST.THRESHOLD,
     )

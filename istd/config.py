@@ -24,7 +24,9 @@ def _add_input(node: CN) -> None:
     node.INPUT.CHANNELS = 3  # The network takes 1 or 3 channels, each of which is the gray image.
     node.INPUT.MEAN = 95.010  # This mean of gray values 0..255 normalizes images; the default is that of SIRST3.
     node.INPUT.STD = 41.511  # This standard deviation of gray values normalizes images; the default is that of SIRST3.
-    node.INPUT.DEPTH = "range"  # 16-bit files are scaled from the image's own minimum..maximum, or 0..65535 ("type").
+    # Raw values (files of more than 8 bits, arrays of counts or temperatures) are repaired and stretched to 0..255.
+    # Their range is the image's own ("percentiles"), 0..65535 or 0..1 of floats ("type"), or two values ("7000..8000").
+    node.INPUT.RANGE = "percentiles"
     node.INPUT.POLARITY = "bright"  # Targets are brighter than their surroundings, "dark" ones are darker, or "both".
     node.INPUT.CROP = 256  # The square training crop has this side in pixels.
     node.INPUT.TARGET_CROP = 0.5  # This share of the crops is certain to hold a target if the image has one.

@@ -9,7 +9,6 @@ ISTD_VALUES: dict[str, Allowed] = {
     "ISTD.EVOLUTION.START": "[0, 1]",
     "ISTD.INPUT.CHANNELS": "[1, 3]",
     "ISTD.INPUT.CROP": "[1, inf)",
-    "ISTD.INPUT.DEPTH": ("range", "type"),
     "ISTD.INPUT.MEAN": "(-inf, inf)",
     "ISTD.INPUT.POLARITY": ("bright", "dark", "both"),
     "ISTD.INPUT.STD": "(0, inf)",

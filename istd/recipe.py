@@ -1,6 +1,8 @@
 """The recipe of a network, which describes its construction and its input, and the preparation of images for it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from istd.data.polarity import orient
+from istd.data.sensor import RANGES
 
 PAD_MULTIPLE = 32  # Whole images are padded to multiples of this.
 
@@ -22,7 +25,7 @@ class Recipe:
         mean, std: normalization of gray values 0..255.
         pad_multiple: the normalized image is padded with zeros at the bottom and right to multiples of this.
         pad_always: each side is padded by at least one pixel, to (side // multiple + 1) * multiple.
-        depth: scaling of 16-bit files, see `read_infrared`.
+        value_range: range of raw values, such as those of 16-bit files, see `istd.data.sensor.gray_from_raw`.
         polarity: polarity of the targets; images with dark targets are inverted, see `istd.data.polarity`.
         threshold: a pixel belongs to a target if its probability is above this threshold.
     """
@@ -33,7 +36,7 @@ class Recipe:
     std: float = 41.511
     pad_multiple: int = PAD_MULTIPLE
     pad_always: bool = False
-    depth: str = "range"
+    value_range: str = RANGES[0]
     polarity: str = "bright"
     threshold: float = 0.5
 
@@ -41,6 +44,29 @@ class Recipe:
     def channels(self) -> int:
         """Number of input channels, each of which is the gray image."""
         return self.options.get("in_channels", 3)
+
+
+def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
+    """Return the recipe that a file holds.
+
+    Files of version 0.2 have `depth` in place of `value_range`: "type", or "range" for the image's own range.
+
+    Args:
+        content: fields of `Recipe` by name; other keys are ignored.
+        path: file, for messages.
+
+    Raises:
+        ValueError: a field is missing, or the content is none of a recipe.
+    """
+    try:
+        content = dict(content)
+        if "depth" in content:
+            content.setdefault("value_range", "type" if content["depth"] == "type" else RANGES[0])
+        return Recipe(**{item.name: content[item.name] for item in fields(Recipe)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"'{path}' does not say how its network is fed ({type(error).__name__} {error}): export it with istd."
+        ) from error
 
 
 def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor:

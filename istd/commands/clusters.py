@@ -1,13 +1,14 @@
 """Cluster the training images of a data set for dynamic collaborative learning.
 
-    istd clusters sirst:/data/own:train.txt --assign sirst:/data/own:val.txt --output clusters.json
+istd clusters sirst:/data/own:train.txt --assign sirst:/data/own:val.txt --output clusters.json
 """
 
 import argparse
 from functools import partial
 
 from istd.data.clusters import make_clusters
-from istd.data.images import DEPTHS, read_infrared
+from istd.data.images import read_infrared
+from istd.data.sensor import RANGES
 from istd.engine.data import load_groups
 
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="json file to write")
     parser.add_argument("--clusters", type=int, default=0, help="number of clusters (default: by the number of images)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the clustering (default: 0)")
-    parser.add_argument("--depth", choices=DEPTHS, default="range", help="scaling of 16-bit files, as in training")
+    parser.add_argument("--range", default=RANGES[0], help="range of raw values, as ISTD.INPUT.RANGE in training")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     fitted, assigned = load_groups({"datasets": args.datasets, "--assign": args.assign})
     table = make_clusters(
         fitted,
-        partial(read_infrared, depth=args.depth),
+        partial(read_infrared, value_range=args.range),
         assigned=assigned,
         num_clusters=args.clusters,
         seed=args.seed,

@@ -23,20 +23,25 @@ from istd.deploy.sources import find_sources
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("inputs", nargs="+", help="images (16-bit ones too), videos, and folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", help="images, videos, TIFF files of several pages, and folders"
+    )
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--model", help=".onnx, .pt or .pth of `istd export`, or a published LESPS file")
     parser.add_argument("--config-file", help="configuration of a training; its config.yaml will do")
     parser.add_argument("--weights", help="checkpoint of that training (default: MODEL.WEIGHTS)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threshold", type=float, help="probability of a target (default: the network's own)")
+    parser.add_argument(
+        "--range", help="percentiles, type or LOW..HIGH of raw values (default: the network's own)"
+    )
     parser.add_argument("--tile", type=int, default=TILE, help=f"side of a tile, pixels; 0: no tiles (default: {TILE})")
     parser.add_argument("--overlap", type=int, default=OVERLAP, help=f"overlap of tiles, pixels (default: {OVERLAP})")
 
 
 def build_predictor(args: argparse.Namespace) -> ISTDPredictor:
     """Build the predictor that the arguments name."""
-    options = {"threshold": args.threshold, "tile": args.tile, "overlap": args.overlap}
+    options = {"threshold": args.threshold, "value_range": args.range, "tile": args.tile, "overlap": args.overlap}
     if args.model:
         return ISTDPredictor.from_file(args.model, args.device, **options)
     from d2kit.config_files import compose_config  # This needs Detectron2.

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 
 from d2kit.config_files import compose_config
 from d2kit.files import atomic_write
+from d2kit.require import require_extra
 from istd import add_istd_config
 from istd.checkpoints import load_network, load_student
 from istd.data.images import read_infrared
@@ -39,10 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", help="json file for the scores")
 
 
-def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, scored: list[dict]) -> None:
-    """Write the int8 form; an image that is scored never calibrates it."""
-    source = next((path for path in args.output if path.endswith(".onnx")), None)
-    if source is None:
+def calibration_records(args: argparse.Namespace, cfg: CfgNode | None, scored: list[dict]) -> list[dict]:
+    """Return the dataset dicts of the images that calibrate the int8 form, none of which is scored.
+
+    Raises:
+        ValueError: an option is missing, or an image is both calibrated on and scored.
+    """
+    if not any(path.endswith(".onnx") for path in args.output):
         raise ValueError("--int8 quantizes an .onnx file: name one in --output.")
     names = args.calibrate or (list(cfg.DATASETS.TRAIN) if cfg is not None else [])
     if not names:
@@ -52,21 +56,50 @@ def quantize_student(args: argparse.Namespace, cfg: CfgNode | None, depth: str, 
     if shared:
         raise ValueError(f"{min(shared)} is both in --calibrate and in --evaluate: calibrate on training images alone.")
     step = max(1, len(records) // max(1, args.calibration_images))
-    chosen = records[::step][: args.calibration_images]
-    quantize(source, args.int8, [read_infrared(record["file_name"], depth) for record in chosen])
-    print(args.int8)
+    return records[::step][: args.calibration_images]
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Find what the options lack before any work is done.
+
+    Raises:
+        argparse.ArgumentError: an option needs another one.
+        ImportError: a package is not installed.
+    """
+    files = [*args.output, args.int8] if args.int8 else args.output
+    if args.calibrate and not args.int8:
+        raise argparse.ArgumentError(None, "--calibrate needs --int8.")
+    if args.report and not args.evaluate:
+        raise argparse.ArgumentError(None, "--report needs --evaluate.")
+    if any(path.endswith(".onnx") for path in files):
+        require_extra("onnx", "onnx")
+        if args.int8 or args.evaluate:
+            require_extra("onnxruntime", "onnx")
+
+
+def scored_records(args: argparse.Namespace) -> list[dict]:
+    """Return the dataset dicts of --evaluate; ValueError names an image without a mask."""
+    records = load_datasets(args.evaluate, "--evaluate")
+    for record in records:
+        if "mask_file" not in record:
+            raise ValueError(f"--evaluate: {record['file_name']} has no mask to be scored by.")
+    return records
 
 
 def run(args: argparse.Namespace) -> None:
     """Write every form and print its path, then score them."""
+    check_options(args)
     cfg = compose_config([args.config_file], add_keys=[add_istd_config]) if args.config_file else None
     network, recipe = load_student(cfg, args.checkpoint) if cfg else load_network(args.checkpoint, "--checkpoint")
-    scored = load_datasets(args.evaluate, "--evaluate")
+    scored = scored_records(args)
+    calibrating = calibration_records(args, cfg, scored) if args.int8 else []
     for path in args.output:
         export_student(network, recipe, path)
         print(path)
     if args.int8:
-        quantize_student(args, cfg, recipe.depth, scored)
+        images = [read_infrared(record["file_name"], recipe.value_range) for record in calibrating]
+        source = next(path for path in args.output if path.endswith(".onnx"))
+        print(args.int8, quantize(source, args.int8, images))
     if not scored:
         return
     files = [*args.output, args.int8] if args.int8 else args.output

@@ -1,7 +1,7 @@
 """Make one point per target from masks, as a folder of PNGs or a CSV.
 
-    istd points /data/own/masks --output /data/own_points --kind centroid
-    istd points /data/own/masks --output points.csv --kind coarse --seed 1
+istd points /data/own/masks --output /data/own_points --kind centroid
+istd points /data/own/masks --output points.csv --kind coarse --seed 1
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 from d2kit.files import atomic_write, write_png
 from d2kit.rng import derive_seed
 from istd.data.images import EXTENSIONS, read_mask
+from istd.data.mask_files import image_of_mask
 from istd.data.names import image_files, image_key
 from istd.data.points import KINDS, points_from_mask
 from istd.data.synthetic import draw_points
@@ -42,7 +43,7 @@ def points_of_folder(masks: Path, kind: str, seed: int) -> Iterator[tuple[str, l
         mask = read_mask(path)
         name = image_key(path.relative_to(masks))
         generator = np.random.default_rng(derive_seed(seed, "coarse", name))
-        yield name.removesuffix("_pixels0"), points_from_mask(mask, kind, generator), mask.shape
+        yield image_of_mask(name), points_from_mask(mask, kind, generator), mask.shape
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -10,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from istd.data.check_facts import Facts, Reading, read_facts
 from istd.data.datasets import name_defaults, resolve_datasets
 from istd.data.findings import Findings
+from istd.data.images import JPEG_EXTENSIONS
 from istd.data.polarity import check_polarity
 from istd.data.spots import Spot, judge_spots, why_none_is_easy
 from istd.pseudo_masks.initialize import target_scale
@@ -62,7 +64,7 @@ def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
     """
     node = cfg.ISTD
     reading = Reading(
-        depth=node.INPUT.DEPTH,
+        value_range=node.INPUT.RANGE,
         polarity=check_polarity(node.INPUT.POLARITY),
         scale=target_scale(node.LABELS.TARGET_SIZE),
         easy_share=node.LABELS.EASY_SHARE,
@@ -123,6 +125,7 @@ def _judge_files(records: Sequence[dict], facts: Sequence[Facts], findings: Find
             findings.add("error", "inverted masks", sentence)
         if not fact.mask_share:
             empty.append(mask)
+            _judge_empty_mask(record, findings)
         points += len(record.get("points") or ())
         points_off += [mask] * fact.points_off
     masks = sum("mask_file" in record for record in records)
@@ -132,6 +135,18 @@ def _judge_files(records: Sequence[dict], facts: Sequence[Facts], findings: Find
     elif len(points_off) > MISPLACED * points:
         sentence = f"{len(points_off)} of {points} points lie beside the masks' targets, in {points_off[0]} for one."
         findings.add("warning", "points beside masks", sentence, len(points_off))
+
+
+def _judge_empty_mask(record: dict, findings: Findings) -> None:
+    """Apply the rules for a mask without target, which is a fault beside points."""
+    if not record.get("points"):
+        return
+    sentence = f"mask {record['mask_file']} is all black, but its image has {len(record['points'])} points"
+    if Path(record["mask_file"]).suffix.lower() in JPEG_EXTENSIONS:
+        sentence += ": a JPEG does not keep a mask of 0 and 1; save it as PNG."
+        findings.add("error", "masks that cannot be read", sentence)
+    else:
+        findings.add("warning", "empty masks beside points", f"{sentence}.")
 
 
 def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNode, findings: Findings) -> None:

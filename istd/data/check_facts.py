@@ -14,6 +14,7 @@ import numpy as np
 from d2kit.files import atomic_write
 from istd.data.images import read_infrared, read_mask
 from istd.data.polarity import orient
+from istd.data.sensor import RANGES
 from istd.data.spots import Spot, spots_at
 from istd.pseudo_masks.initialize import initialize_mask, is_easy
 
@@ -27,13 +28,13 @@ class Reading:
     """How a check reads images.
 
     Attributes:
-        depth: scaling of raw values, see `read_infrared`.
+        value_range: range of raw values, see `read_infrared`.
         polarity: ISTD.INPUT.POLARITY.
         scale: size of the targets in multiples of the published one.
         easy_share: ISTD.LABELS.EASY_SHARE.
     """
 
-    depth: str = "range"
+    value_range: str = RANGES[0]
     polarity: str = "bright"
     scale: float = 1.0
     easy_share: float = 0.8
@@ -118,9 +119,13 @@ def _stamp(record: dict) -> str:
 
 def _read(record: dict, reading: Reading) -> Facts:
     points = record.get("points") or []
-    facts = {}
+    facts = {"notes": []}
+
+    def report(*note) -> None:
+        facts["notes"].append(note)
+
     try:
-        gray = read_infrared(record["file_name"], reading.depth)
+        gray = read_infrared(record["file_name"], reading.value_range, report)
     except (ValueError, OSError) as error:
         facts["image_error"] = str(error)
     else:
@@ -132,7 +137,7 @@ def _read(record: dict, reading: Reading) -> Facts:
         facts["easy"] = is_easy(initialize_mask(gray, points, scale=reading.scale, both=both)[1], reading.easy_share)
     if "mask_file" in record:
         try:
-            mask = read_mask(record["mask_file"])
+            mask = read_mask(record["mask_file"], report)
         except (ValueError, OSError) as error:
             facts["mask_error"] = str(error)
         else:

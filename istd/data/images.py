@@ -2,18 +2,23 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from istd.data.mask_values import byte_values, foreground
+from istd.data.arrays import ARRAY_EXTENSIONS, open_array
+from istd.data.frames import TIFF_EXTENSIONS, count_frames, frame_stack
+from istd.data.mask_values import byte_values, foreground, has_color, largest_channel
+from istd.data.report import Report, log_once
+from istd.data.sensor import RANGES, gray_from_raw, parse_range
 
-EXTENSIONS = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
-DEPTHS = ("range", "type")
+JPEG_EXTENSIONS = (".jpg", ".jpeg")
+EXTENSIONS = (".png", ".bmp", *JPEG_EXTENSIONS, *TIFF_EXTENSIONS, *ARRAY_EXTENSIONS)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in Pillow's own conversion
 MAX_PIXELS = 2**30  # OpenCV's own limit; Pillow's limit is a sixth of it and would refuse scans of whole scenes
 BYTE_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -33,13 +38,17 @@ def image_name(text: str | os.PathLike) -> str:
     return path.stem if path.suffix.lower() in EXTENSIONS else path.name
 
 
-def read_infrared(path: str | os.PathLike, depth: str = "range") -> np.ndarray:
+def read_infrared(path: str | os.PathLike, value_range: str = RANGES[0], report: Report = log_once) -> np.ndarray:
     """Read an image as gray values.
 
     8-bit files keep their values; color and palette files become luma (ITU-R 601, rounded); transparency is ignored.
-    Files with more than 8 bits (16-bit PNG and TIFF, float TIFF; first page) are scaled by `depth`. "range" maps the
-    image's own minimum..maximum linearly to 0..255, which suits sensors that use only a part of their 16 bits (a
-    constant image becomes 0). "type" maps 0..65535 (float: 0..1) to 0..255, which keeps images comparable.
+    Files with more than 8 bits (16-bit PNG and TIFF, float TIFF, .npy and .raw of `open_array`) are repaired and scaled
+    by `value_range`, see `gray_from_raw`. A file of several images gives its first one, with a warning.
+
+    Args:
+        path: file of the image.
+        value_range: "percentiles", "type" or "LOW..HIGH".
+        report: function that gets repairs and warnings.
 
     Returns:
         (H, W) float32 gray values 0..255.
@@ -48,34 +57,62 @@ def read_infrared(path: str | os.PathLike, depth: str = "range") -> np.ndarray:
         BadImageError: the file is no image, is damaged, or has more than 4 channels or MAX_PIXELS pixels.
         FileNotFoundError: the file does not exist.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"depth must be one of {DEPTHS}, not '{depth}'.")
+    parse_range(value_range)
     with _naming(path):
-        byte_image = _read_bytes(path)
+        _report_frames(path, report)
+        byte_image = _read_bytes(path, _luma_bytes, report)
         if byte_image is not None:
             return byte_image.astype(np.float32)
-        return _scale(_channels(_read_deep(path), path, _luma), depth)
+        return gray_from_file_values(_read_deep(path), path, value_range, report)
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
+def gray_from_file_values(
+    values: np.ndarray, path: str | os.PathLike, value_range: str = RANGES[0], report: Report = log_once
+) -> np.ndarray:
+    """Turn an (H, W) or (H, W, C) image of a file, with colors in the order RGB, into gray values as `read_infrared`.
+
+    Raises:
+        BadImageError, ValueError: the shape or the values are unfit.
+    """
+    gray = _channels(values, path, _luma)
+    if gray.dtype == np.uint8:
+        return gray.astype(np.float32)
+    return gray_from_raw(gray, value_range, os.fspath(path), report)
+
+
+def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
     """Read a mask as (H, W) uint8, 1 on targets, by the rules of `istd.data.mask_values`.
 
     A mask may have 0/255 or 0/1 of any depth, soft borders (targets are above half of the file's largest value),
-    numbers of instances, a palette (index 0 is the background) or colors of instances (the largest channel counts).
+    numbers of instances, a palette (index 0 is the background), colors of instances (the largest channel counts), or
+    its values in the alpha channel. Some stray values beside white are left out and reported.
 
     Raises:
-        BadImageError, FileNotFoundError: see `read_infrared`; the targets may also be ambiguous.
+        BadImageError, FileNotFoundError: see `read_infrared`; the targets may also be ambiguous or most of the mask.
     """
     with _naming(path):
-        values = _read_bytes(path, byte_values)
-        if values is None:
-            values = _channels(_read_deep(path), path, lambda color: color.max(-1))
-        return foreground(values, lossy=Path(path).suffix.lower() in (".jpg", ".jpeg"))
+        _report_frames(path, report)
+        content = _read_bytes(path, byte_values)
+        if content is None:
+            array = _read_deep(path)
+            content = _channels(array, path, largest_channel), has_color(array)
+        values, is_colored = content
+        is_lossy = Path(path).suffix.lower() in JPEG_EXTENSIONS
+        try:
+            mask, stray = foreground(values, is_lossy, is_colored)
+        except ValueError as error:
+            raise BadImageError(f"{os.fspath(path)} is no clear mask: {error}.") from error
+        if stray:
+            sentence = f"{os.fspath(path)}: {stray} pixels beside white are at most half as bright and are no target."
+            report("repaired", "stray values in a mask", sentence, 1)
+        return mask
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Read height and width from the file's header."""
     with _naming(path):
+        if _is_array(path):
+            return frame_stack(open_array(path)).shape[1:3]
         try:
             with _open(path) as image:
                 return image.height, image.width
@@ -84,18 +121,18 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
                 return file.pages[0].imagelength, file.pages[0].imagewidth
 
 
-def find_image(folder: str | os.PathLike, name: str) -> Path | None:
+def find_image(folder: str | os.PathLike, name: str, suffixes: Sequence[str] = ("", "_pixels0")) -> Path | None:
     """Find the image of `name` (with or without extension) in `folder`, or return None.
 
-    For a name without extension, EXTENSIONS are tried in order, in lower and upper case, and then NAME_pixels0, as in
-    the masks of NUAA-SIRST.
+    For a name without extension, each of `suffixes` is put behind the name, and EXTENSIONS are tried in order, in lower
+    and upper case. The default knows NAME_pixels0, as in the masks of NUAA-SIRST.
     """
     folder = Path(folder)
     if Path(name).suffix.lower() in EXTENSIONS:
         if (folder / name).is_file():
             return folder / name
         name = str(Path(name).with_suffix(""))
-    for stem in (name, f"{name}_pixels0"):
+    for stem in (f"{name}{suffix}" for suffix in suffixes):
         for extension in EXTENSIONS:
             for path in (folder / f"{stem}{extension}", folder / f"{stem}{extension.upper()}"):
                 if path.is_file():
@@ -143,18 +180,36 @@ def _luma_bytes(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "L" else image.convert("RGB").convert("L"))
 
 
-def _read_bytes(
-    path: str | os.PathLike, convert: Callable[[Image.Image], np.ndarray] = _luma_bytes
-) -> np.ndarray | None:
-    """Read (H, W) uint8 values of a file with at most 8 bits; return None for a deeper file."""
+def _is_array(path: str | os.PathLike) -> bool:
+    return Path(path).suffix.lower() in ARRAY_EXTENSIONS
+
+
+def _report_frames(path: str | os.PathLike, report: Report) -> None:
+    """Report that only the first of several images is read."""
+    frames = count_frames(path)
+    if frames > 1:
+        sentence = f"{os.fspath(path)} holds {frames} images, of which the first is read."
+        report("warning", "several images in a file", sentence, 1)
+
+
+def _read_bytes(path: str | os.PathLike, convert: Callable[[Image.Image], Any], report: Report = log_once) -> Any:
+    """Return what `convert` makes of a file with at most 8 bits; return None for a deeper file."""
+    if _is_array(path):
+        return None
     try:
         with _open(path) as image:
+            if any(data.startswith(b"FLIR\0") for _, data in getattr(image, "applist", ())):
+                sentence = (
+                    f"{os.fspath(path)} is a radiometric JPEG of FLIR: its preview is read, not its raw data. Save the "
+                    "raw data as 16-bit TIFF, for example with exiftool -b -RawThermalImage."
+                )
+                report("warning", "previews of radiometric data", sentence, 1)
             if image.mode not in BYTE_MODES or _has_deep_color(image):
                 return None
             image.load()
             return convert(image)
     except UnidentifiedImageError:
-        if Path(path).suffix.lower() in (".tif", ".tiff"):
+        if Path(path).suffix.lower() in TIFF_EXTENSIONS:
             return None  # Pillow does not know every TIFF, for example 16-bit color.
         raise
 
@@ -166,7 +221,11 @@ def _has_deep_color(image: Image.Image) -> bool:
 
 def _read_deep(path: str | os.PathLike) -> np.ndarray:
     """Read an (H, W) or (H, W, C) array of the file's own type, with colors in the order RGB."""
-    is_tiff = Path(path).suffix.lower() in (".tif", ".tiff")
+    if _is_array(path):
+        first = frame_stack(open_array(path))[0]
+        _check_size(*first.shape[:2])
+        return np.array(first)
+    is_tiff = Path(path).suffix.lower() in TIFF_EXTENSIONS
     try:
         with _open(path) as image:
             is_deep_color = _has_deep_color(image) and image.mode in BYTE_MODES
@@ -186,35 +245,23 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
     array = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise BadImageError(f"{os.fspath(path)} cannot be read as an image.")
-    return array[..., 2::-1] if array.ndim == 3 else array
+    return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array
 
 
 def _luma(color: np.ndarray) -> np.ndarray:
-    """Turn (H, W, 3) into (H, W) gray values of the same type."""
-    grey = color.astype(np.float32) @ LUMA
-    return np.rint(grey).astype(color.dtype) if np.issubdtype(color.dtype, np.integer) else grey
+    """Turn (H, W, C) into (H, W) gray values of the same type; two channels are gray and alpha."""
+    if color.shape[2] == 2:
+        return color[..., 0]
+    gray = color[..., :3].astype(np.float32) @ LUMA
+    return np.rint(gray).astype(color.dtype) if np.issubdtype(color.dtype, np.integer) else gray
 
 
 def _channels(array: np.ndarray, path: str | os.PathLike, merge: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return (H, W) values of an (H, W) or (H, W, C) array; `merge` turns three channels into one."""
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        return merge(array[..., :3])
-    if array.ndim == 3 and array.shape[2] in (1, 2):
+    """Return (H, W) values of an (H, W) or (H, W, C) array; `merge` turns two to four channels into one."""
+    if array.ndim == 3 and array.shape[2] in (2, 3, 4):
+        return merge(array)
+    if array.ndim == 3 and array.shape[2] == 1:
         return array[..., 0]
     if array.ndim != 2:
         raise BadImageError(f"{os.fspath(path)} has shape {array.shape}: one image of 1 to 4 channels is expected.")
     return array
-
-
-def _scale(grey: np.ndarray, depth: str) -> np.ndarray:
-    """Scale deeper values to (H, W) float32 in 0..255."""
-    values = grey.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
-    if depth == "type":
-        maximum = 1.0 if np.issubdtype(grey.dtype, np.floating) else 65535.0
-        return np.clip(values / maximum * 255.0, 0, 255).astype(np.float32)
-    low, high = values.min(), values.max()
-    if high == low:
-        return np.zeros(grey.shape, np.float32)
-    return ((values - low) / (high - low) * 255.0).astype(np.float32)

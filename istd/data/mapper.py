@@ -9,6 +9,7 @@ from detectron2.config import configurable
 
 from istd.data.images import SizeMismatch, read_infrared, read_mask
 from istd.data.polarity import check_polarity, orient
+from istd.data.sensor import RANGES, parse_range
 from istd.data.view import View
 
 
@@ -34,7 +35,7 @@ class ISTDMapper:
         crop, target_share: side of the crop in pixels, and probability that it is placed on a target (`View.draw`).
         views, seed: number and seed of an image's crops in all epochs (`View.of_set`); 0 draws new ones each time.
         fill: gray value beyond the border.
-        depth: scaling of 16-bit files, see `read_infrared`.
+        value_range: range of raw values, see `read_infrared`.
         polarity: polarity of the targets; images with dark targets are inverted, see `istd.data.polarity`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" takes
             precedence.
@@ -53,7 +54,7 @@ class ISTDMapper:
         views: int = 0,
         seed: int = 0,
         fill: float = 0.0,
-        depth: str = "range",
+        value_range: str = RANGES[0],
         polarity: str = "bright",
         pseudo_masks: Mapping[str, np.ndarray] | None = None,
         use_masks: bool = False,
@@ -63,6 +64,7 @@ class ISTDMapper:
             raise ValueError(f"ISTD.INPUT.CHANNELS must be 1 or 3, not {channels}.")
         if is_train and crop < 1:
             raise ValueError(f"ISTD.INPUT.CROP must be at least 1 pixel, not {crop}.")
+        parse_range(value_range)
         self.is_train = is_train
         self.channels = channels
         self.crop = crop
@@ -70,7 +72,7 @@ class ISTDMapper:
         self.views = views
         self.seed = seed
         self.fill = fill
-        self.depth = depth
+        self.value_range = value_range
         self.polarity = check_polarity(polarity)
         self.pseudo_masks = pseudo_masks
         self.use_masks = use_masks
@@ -88,13 +90,13 @@ class ISTDMapper:
             "views": options.VIEWS,
             "seed": max(cfg.SEED, 0),
             "fill": options.MEAN,
-            "depth": options.DEPTH,
+            "value_range": options.RANGE,
             "polarity": options.POLARITY,
             **lookups,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        image = orient(read_infrared(dataset_dict["file_name"], self.depth), self.polarity)
+        image = orient(read_infrared(dataset_dict["file_name"], self.value_range), self.polarity)
         self._check(image.shape, dataset_dict, "image", dataset_dict["file_name"])
         return self._train(image, dataset_dict) if self.is_train else self._test(image, dataset_dict)
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from istd.data.findings import Findings
 from istd.data.images import SizeMismatch, find_image, image_size
+from istd.data.mask_files import check_missing, find_mask, mask_folder
 from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
 from istd.data.points import PointSource
 from istd.data.text import read_text
@@ -27,7 +28,8 @@ class SirstFolder:
         points: source of points, see `PointSource`; "" means no points (inference, full supervision).
         unit: unit of the points' coordinates, see `PointSource`.
         images: folder of images with any of EXTENSIONS.
-        masks: folder of masks, named like the images; "" means no masks. An image without a mask has no "mask_file".
+        masks: folder of masks, named as in `find_mask`; "" means no masks. An image without a mask has no "mask_file".
+            The default "masks" also stands for the folders of `mask_folder`.
         characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
         on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
     """
@@ -49,7 +51,8 @@ class SirstFolder:
         self._root = Path(root)
         self._split = split
         self._images = self._root / images
-        self._masks = self._root / masks if masks else None
+        self._mask_option = masks
+        self._masks: Path | None = None  # `read` finds the folder.
         self._points = self._root / points if points else None
         self._unit = unit
         self._characteristics = characteristics
@@ -65,6 +68,7 @@ class SirstFolder:
             FileNotFoundError, ValueError: a file or a folder of all images is absent or unfit; the message names it.
         """
         split_file = _split_file(self._root, self._split)
+        self._masks = mask_folder(self._root, self._mask_option, findings.add) if self._mask_option else None
         for folder in filter(None, (self._images, self._masks)):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
@@ -79,7 +83,12 @@ class SirstFolder:
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
             _collect(findings, "unit of the points", source.check_all)
-        _collect(findings, "names of the masks", lambda: self._check_mask_names(dicts, split_file))
+        if self._masks is not None and dicts:
+            _collect(
+                findings,
+                "names of the masks",
+                lambda: check_missing(dicts, self._masks, self._images, findings.add),
+            )
         return dicts
 
     def _point_source(self, findings: Findings) -> PointSource | None:
@@ -138,7 +147,8 @@ class SirstFolder:
     def _add_mask(self, record: dict) -> None:
         if self._masks is None:
             return
-        path = next(filter(None, (_find(self._masks, name) for name in self._names(record))), None)
+        names = (spelling for name in self._names(record) for spelling in spellings(name))
+        path = next(filter(None, (find_mask(self._masks, name, self._images) for name in names)), None)
         if path is None:
             return
         height, width = image_size(path)
@@ -167,18 +177,6 @@ class SirstFolder:
                 f"{split_file} names image '{record['image_id']}', which has no points in {source.source}."
             )
         record["points"] = points
-
-    def _check_mask_names(self, dicts: list[dict], split_file: Path) -> None:
-        """Raise ValueError if no image of the split has a mask, and a mask has the name of no image at all."""
-        if self._masks is None or not dicts or any("mask_file" in record for record in dicts):
-            return
-        known = set(self._short_names)
-        strangers = [path for path in image_files(self._masks) if PurePosixPath(image_key(path)).name not in known]
-        if strangers:
-            raise ValueError(
-                f"none of the {len(dicts)} images of {split_file} has a mask in {self._masks}, where "
-                f"'{strangers[0].name}' is no image's name: name masks like their images, or write masks= for none."
-            )
 
 
 def _collect(findings: Findings, cause: str, check: Callable[[], None]) -> None:

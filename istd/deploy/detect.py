@@ -1,5 +1,6 @@
 """A detection run, which predicts images and frames of videos and writes masks, overlays and a table of detections."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -13,14 +14,18 @@ from d2kit.files import atomic_write, write_png
 from istd.data.images import read_infrared
 from istd.deploy.detections import draw_overlay, write_table
 from istd.deploy.predictor import ISTDPredictor
-from istd.deploy.sources import Source, open_video
+from istd.deploy.sources import Source, open_frames
+
+TABLE = "detections.csv"
+DOCUMENT = "detections.json"
 
 
 class DetectionRun:
     """Writes masks and overlays into a folder as files are added, and the tables of detections at `close`.
 
     The folder gets masks/NAME.png (0 and 255, at the image's size) and overlays/NAME.png for each image, and
-    masks/NAME.avi/000000.png, ... and overlays/NAME.mp4 for a video NAME.avi.
+    masks/NAME.avi/000000.png, ... and overlays/NAME.mp4 for a video NAME.avi or another sequence of frames. What an
+    earlier run wrote there is removed at the start.
 
     Attributes:
         records: a dict for each image or frame: file, frame (None for images), height, width, mask, overlay (paths
@@ -31,6 +36,7 @@ class DetectionRun:
     def __init__(self, predictor: ISTDPredictor, folder: str | os.PathLike):
         self.predictor = predictor
         self.folder = Path(folder)
+        remove_results(self.folder)
         self.records: list[dict] = []
         self.failed: dict[str, str] = {}
 
@@ -39,25 +45,25 @@ class DetectionRun:
 
         Args:
             source: source from `find_sources`.
-            watch: function that wraps the frames of a video, for a progress bar.
+            watch: function that wraps the frames of a sequence, for a progress bar.
         """
         try:
-            if source.video:
-                self._add_video(source, watch)
+            if source.is_sequence:
+                self._add_sequence(source, watch)
             else:
                 overlay = f"overlays/{source.name}.png"
-                gray = read_infrared(source.path, self.predictor.runner.recipe.depth)
+                gray = read_infrared(source.path, self.predictor.value_range)
                 write_png(self.folder / overlay, self._predict(source, gray, source.name, overlay))
         except (OSError, ValueError, RuntimeError, MemoryError, cv2.error) as error:
             self.failed[str(source.path)] = " ".join(str(error).split()) or type(error).__name__
 
-    def _add_video(self, source: Source, watch: Callable[[Iterable], Iterable]) -> None:
-        rate, frames = open_video(source.path)
+    def _add_sequence(self, source: Source, watch: Callable[[Iterable], Iterable]) -> None:
+        rate, frames = open_frames(source.path, self.predictor.value_range)
         overlay = f"overlays/{source.name}.mp4"
         # The folder keeps the extension, because frames taken from clip.mp4 often lie beside it in a folder clip.
         folder = source.name + source.path.suffix
         pictures = (
-            self._predict(source, cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), f"{folder}/{number:06}", overlay, number)
+            self._predict(source, frame, f"{folder}/{number:06}", overlay, number)
             for number, frame in enumerate(watch(frames))
         )
         write_video(self.folder / overlay, pictures, rate)
@@ -66,7 +72,7 @@ class DetectionRun:
         self, source: Source, gray: np.ndarray, name: str, overlay: str, frame: int | None = None
     ) -> np.ndarray:
         """Predict an image or frame, write its mask and keep its record; return the overlay, (H, W, 3) uint8 BGR."""
-        prediction = self.predictor(gray)
+        prediction = self.predictor.predict_gray(gray)
         mask = prediction["probability"] > self.predictor.threshold
         write_png(self.folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
         self.records.append(
@@ -84,11 +90,40 @@ class DetectionRun:
 
     def close(self) -> None:
         """Write detections.csv and detections.json atomically."""
-        with atomic_write(self.folder / "detections.csv", "w") as file:
+        with atomic_write(self.folder / TABLE, "w") as file:
             write_table(file, ((record["file"], record["frame"], record["detections"]) for record in self.records))
         document = {"threshold": self.predictor.threshold, "images": self.records, "failed": self.failed}
-        with atomic_write(self.folder / "detections.json", "w") as file:
+        with atomic_write(self.folder / DOCUMENT, "w") as file:
             json.dump(document, file, indent=1, default=asdict)
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what an earlier detection run wrote into a folder, so that no file of another run stays.
+
+    Raises:
+        ValueError: the folder has masks or overlays of another origin, which a run would mix with its own; or its
+            detections.json is damaged.
+    """
+    table = folder / DOCUMENT
+    results = [folder / name for name in ("masks", "overlays")]
+    if not table.is_file():
+        foreign = [path for path in results if path.is_dir() and any(path.iterdir())]
+        if foreign:
+            raise ValueError(f"{foreign[0]} exists and no {DOCUMENT} lists its files: choose another --output.")
+        return
+    try:
+        records = json.loads(table.read_text(encoding="utf-8"))["images"]
+        files = {folder / record[key] for record in records for key in ("mask", "overlay")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{table} is no table of detections ({error}): choose another --output.") from error
+    for path in files:
+        if any(path.resolve().is_relative_to(result.resolve()) for result in results):
+            path.unlink(missing_ok=True)
+    for path in (folder / TABLE, table):
+        path.unlink(missing_ok=True)
+    for parent in sorted({path.parent for path in files}, reverse=True):
+        with contextlib.suppress(OSError):  # Other files stay, and so do their folders.
+            parent.rmdir()
 
 
 def write_video(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:

@@ -2,10 +2,11 @@
 
 import copy
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from d2kit.require import require_extra
-from istd.recipe import Recipe, prepare
+from istd.recipe import Recipe, prepare, recipe_from_fields
 
 if TYPE_CHECKING:
     from istd.modeling.backbones import Network
 
 
+logger = logging.getLogger(__name__)
+
 METADATA = "istd"  # key of an ONNX file's metadata, and name of a TorchScript file's extra file
 INPUT = "image"
 OUTPUT = "probability"
+CUDA = "CUDAExecutionProvider"
 
 
 class Deployed(nn.Module):
@@ -48,7 +52,7 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> tuple[Recipe, in
     """Invert `write_metadata`; a ValueError names `path` if the text is no such metadata."""
     try:
         values = json.loads(text or "")
-        return Recipe(**{field.name: values[field.name] for field in fields(Recipe)}), int(values["multiple"])
+        return recipe_from_fields(values, path), int(values["multiple"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"'{path}' does not say how its network is fed (no metadata '{METADATA}'): export it with istd export."
@@ -87,17 +91,24 @@ def open_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> R
 
     Args:
         path: .onnx or .pt file of `export_student`, or any other file that `istd.checkpoints.load_network` reads.
-        device: cpu or cuda; ONNX Runtime uses the CPU if its build has no CUDA.
+        device: cpu or cuda. Where PyTorch or ONNX Runtime cannot use CUDA, a warning says so, and the CPU is used.
 
     Raises:
-        FileNotFoundError, ValueError: the file is absent or is no network; the message names it.
+        FileNotFoundError, ValueError: the file is absent or is no network, or the device is none; the message names it.
         ImportError: the file needs onnxruntime, which is not installed.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"the network '{path}' does not exist.")
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"the device '{device}' is neither cpu nor cuda.") from error
     suffix = Path(path).suffix
     if suffix == ".onnx":
         return _open_onnx(path, device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        logger.warning("'%s' runs on the CPU, because PyTorch finds no CUDA device here.", path)
+        device = torch.device("cpu")
     if suffix == ".pt":
         return _open_torchscript(path, device)
     from istd.checkpoints import load_network  # Only files of weights need the packages of training.
@@ -115,7 +126,7 @@ def _run_module(module: nn.Module, recipe: Recipe, multiple: int, device: str | 
     return Runner(run, recipe, multiple)
 
 
-def _open_torchscript(path: str | os.PathLike, device: str | torch.device) -> Runner:
+def _open_torchscript(path: str | os.PathLike, device: torch.device) -> Runner:
     extra = {METADATA: ""}
     try:
         with warnings.catch_warnings():
@@ -126,15 +137,22 @@ def _open_torchscript(path: str | os.PathLike, device: str | torch.device) -> Ru
     return _run_module(module.eval(), *read_metadata(extra[METADATA], path), device)
 
 
-def _open_onnx(path: str | os.PathLike, device: str | torch.device) -> Runner:
+def _open_onnx(path: str | os.PathLike, device: torch.device) -> Runner:
     runtime = require_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # Otherwise the session uses all cores, unlike torch.
-    preferred = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
-    providers = [name for name in (*preferred, "CPUExecutionProvider") if name in runtime.get_available_providers()]
+    providers: list = ["CPUExecutionProvider"]
+    if device.type == "cuda" and CUDA in runtime.get_available_providers():
+        providers.insert(0, (CUDA, {"device_id": device.index or 0}))
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # The exceptions of ONNX Runtime have no other common base.
         raise ValueError(f"'{path}' is no ONNX file that runs here ({str(error).splitlines()[0]}).") from error
+    if device.type == "cuda" and CUDA not in session.get_providers():
+        logger.warning(
+            "'%s' runs on the CPU: this build of ONNX Runtime has no CUDA, or finds no device. The package "
+            "onnxruntime-gpu has CUDA.",
+            path,
+        )
     recipe, multiple = read_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA), path)
     return Runner(lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0]), recipe, multiple)

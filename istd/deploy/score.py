@@ -13,7 +13,7 @@ def score_images(runner: Runner, records: Iterable[dict]) -> dict:
     """Compute the figures of `IRMetrics` over whole images.
 
     Args:
-        runner: network to score; its recipe gives the scaling of 16-bit files and the threshold of a target.
+        runner: network to score; its recipe gives the range of raw values and the threshold of a target.
         records: dataset dicts with `mask_file`.
 
     Raises:
@@ -23,7 +23,7 @@ def score_images(runner: Runner, records: Iterable[dict]) -> dict:
     for record in records:
         if "mask_file" not in record:
             raise ValueError(f"{record['file_name']} has no mask to be scored by.")
-        probability = runner(read_infrared(record["file_name"], runner.recipe.depth))
+        probability = runner(read_infrared(record["file_name"], runner.recipe.value_range))
         try:
             metrics.update(probability, read_mask(record["mask_file"]))
         except ValueError as error:

@@ -1,6 +1,7 @@
-"""The files that a detection run reads: images and videos, also in folders, each with a unique name for its results."""
+"""The files that a detection run reads: images and sequences, also in folders, each with a unique name for results."""
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from istd.data.images import EXTENSIONS, BadImageError
+from istd.data.frames import count_frames, iterate_frames
+from istd.data.images import EXTENSIONS, BadImageError, gray_from_file_values
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_RATE = 25.0  # frames per second
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
 
@@ -21,12 +26,12 @@ class Source:
     Attributes:
         path: path of the file.
         name: unique name of the file's results: its path below the folder that was given, without extension.
-        video: whether the file is a video.
+        is_sequence: whether the file holds several frames: a video, or a TIFF file or an array of several images.
     """
 
     path: Path
     name: str
-    video: bool
+    is_sequence: bool
 
 
 def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dict[str, str]]:
@@ -49,32 +54,54 @@ def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dic
             stem = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").as_posix()
             names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
             name = next(name for name in names if name not in sources)
-            sources[name] = Source(path, name, path.suffix.lower() in VIDEOS)
+            is_sequence = path.suffix.lower() in VIDEOS or count_frames(path) > 1
+            sources[name] = Source(path, name, is_sequence)
     return list(sources.values()), refused
 
 
-def open_video(path: str | os.PathLike) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a video.
+def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Iterator[np.ndarray]]:
+    """Open a sequence of frames: a video, a TIFF file of several pages, or an array of several images.
+
+    Args:
+        path: file of the sequence.
+        value_range: range of raw values, see `read_infrared`.
 
     Returns:
-        the frames per second, 25 if the file does not say, and an iterator of the (H, W, 3) uint8 BGR frames.
+        the frames per second, 25 if the file does not say, and an iterator of the (H, W) frames, gray values 0..255.
 
     Raises:
-        BadImageError: OpenCV cannot open the file. The iterator raises it at its end if there was no frame, or if there
-            were fewer frames than the file says.
+        BadImageError: the file cannot be read. The iterator raises it where a frame cannot be read, or at its end if
+            there was none. A video with fewer frames than its header says gives a warning.
     """
+    if Path(path).suffix.lower() not in VIDEOS:
+        return DEFAULT_RATE, _read_stack(path, value_range)
     capture = cv2.VideoCapture(os.fspath(path))
     if not capture.isOpened():
         raise BadImageError(f"{os.fspath(path)} cannot be read as a video.")
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if rate > 0 else 25.0, _read_frames(capture, path)
+    return rate if rate > 0 else DEFAULT_RATE, _read_video(capture, path)
 
 
-def _read_frames(capture: cv2.VideoCapture, path: str | os.PathLike) -> Iterator[np.ndarray]:
+def _read_video(capture: cv2.VideoCapture, path: str | os.PathLike) -> Iterator[np.ndarray]:
     length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     count = 0
     while (frame := capture.read()[1]) is not None:
         count += 1
-        yield frame
-    if not count or count < length:
-        raise BadImageError(f"{os.fspath(path)} ends after {count} of {length} frames.")
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) if frame.ndim == 3 else frame
+    if not count:
+        raise BadImageError(f"{os.fspath(path)} holds no frame that can be read.")
+    if count < length:
+        logger.warning("%s ends after %d frames; its header says %d.", path, count, length)
+
+
+def _read_stack(path: str | os.PathLike, value_range: str) -> Iterator[np.ndarray]:
+    frames = enumerate(iterate_frames(path))
+    while True:
+        try:
+            number, frame = next(frames)
+            gray = gray_from_file_values(frame, f"{os.fspath(path)}, frame {number}", value_range)
+        except StopIteration:
+            return
+        except Exception as error:  # Decoders raise many types on damaged bytes.
+            raise BadImageError(f"{os.fspath(path)} cannot be read ({error or type(error).__name__}).") from error
+        yield gray

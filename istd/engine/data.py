@@ -111,16 +111,16 @@ class TrainingData:
     def _load_clusters(self) -> ClusterTable:
         """Read ISTD.CLUSTERS.FILE, or a table in the output folder that is fitted to the training images alone."""
         records = [*self.train, *self.validation]
-        depth = self._cfg.ISTD.INPUT.DEPTH
+        value_range = self._cfg.ISTD.INPUT.RANGE
         ids = [record["image_id"] for record in records]
         path = self._cfg.ISTD.CLUSTERS.FILE
         if not path:
             files = [str(Path(record["file_name"]).resolve()) for record in records]
             # The name depends on everything that decides the content, so a run never reads another run's clusters.
-            digest = derive_seed(self._seed, depth, len(self.train), *ids, *files)
+            digest = derive_seed(self._seed, value_range, len(self.train), *ids, *files)
             path = Path(self._cfg.OUTPUT_DIR, f"clusters-{digest:08x}.json")
             if comm.is_main_process() and not path.is_file():
-                read = partial(read_infrared, depth=depth)
+                read = partial(read_infrared, value_range=value_range)
                 table = make_clusters(self.train, read, assigned=self.validation, seed=self._seed)
                 table.save(path)
                 logger.info("%d clusters of %d training images: %s.", table.num_clusters, len(self.train), path)

@@ -161,7 +161,7 @@ class PseudoLabels:
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            gray = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.DEPTH), polarity)
+            gray = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE), polarity)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
@@ -182,7 +182,7 @@ class PseudoLabels:
         node = self._cfg.ISTD
         spots = []
         for record in self._train:
-            gray = orient(read_infrared(record["file_name"], node.INPUT.DEPTH), node.INPUT.POLARITY)
+            gray = orient(read_infrared(record["file_name"], node.INPUT.RANGE), node.INPUT.POLARITY)
             spots += [(record["file_name"], spot) for spot in spots_at(gray, record["points"])]
         size = node.LABELS.TARGET_SIZE if node.LABELS.START == "contours" else math.inf
         return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, size)

@@ -52,7 +52,7 @@ def region_options(cfg: CfgNode, records: Sequence[dict]) -> dict:
 
 
 def _read(cfg: CfgNode, record: dict) -> np.ndarray:
-    return orient(read_infrared(record["file_name"], cfg.ISTD.INPUT.DEPTH), cfg.ISTD.INPUT.POLARITY)
+    return orient(read_infrared(record["file_name"], cfg.ISTD.INPUT.RANGE), cfg.ISTD.INPUT.POLARITY)
 
 
 def _noise(cfg: CfgNode, record: dict, scale: float) -> np.ndarray:

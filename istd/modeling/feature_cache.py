@@ -56,7 +56,7 @@ class FeatureCache:
 
     Kept features are rounded to float16 (relative error up to 2**-11), on a miss as on a hit, and each kept view runs
     through the model alone and in float32, so results depend neither on the cache's content nor on the batch. Pixels
-    identify an entry, so a changed file, depth or fill gets a new entry.
+    identify an entry, so a changed file, range or fill gets a new entry.
 
     The cache is exact only for views that recur pixel by pixel: whole images (label updates and evaluation), crops that
     hold the whole image, and the finite sets of crops of ISTD.INPUT.VIEWS. Other random crops have no key; they run as

@@ -89,6 +89,77 @@ def test_a_video(gray_predictor, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["clip.mp4"]
 
 
+def test_the_pages_of_a_tiff_and_the_images_of_an_array_are_frames(gray_predictor, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    stack = np.stack([scene(at=(20, 30 + 4 * number)) for number in range(3)])
+    tifffile.imwrite(folder / "a.tif", stack, photometric="minisblack")
+    tifffile.imwrite(folder / "b.tiff", stack.astype(np.uint16) * 9 + 4000, photometric="minisblack")
+    np.save(folder / "c.npy", stack)
+    status, document = run(folder, tmp_path / "out")
+    assert status == 0
+    assert [(Path(record["file"]).name, record["frame"]) for record in document["images"]] == [
+        (name, number) for name in ("a.tif", "b.tiff", "c.npy") for number in range(3)
+    ]
+    for record in document["images"]:
+        (found,) = record["detections"]
+        assert found["centroid"] == [31.5 + 4 * record["frame"], 21.0] and found["area"] == 12
+        assert (tmp_path / "out" / record["mask"]).is_file() and (tmp_path / "out" / record["overlay"]).is_file()
+
+
+def test_a_video_that_is_shorter_than_its_header_says(gray_predictor, tmp_path, caplog):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
+    for _ in range(4):
+        writer.write(cv2.cvtColor(scene(), cv2.COLOR_GRAY2BGR))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    for tag, offset in ((b"avih", 24), (b"strh", 40)):
+        place = data.find(tag) + offset
+        data[place : place + 4] = (9).to_bytes(4, "little")
+    path.write_bytes(data)
+    status, document = run(path, tmp_path / "out")
+    assert status == 0 and len(document["images"]) == 4 and document["failed"] == {}
+    assert "clip.avi ends after 4 frames; its header says 9" in caplog.text
+
+
+def test_a_dark_frame_stays_dark(gray_predictor, tmp_path):
+    Image.fromarray((scene() > 100).astype(np.uint8)).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", tmp_path / "out")[1]["images"][0]["detections"] == []
+
+
+def test_results_of_an_earlier_run_are_removed(gray_predictor, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for name in ("old", "both", "below/old"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene()).save(folder / f"{name}.png")
+    run(folder, output)
+    (output / "notes.txt").write_text("mine")
+    (output / "masks" / "mine.png").write_bytes(b"mine")
+    (folder / "old.png").unlink()
+    (folder / "below" / "old.png").unlink()
+    run(folder, output)
+    files = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    tables = ["detections.csv", "detections.json"]
+    assert files == [*tables, "masks/both.png", "masks/mine.png", "notes.txt", "overlays/both.png"]
+    assert not (output / "masks" / "below").exists()
+
+
+def test_masks_of_another_origin_are_never_overwritten(gray_predictor, tmp_path, capsys):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(scene()).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    arguments = [str(tmp_path / "a.png"), "--model", "x", "--output", str(tmp_path)]
+    before = (tmp_path / "masks" / "a.png").read_bytes()
+    assert run_command(detect, arguments) == 1 and "choose another --output" in capsys.readouterr().err
+    assert (tmp_path / "masks" / "a.png").read_bytes() == before
+    outside = {"images": [{"mask": "../a.png", "overlay": "/etc/none"}]}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.json").write_text(json.dumps(outside))
+    run(tmp_path / "masks" / "a.png", tmp_path / "out")
+    assert (tmp_path / "a.png").is_file()
+
+
 def test_bad_files_are_named_and_the_rest_goes_on(gray_predictor, tmp_path, capsys):
     folder, empty = tmp_path / "in", tmp_path / "empty"
     folder.mkdir()
@@ -109,9 +180,9 @@ def test_an_interrupted_run_keeps_its_tables(gray_predictor, tmp_path, monkeypat
     for name in "abc":
         Image.fromarray(scene()).save(folder / f"{name}.png")
 
-    def fail(path):
+    def fail(path, *options):
         if path.stem == "b":
-            return decode(path)
+            return decode(path, *options)
         raise zlib.error("incorrect data check") if path.stem == "a" else KeyboardInterrupt
 
     monkeypatch.setattr(images, "_read_bytes", fail)

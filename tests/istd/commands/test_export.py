@@ -1,6 +1,7 @@
 """Exported forms of an ISTD network are written, scored and refused as the options say."""
 
 import json
+import sys
 
 import pytest
 
@@ -28,7 +29,8 @@ def test_an_istd_student_in_every_form(small_set, tmp_path, capsys):
     options = ["--checkpoint", str(tmp_path / "acm.pth"), "--output", *files, "--int8", small]
     data = ["--calibrate", f"sirst:{small_set}:train.txt", "--evaluate", f"sirst:{small_set}:test.txt"]
     assert run_command(export, [*options, *data, "--report", str(tmp_path / "report.json")]) == 0
-    assert capsys.readouterr().out.split("\n")[:4] == [*files, small]
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[:3] == files and lines[3].startswith(f"{small} ")
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["scores"]) == ["PyTorch", *files, small] and report["images"] == 1
     assert all(abs(report["scores"][name]["IoU_loss"]) < 0.5 for name in files)
@@ -49,4 +51,26 @@ def test_what_cannot_be_done_with_an_istd_student(small_set, tmp_path, capsys):
     ):
         assert run_command(export, options) == 1
         assert message in capsys.readouterr().err
-    assert not (tmp_path / "int8.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["acm.pth"], "nothing is written before all is there"
+
+
+def test_options_and_masks_that_are_missing(small_set, tmp_path, capsys):
+    save_network(tmp_path / "acm.pth", build_network("ACM"), Recipe("ACM"))
+    start = ["--checkpoint", str(tmp_path / "acm.pth"), "--output", str(tmp_path / "x.pt")]
+    for options, message in (
+        (["--report", "scores.json"], "--report needs --evaluate"),
+        (["--calibrate", f"sirst:{small_set}:train.txt"], "--calibrate needs --int8"),
+    ):
+        with pytest.raises(SystemExit):
+            run_command(export, [*start, *options])
+        assert message in capsys.readouterr().err
+    assert run_command(export, [*start, "--evaluate", f"sirst:{small_set}:test.txt:masks="]) == 1
+    assert "has no mask to be scored by" in capsys.readouterr().err
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_missing_package_is_told_before_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    start = ["--checkpoint", str(tmp_path / "absent.pth"), "--output", str(tmp_path / "x.onnx"), "--int8", "y.onnx"]
+    assert run_command(export, start) == 1
+    assert "onnxruntime is not installed" in capsys.readouterr().err

@@ -47,13 +47,14 @@ def test_a_palette_is_looked_up(tmp_path, byte):
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
-def test_16_bit_by_type_and_by_range(tmp_path, deep, extension):
+def test_16_bit_by_type_by_percentiles_and_by_a_fixed_range(tmp_path, deep, extension):
     path = tmp_path / f"a.{extension}"
     Image.fromarray(deep).save(path)
     np.testing.assert_allclose(read_infrared(path, "type"), deep / 257, rtol=1e-5)
-    ranged = read_infrared(path)
-    assert ranged.min() == 0 and ranged.max() == 255
-    np.testing.assert_allclose(ranged, (deep - 1.0 * deep.min()) / (int(deep.max()) - deep.min()) * 255, atol=1e-4)
+    low, high = np.percentile(deep, (0.1, 99.999))
+    np.testing.assert_allclose(read_infrared(path), np.clip((deep - low) / (high - low) * 255, 0, 255), atol=1e-3)
+    fixed = np.clip((deep - 2000.0) / 40000 * 255, 0, 255)
+    np.testing.assert_allclose(read_infrared(path, "2000..42000"), fixed, atol=1e-3)
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
@@ -171,10 +172,10 @@ def test_what_is_no_image_is_named(tmp_path, extension):
             read(path)
 
 
-def test_absent_files_and_unknown_depths(tmp_path):
+def test_absent_files_and_unknown_ranges(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.png"):
         read_infrared(tmp_path / "none.png")
-    with pytest.raises(ValueError, match="depth must be one of"):
+    with pytest.raises(ValueError, match="range of raw values .* is percentiles or type or 'LOW..HIGH', not '12 bit'"):
         read_infrared(tmp_path / "none.png", "12 bit")
 
 

@@ -38,9 +38,9 @@ def test_numbers_of_instances(tmp_path, values, dtype):
 def test_instances_that_touch_keep_their_shape():
     ids = np.zeros((8, 8), np.uint8)
     ids[2:5, 1:3], ids[2:5, 3:6] = 1, 2
-    assert np.array_equal(foreground(ids), ids > 0)
+    assert np.array_equal(foreground(ids)[0], ids > 0)
     many = np.arange(1, 61, dtype=np.uint8).reshape(6, 10)
-    assert foreground(np.pad(many, 2)).sum() == 60
+    assert foreground(np.pad(many, 2))[0].sum() == 60
 
 
 COLORS = [(128, 0, 0), (0, 0, 255), (64, 0, 128), (0, 20, 0)]
@@ -82,10 +82,10 @@ def test_soft_borders_keep_half(tmp_path):
     for extension in ("png", "bmp"):
         Image.fromarray(SOFT).save(tmp_path / f"m.{extension}")
         assert np.array_equal(read_mask(tmp_path / f"m.{extension}"), np.greater(SOFT, SOFT.max() / 2))
-    assert np.array_equal(foreground(SOFT / np.float32(255)), np.greater(SOFT, SOFT.max() / 2))
+    assert np.array_equal(foreground(SOFT / np.float32(255))[0], np.greater(SOFT, SOFT.max() / 2))
     ringing = SOFT.copy()
     ringing[9, 9] = 12
-    assert np.array_equal(foreground(ringing), np.greater(SOFT, SOFT.max() / 2))
+    assert np.array_equal(foreground(ringing)[0], np.greater(SOFT, SOFT.max() / 2))
 
 
 def test_jpeg_has_no_numbers_of_instances(tmp_path):
@@ -101,6 +101,77 @@ def test_a_weak_target_beside_soft_ones_is_named(tmp_path):
     Image.fromarray(mask).save(tmp_path / "m.png")
     with pytest.raises(BadImageError, match=r"m\.png .*ambiguous: .* beside one of at most 100"):
         read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("stray", [1, 64, 114, 127, (114, 115, 127, 114)])
+@pytest.mark.parametrize("white", [255, 65535])
+@pytest.mark.parametrize("count", [1, 4])
+def test_stray_values_beside_white_are_no_targets(tmp_path, stray, white, count):
+    mask = np.zeros((20, 20), np.uint8 if white == 255 else np.uint16)
+    for y, x in PLACES[:count]:
+        mask[y : y + 3, x : x + 5] = white
+    expected = (mask > 0).astype(np.uint8)
+    place = np.s_[0:2, 0:2] if isinstance(stray, tuple) else np.s_[0, 0]
+    mask[place] = np.reshape(stray, (2, 2)) if isinstance(stray, tuple) else stray
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    said = []
+    assert np.array_equal(read_mask(tmp_path / "m.png", lambda *args: said.append(args)), expected)
+    pixels = 4 if isinstance(stray, tuple) else 1
+    assert len(said) == 1 and said[0][:2] == ("repaired", "stray values in a mask")
+    assert f"m.png: {pixels} pixels beside white" in said[0][2]
+
+
+def test_the_noise_of_a_jpeg_saved_again_is_no_target():
+    mask = TARGETS * np.uint8(255)
+    mask[0, ::2], mask[19, ::3] = 1, 2
+    assert np.array_equal(foreground(mask)[0], TARGETS)
+
+
+def test_a_large_weak_region_beside_white_is_an_instance_or_unclear():
+    mask = spots([255, 255, 0, 0])
+    mask[12:16, 10:15] = 100
+    assert np.array_equal(foreground(mask)[0], mask > 0) and foreground(mask)[1] == 0
+    mask[13, 12] = 110
+    with pytest.raises(ValueError, match="ambiguous: .* up to 255 beside one of at most 110"):
+        foreground(mask)
+
+
+@pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (20, 90, 200)])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "16-bit"])
+def test_a_mask_in_the_alpha_channel(tmp_path, color, kind):
+    path = tmp_path / "m.png"
+    alpha = TARGETS * np.uint8(255)
+    array = np.dstack([np.full((20, 20, 3), color, np.uint8), alpha])
+    if kind == "16-bit":
+        cv2.imwrite(str(path), array.astype(np.uint16) * 257)
+    else:
+        Image.fromarray(array).convert(kind).save(path)
+    assert np.array_equal(read_mask(path), TARGETS)
+
+
+def test_transparent_pixels_are_background_and_opaque_alpha_says_nothing(tmp_path):
+    path = tmp_path / "m.png"
+    colors = np.dstack([spots([200, 200, 255, 255])] * 3 + [TARGETS * np.uint8(255)])
+    colors[0:3, 0:3, :3] = 255
+    Image.fromarray(colors).save(path)
+    assert np.array_equal(read_mask(path), TARGETS)
+    colors[0:3, 0:3, :3], colors[..., 3] = 0, 0
+    Image.fromarray(colors).save(path)
+    assert np.array_equal(read_mask(path), TARGETS)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
+def test_an_inverted_mask_is_refused_by_name(tmp_path, extension):
+    Image.fromarray((1 - TARGETS) * np.uint8(255)).save(tmp_path / f"m.{extension}")
+    with pytest.raises(BadImageError, match=rf"m\.{extension} is no clear mask: 94 % of it is target.* inverted"):
+        read_mask(tmp_path / f"m.{extension}")
+
+
+@pytest.mark.parametrize("value", [1, 2, 20])
+def test_a_jpeg_of_small_numbers_is_refused_by_name(tmp_path, value):
+    Image.fromarray(TARGETS * np.uint8(value)).save(tmp_path / "m.jpg", quality=100)
+    with pytest.raises(BadImageError, match=r"m\.jpg is no clear mask: its largest value is .*; save it as PNG"):
+        read_mask(tmp_path / "m.jpg")
 
 
 def test_every_numbered_point_is_read(tmp_path):

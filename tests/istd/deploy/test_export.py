@@ -16,7 +16,7 @@ from istd.modeling import NETWORK_REGISTRY, build_network
 from istd.recipe import prepare
 
 NAMES = [name for name, _ in NETWORK_REGISTRY]
-RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "depth": "type", "threshold": 0.4}
+RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "value_range": "type", "threshold": 0.4}
 SIZES = [(64, 64), (33, 70), (7, 90)]
 
 
@@ -66,7 +66,7 @@ def test_a_file_holds_all_that_is_needed_to_feed_it(tmp_path):
         "std": 37.0,
         "pad_multiple": 8,
         "pad_always": True,
-        "depth": "type",
+        "value_range": "type",
         "threshold": 0.4,
         "channels": 1,
         "multiple": 16,
@@ -127,3 +127,26 @@ def test_a_foreign_onnx_file_is_refused(tmp_path):
     onnx.save(proto, tmp_path / "foreign.onnx")
     with pytest.raises(ValueError, match="foreign.onnx.*how its network is fed"):
         open_model(tmp_path / "foreign.onnx")
+
+
+def test_files_of_an_older_version_keep_their_scaling(tmp_path):
+    fields = {"network": "ACM", "options": {}, "mean": 1.0, "std": 2.0, "pad_multiple": 8, "pad_always": False}
+    for depth, value_range in (("type", "type"), ("range", "percentiles")):
+        old = fields | {"depth": depth, "threshold": 0.5, "channels": 3, "multiple": 16}
+        assert read_metadata(json.dumps(old), "old.onnx")[0].value_range == value_range
+        content = {"model": build_network("ACM").state_dict(), "istd": fields | {"depth": depth, "threshold": 0.5}}
+        torch.save(content, tmp_path / "old.pth")
+        assert load_network(tmp_path / "old.pth")[1].value_range == value_range
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize("suffix, builder", [(".onnx", "ONNX Runtime"), (".pt", "PyTorch"), (".pth", "PyTorch")])
+def test_a_device_that_is_not_there_is_told(tmp_path, caplog, suffix, builder):
+    path = tmp_path / f"student{suffix}"
+    export_student(build_network("ACM"), Recipe("ACM"), path)
+    gray = gray_image((40, 50))
+    assert np.array_equal(open_model(path, "cuda")(gray), open_model(path)(gray))
+    assert len(caplog.records) == 1
+    assert f"student{suffix}' runs on the CPU" in caplog.text and builder in caplog.text
+    with pytest.raises(ValueError, match="the device 'gpu' is neither cpu nor cuda"):
+        open_model(path, "gpu")

@@ -59,3 +59,35 @@ def test_every_pixel_of_a_large_image_is_predicted(bright):
 def test_a_dark_image_has_no_detection(bright):
     found = bright()(np.zeros((9, 9), np.float32))
     assert found["detections"] == [] and not found["probability"].any()
+
+
+def test_arrays_of_any_scale_and_shape(bright):
+    gray = np.random.default_rng(0).integers(0, 40, (40, 56)).astype(np.uint8)
+    gray[10:13, 20:23] = [[150, 200, 150], [200, 255, 200], [150, 200, 150]]
+    gray[0, :2] = 0
+    expected = bright()(gray)
+    assert [one.area for one in expected["detections"]] == [9]
+    shares, counts = (gray / 255).astype(np.float32), 7000 + 4 * gray.astype(np.uint16)
+    for image in (
+        gray[None],
+        gray[..., None],
+        gray.astype(np.float64),
+        shares,
+        counts,
+        280 + shares * 20,
+        counts[None],
+    ):
+        assert [one.centroid for one in bright()(image)["detections"]] == [(21.0, 11.0)]
+        assert bright().probability(image).shape == gray.shape
+    for value_range, level in (("percentiles", 1.0), ("7000..8020", 1.0), ("type", 8020 / 65535), ("0..16040", 0.5)):
+        assert bright(value_range=value_range).probability(counts).max() == pytest.approx(level, abs=1e-3)
+    with pytest.raises(ValueError, match=r"the image has the shape \(2, 40, 56\)"):
+        bright()(np.zeros((2, 40, 56), np.uint8))
+    with pytest.raises(ValueError, match="range of raw values .ISTD.INPUT.RANGE. is"):
+        bright(value_range="16 bit")
+
+
+def test_the_range_of_a_training_is_the_predictor_s(trained, istd_cfg):
+    cfg = istd_cfg("alcnet_full", MODEL__WEIGHTS=trained[1].MODEL.WEIGHTS, ISTD__INPUT__RANGE="7000..8000")
+    assert ISTDPredictor(cfg).value_range == ISTDPredictor(cfg).runner.recipe.value_range == "7000..8000"
+    assert ISTDPredictor(cfg, value_range="type").value_range == "type"

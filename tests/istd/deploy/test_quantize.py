@@ -7,7 +7,7 @@ import pytest
 from istd.checkpoints import Recipe
 from istd.deploy import open_model
 from istd.deploy.export import export_student
-from istd.deploy.quantize import first_and_last, quantize
+from istd.deploy.quantize import deviation, float_convolutions, quantize
 from istd.modeling import NETWORK_REGISTRY
 
 
@@ -30,7 +30,8 @@ def test_int8(exported, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, _ in NETWORK_REGISTRY])
-def test_every_network_has_an_int8_form(name, build_settled, tmp_path):
+def test_every_network_has_an_int8_form(name, build_settled, tmp_path, monkeypatch):
+    monkeypatch.setattr("istd.deploy.quantize.PERCENTILES", (99.99,))  # One range is enough here.
     plain, small = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     export_student(build_settled(name), Recipe(name), plain)
     quantize(plain, small, np.random.default_rng(0).uniform(0, 255, (2, 33, 70)).astype(np.float32))
@@ -45,15 +46,42 @@ def test_every_network_has_an_int8_form(name, build_settled, tmp_path):
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.7
 
 
-def test_the_first_and_the_last_convolution_stay_in_float(exported, tmp_path):
+def test_the_first_and_the_last_convolutions_stay_in_float(exported, tmp_path):
     proto = onnx.load(exported)
-    excluded = first_and_last(proto)
+    excluded = float_convolutions(proto)
     convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
-    assert excluded[-1] == convolutions[-1].name and len(excluded) <= 2
+    names = [node.name for node in convolutions]
+    assert excluded[0] == names[0], "it reads the image through a BatchNorm"
+    assert set(names[-3:]) < set(excluded) and len(excluded) < len(names) / 2
+    sizes = {tensor.name: np.prod(tensor.dims) for tensor in proto.graph.initializer}
+    assert all(sizes[node.input[1]] > 1024 for node in convolutions if node.name not in excluded)
     quantize(exported, tmp_path / "int8.onnx", np.zeros((1, 32, 32), np.float32) + 50)
     made = {output: node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node for output in node.output}
     last = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type == "Conv"][-1]
     assert made.get(last.input[1]) != "DequantizeLinear" and "DequantizeLinear" in made.values()
+
+
+def test_the_range_with_the_least_deviation_is_taken(exported, tmp_path, monkeypatch, capsys):
+    images = np.random.default_rng(0).normal(90, 30, (8, 32, 48)).clip(0, 255).astype(np.float32)
+    chosen, tried = {}, (99.9, 50.0)
+    for percentiles in [(percentile,) for percentile in tried] + [tried]:
+        monkeypatch.setattr("istd.deploy.quantize.PERCENTILES", percentiles)
+        chosen[percentiles] = quantize(exported, tmp_path / "int8.onnx", images)
+    deviations = {key: float(text.split()[-1]) for key, text in chosen.items()}
+    assert deviations[(50.0,)] > deviations[(99.9,)] == deviations[tried]
+    assert chosen[tried].startswith("percentile 99.9, deviation 0.") and not capsys.readouterr().out
+
+
+def test_images_of_several_sizes_calibrate(exported, tmp_path):
+    images = [np.full((side, 40), 90, np.float32) for side in (32, 48, 64, 33)]
+    quantize(exported, tmp_path / "int8.onnx", images)
+    assert open_model(tmp_path / "int8.onnx")(images[0]).shape == (32, 40)
+
+
+def test_deviation():
+    maps = [np.array([[0.0, 0.6], [0.8, 0.0]])]
+    assert deviation(maps, maps) == 0 and deviation(maps, [np.zeros((2, 2))]) == pytest.approx(1)
+    assert deviation([np.zeros((2, 2))], [np.zeros((2, 2))]) == 0
 
 
 def test_calibration_needs_an_image(exported, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from istd.data.images import BadImageError
-from istd.deploy.sources import find_sources, open_video
+from istd.deploy.sources import find_sources, open_frames
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path) -> Path:
 def test_a_folder_in_order_with_unique_names(folder):
     sources, refused = find_sources([folder, folder / "b.png"])
     assert refused == {}
-    assert [(source.path.relative_to(folder).as_posix(), source.name, source.video) for source in sources] == [
+    assert [(source.path.relative_to(folder).as_posix(), source.name, source.is_sequence) for source in sources] == [
         ("a.TIF", "a", False),
         ("a.png", "a_2", False),
         ("b.png", "b", False),
@@ -44,4 +44,4 @@ def test_what_gives_nothing_is_named(folder):
 
 def test_a_video_that_is_none(folder):
     with pytest.raises(BadImageError, match="c.MP4 cannot be read as a video"):
-        open_video(folder / "below" / "c.MP4")
+        open_frames(folder / "below" / "c.MP4", "percentiles")

@@ -244,7 +244,7 @@ def test_an_image_that_is_in_no_cluster_is_named(istd_cfg, tmp_path):
         TrainingData(istd_cfg(OUTPUT_DIR=str(tmp_path), ISTD__CLUSTERS__FILE=str(table)))
 
 
-def test_clusters_that_a_run_made_are_of_its_own_images_and_depth(istd_cfg, scenes, tmp_path):
+def test_clusters_that_a_run_made_are_of_its_own_images_and_range(istd_cfg, scenes, tmp_path):
     shutil.copytree(scenes.root, tmp_path / "copy")
     (tmp_path / "link").symlink_to(scenes.root)
 
@@ -255,4 +255,4 @@ def test_clusters_that_a_run_made_are_of_its_own_images_and_depth(istd_cfg, scen
         return len(list((tmp_path / "run").glob("clusters-*.json")))
 
     assert [files(), files(), files(tmp_path / "link")] == [1, 1, 1]
-    assert [files(ISTD__INPUT__DEPTH="type"), files(tmp_path / "copy")] == [2, 3]
+    assert [files(ISTD__INPUT__RANGE="type"), files(tmp_path / "copy")] == [2, 3]

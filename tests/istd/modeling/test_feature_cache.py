@@ -92,14 +92,14 @@ def test_other_pixels_under_the_same_name_are_another_entry(folder):
     assert (cache.hits, cache.misses) == (1, 2)
 
 
-@pytest.mark.parametrize("change", [{"depth": "type"}, {"fill": 10.0}, {"file": 1}])
-def test_depth_fill_and_a_new_file_change_what_is_found(tmp_path, change):
+@pytest.mark.parametrize("change", [{"value_range": "type"}, {"fill": 10.0}, {"file": 1}])
+def test_range_fill_and_a_new_file_change_what_is_found(tmp_path, change):
     """The mapper's crop of a deep image that does not fill it, by the key that training gives it."""
 
-    def prepared(depth="range", fill=95.0, file=0):
+    def prepared(value_range="percentiles", fill=95.0, file=0):
         pixels = np.random.default_rng(file).integers(9000, 9500, (40, 50)).astype(np.uint16)
         Image.fromarray(pixels).save(tmp_path / "a.png")
-        mapper = ISTDMapper(is_train=True, crop=64, views=1, depth=depth, fill=fill)
+        mapper = ISTDMapper(is_train=True, crop=64, views=1, value_range=value_range, fill=fill)
         np.random.seed(0)
         record = {"file_name": str(tmp_path / "a.png"), "image_id": "a", "height": 40, "width": 50}
         image = mapper(record | {"pseudo_mask": np.zeros((40, 50), np.float32)})

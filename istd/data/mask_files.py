@@ -1,0 +1,79 @@
+"""Where the masks of a data set are, and what is wrong with them: names, folders, contents."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from istd.data.images import find_image
+from istd.data.names import image_files, image_key
+from istd.data.report import Report, log_once
+
+MASK_FOLDERS = ("masks", "mask", "label", "labels", "gt")
+MASK_SUFFIXES = ("", "_pixels0", "_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_GT")  # behind the name
+
+
+def mask_folder(root: Path, option: str, report: Report = log_once) -> Path:
+    """Return the folder of masks.
+
+    Args:
+        root: folder of the data set.
+        option: name of the folder of masks. If it is the default "masks", which does not exist, the first of
+            MASK_FOLDERS that holds images is taken instead.
+        report: function that gets the notice that another folder is taken.
+    """
+    folder = root / option
+    if folder.is_dir() or option != MASK_FOLDERS[0]:
+        return folder
+    for name in MASK_FOLDERS[1:]:
+        other = root / name
+        if other.is_dir() and image_files(other):
+            report("repaired", "another folder of masks", f"{folder} does not exist: masks are read from {other}.", 1)
+            return other
+    return folder
+
+
+def find_mask(folder: Path, name: str, images: Path | None = None) -> Path | None:
+    """Return the mask of image `name`, without extension, or None.
+
+    Args:
+        folder: folder of the masks.
+        name: name of the image; the mask has this name, or one of MASK_SUFFIXES behind it.
+        images: folder of the images. If it is the same, the name alone is the image's own.
+    """
+    beside_images = images is not None and images.resolve() == folder.resolve()
+    return find_image(folder, name, MASK_SUFFIXES[beside_images:])
+
+
+def image_of_mask(path: str | os.PathLike) -> str:
+    """Return the id of the image that a mask file belongs to, by its path below the folder of masks."""
+    name = image_key(path)
+    suffix = next((suffix for suffix in MASK_SUFFIXES[1:] if name.endswith(suffix)), "")
+    return name.removesuffix(suffix) or name
+
+
+def check_missing(records: Sequence[dict], folder: Path, images: Path, report: Report = log_once) -> None:
+    """Report that images have no mask.
+
+    Args:
+        records: dataset dicts of one split, with "mask_file" where a mask was found.
+        folder, images: folders of the masks and of the images.
+        report: function that gets the warning.
+
+    Raises:
+        ValueError: the folder holds masks, and none belongs to any file of `images`, so that names do not fit.
+    """
+    missing = [record for record in records if "mask_file" not in record]
+    if not missing:
+        return
+    example = os.fspath(missing[0]["file_name"])
+    if len(missing) == len(records):
+        masks = image_files(folder)
+        names = (image_key(path.relative_to(images)) for path in image_files(images))
+        short = (name for key in names for name in (key, key.rpartition("/")[2]))
+        if masks and not any(find_mask(folder, name, images) for name in short):
+            raise ValueError(
+                f"{folder} has no mask for any image, such as {example}: its files are named like '{min(masks).name}'. "
+                "A mask has the name of its image."
+            )
+    sentence = f"{len(missing)} of {len(records)} images have no mask in {folder}, {example} for one."
+    report("warning", "images without a mask", sentence, len(missing))
