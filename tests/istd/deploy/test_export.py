@@ -16,7 +16,7 @@ from istd.modeling import NETWORK_REGISTRY, build_network
 from istd.recipe import prepare
 
 NAMES = [name for name, _ in NETWORK_REGISTRY]
-RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "value_range": "type", "threshold": 0.4}
+RECIPE = {"mean": 101.0, "std": 37.0, "pad_multiple": 8, "value_range": "type", "polarity": "dark", "threshold": 0.4}
 SIZES = [(64, 64), (33, 70), (7, 90)]
 
 
@@ -67,6 +67,7 @@ def test_a_file_holds_all_that_is_needed_to_feed_it(tmp_path):
         "pad_multiple": 8,
         "pad_always": True,
         "value_range": "type",
+        "polarity": "dark",
         "threshold": 0.4,
         "channels": 1,
         "multiple": 16,
