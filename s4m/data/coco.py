@@ -141,17 +141,46 @@ def read_classes(json_file: str | os.PathLike) -> list[str]:
     return [category["name"] for category in sorted(data["categories"], key=lambda category: category["id"])]
 
 
-_READERS: dict[str, Callable[[], tuple[list[dict], Faults]]] = {}  # of the registered jsons, by name
+class CocoSet:
+    """Loads a registered json, as Detectron2's catalog calls it: without an argument.
+
+    Args:
+        name: name in Detectron2's catalogs.
+        json_file: instances (or image info) json.
+        image_root: folder that the json's file names start from.
+        prepare: function that is called before the json is read.
+    """
+
+    def __init__(self, name: str, json_file: str, image_root: str, prepare: Callable[[], object]) -> None:
+        self._name = name
+        self._json_file = json_file
+        self._image_root = image_root
+        self._prepare = prepare
+
+    def read(self) -> tuple[list[dict], Faults]:
+        """Return the dataset dicts and the faults of the json; with an error among them the dicts have no labels."""
+        self._prepare()
+        data, faults = read_coco(self._json_file, self._image_root)
+        if faults.of(ERROR):
+            data.pop("annotations", None)
+        return to_records(self._name, data, self._image_root), faults
+
+    def __call__(self) -> list[dict]:
+        """Return the dataset dicts, or raise the first error; see `validate_coco`."""
+        records, faults = self.read()
+        faults.refuse()
+        faults.log(logger)
+        return records
 
 
 def read_set(name: str) -> tuple[list[dict], Faults]:
     """Return the dataset dicts of a registered set and the faults of its json.
 
-    With an error among the faults the dicts have no annotations. Sets that other packages registered are loaded as they
-    are; what they raise is an error.
+    With an error among the faults the dicts have no labels. Sets that other packages registered are loaded as they are;
+    what they raise is an error.
     """
-    if name in _READERS:
-        return _READERS[name]()
+    if name in DatasetCatalog and isinstance(DatasetCatalog[name], CocoSet):
+        return DatasetCatalog[name].read()
     faults = Faults(f"'{name}'")
     try:
         return DatasetCatalog.get(name), faults
@@ -194,18 +223,6 @@ def register_coco_json(
     """
     files = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
 
-    def read() -> tuple[list[dict], Faults]:
-        prepare()
-        data, faults = read_coco(**files)
-        if faults.of(ERROR):
-            data.pop("annotations", None)
-        return to_records(name, data, files["image_root"]), faults
-
-    def load() -> list[dict]:
-        records, faults = read()
-        faults.refuse()
-        faults.log(logger)
-        return records
-
-    _READERS.setdefault(name, read)
-    register_once(name, load, **files, **{"evaluator_type": "coco", **(metadata or {})})
+    register_once(
+        name, CocoSet(name, **files, prepare=prepare), **files, **{"evaluator_type": "coco", **(metadata or {})}
+    )

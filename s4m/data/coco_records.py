@@ -236,7 +236,7 @@ def tell_crowds(annotations: Iterable[dict], faults: Faults) -> None:
     crowds = sum(flags)
     key = "INPUT.CROWDS_AS_OBJECTS True takes them as objects"
     if crowds and crowds == len(flags):
-        told = f"all {crowds} annotations are iscrowd 1, so that none is an object; {key}"
+        told = f"no image has a labeled object: all {crowds} annotations are iscrowd 1 ({key})"
         faults.error("all annotations are iscrowd 1", told)
     elif crowds > _CROWDS_TOLD * len(flags):
         faults.warning(f"annotations that are iscrowd 1 and no objects ({key})", f"{crowds} of {len(flags)}", crowds)

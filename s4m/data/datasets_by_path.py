@@ -8,13 +8,14 @@ from detectron2.config import CfgNode
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from s4m.data.coco import register_coco_json, register_once
+from s4m.data.images import IMAGE_SUFFIXES
 from s4m.data.voc_instances import register_voc_json
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 
 
 def load_image_folder(folder: str | os.PathLike) -> list[dict]:
     """Return dataset dicts (`file_name`; `image_id`, the path within the folder) of all images under it, by path.
+
+    Files and folders whose names begin with a dot are hidden, such as macOS's `._a.jpg`, and are left out.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -23,11 +24,9 @@ def load_image_folder(folder: str | os.PathLike) -> list[dict]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"image folder '{folder}' does not exist")
-    names = sorted(
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    names = sorted(path.as_posix() for path in visible if (root / path).is_file())
     if not names:
         raise ValueError(f"image folder '{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [{"file_name": str(root / name), "image_id": name} for name in names]

@@ -1,6 +1,8 @@
 """COCO mask, box and boundary AP."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -8,13 +10,17 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+from unittest import mock
 
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from detectron2.evaluation import COCOEvaluator
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from pycocotools.coco import COCO as PlainCOCO
 
 from d2kit.files import atomic_write
+from s4m.data.classes import training_classes
+from s4m.data.coco import read_coco
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,31 @@ def complete_annotations(api: PlainCOCO) -> None:
             annotation["area"] = float(
                 mask_util.area(api.annToRLE(annotation)) if masked else math.prod(annotation["bbox"][2:])
             )
+
+
+def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
+    """Return the annotations of a set that is registered by its json as COCO's API, repaired as the set's loader does.
+
+    Objects of classes that the training set lacks are left out, because no prediction can match them.
+
+    Args:
+        cfg: DATASETS.TRAIN and INPUT.CROWDS_AS_OBJECTS are read.
+        dataset_name: registered set whose metadata has `json_file`.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    data, faults = read_coco(metadata.json_file)
+    faults.refuse()
+    trained = training_classes(cfg)
+    unknown = {category["id"] for category in data.get("categories", ()) if category["name"] not in trained}
+    if "annotations" in data:
+        known = (a for a in data["annotations"] if not trained or a["category_id"] not in unknown)
+        crowds = {"iscrowd": 0} if cfg.INPUT.CROWDS_AS_OBJECTS else {}
+        data["annotations"] = [annotation | crowds for annotation in known]
+    api = PlainCOCO()
+    api.dataset = data
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.createIndex()
+    return api
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
@@ -133,6 +164,16 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
     if options.MAX_DETS and options.MAX_DETS < 10:
         raise ValueError(f"S4M.COCO_EVAL.MAX_DETS must be 0, or 10 or more, but is {options.MAX_DETS}.")
     limit = options.MAX_DETS or max(_DEFAULT_LIMIT, cfg.TEST.DETECTIONS_PER_IMAGE)
+    with contextlib.ExitStack() as stack:
+        if "json_file" in MetadataCatalog.get(dataset_name).as_dict():
+            # Detectron2's evaluator reads the json itself, without repairs.
+            truth = read_truth(cfg, dataset_name)
+            stack.enter_context(mock.patch.object(coco_evaluation, "COCO", lambda _: truth))
+        return _build(cfg, dataset_name, fast, limit)
+
+
+def _build(cfg: CfgNode, dataset_name: str, fast: bool, limit: int) -> COCOEvaluator:
+    options = cfg.S4M.COCO_EVAL
     folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     if not fast:
         reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
