@@ -3,36 +3,21 @@
 What the check says is what training does, because `load_labeled` and `load_unlabeled` load through it.
 """
 
+import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from s4m.data.classes import class_indices, classes_of, training_classes
-from s4m.data.coco import read_set
+from s4m.data.classes import classes_of, training_classes
+from s4m.data.coco import complete_annotations, read_coco, read_set
 from s4m.data.coco_records import tell_crowds
 from s4m.data.duplicates import find_copies
 from s4m.data.faults import ERROR, Faults
 from s4m.data.header_cache import read_headers
-from s4m.data.images import Header, first_missing
+from s4m.data.images import first_missing, size_problem_of
 from s4m.data.mappers import crowds_as_objects
 
 ON_BAD_IMAGE = ("skip", "stop")
-_TURNED = {3: 180, 6: 90, 8: 270}  # degrees clockwise by EXIF orientation, without mirrors
-
-
-def _size_problem(path: str, header: Header, record: dict) -> str | None:
-    """Say that an image is not of its record's (height, width); None if it is."""
-    wanted = (record.get("height"), record.get("width"))
-    if None in wanted or wanted == header.size:
-        return None
-    height, width = header.size
-    told = f"the image '{path}' is {width}x{height}, but its json says {wanted[1]}x{wanted[0]}"
-    if header.orientation > 4 and wanted == header.size[::-1]:
-        degrees = _TURNED.get(header.orientation)
-        how = f"turns it by {degrees} degrees" if degrees else "turns and mirrors it"
-        told += f": its EXIF orientation {header.orientation} {how}, and the json was made without regard to it"
-    return told
 
 
 def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = False) -> list[dict]:
@@ -62,7 +47,9 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             faults.warning("images that cannot be read, left out", header.problem)
             continue
         good.append(record)
-        size_problem = None if header.problem else _size_problem(path, header, record)
+        size_problem = (
+            None if header.problem else size_problem_of(path, header, (record.get("height"), record.get("width")))
+        )
         if header.problem:
             faults.error("images that cannot be read", header.problem)
         elif size_problem:
@@ -98,15 +85,15 @@ def check_set(
     return good, faults
 
 
-def tell_classes(name: str, classes: Sequence[str], trained: Sequence[str]) -> Faults:
-    """Warn of classes that a set for evaluation has and training lacks, or the other way round."""
-    faults = Faults(f"'{MetadataCatalog.get(name).get('json_file', name)}'")
-    indices = class_indices(classes, trained)
-    for other in (name for name, index in zip(classes, indices, strict=False) if index < 0):
+def tell_classes(name: str, trained: Sequence[str], faults: Faults) -> None:
+    """Add warnings of classes that a set for evaluation has and training lacks, or the other way round."""
+    classes = classes_of(name)
+    if not classes or not trained:
+        return
+    for other in (other for other in classes if other not in trained):
         faults.warning("classes that training lacks, whose objects do not count", f"'{other}'")
-    for other in (name for name in trained if classes and name not in classes):
+    for other in (other for other in trained if other not in classes):
         faults.warning("classes of training that the set for evaluation lacks", f"'{other}'")
-    return faults
 
 
 def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequence[dict]) -> list[str]:
@@ -128,27 +115,46 @@ def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequ
     return sentences
 
 
-def check_config(cfg: CfgNode) -> tuple[list[Faults], list[str]]:
+def check_json(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> tuple[dict, Faults]:
+    """Read a COCO json and check it, with its images if their folder is given, by all rules.
+
+    Returns:
+        the repaired content, in which every annotation has `area` and `iscrowd`, and the faults; with an error among
+        them the content is not to be used.
+    """
+    data, faults = read_coco(json_file, image_root)
+    tell_crowds(data.get("annotations", ()), faults)
+    if image_root is not None:
+        records = [image | {"file_name": os.path.join(image_root, image["file_name"])} for image in data["images"]]
+        check_images([record for record in records if os.path.exists(record["file_name"])], faults)
+    if not faults.of(ERROR):
+        complete_annotations(data)
+    return data, faults
+
+
+def check_config(cfg: CfgNode) -> list[Faults]:
     """Check all sets that DATASETS of a configuration names, after their registration.
 
     Returns:
-        the faults of each set, in the order TRAIN, UNLABELED, TEST, and the sentences of `tell_copies`.
+        the faults of each set, in the order TRAIN, UNLABELED, TEST, and those of all sets together.
     """
-    found = {key: [] for key in ("TRAIN", "UNLABELED", "TEST")}
+    dicts = {key: [] for key in ("TRAIN", "UNLABELED", "TEST")}
     all_faults = []
-    for key, dicts in found.items():
+    for key, records_of_key in dicts.items():
         for name in cfg.DATASETS[key]:
-            skips = key == "UNLABELED" and cfg.INPUT.ON_BAD_IMAGE == "skip"
             records, faults = check_set(
                 name,
                 labeled=key != "UNLABELED",
-                skip_bad=skips,
+                skip_bad=key == "UNLABELED" and cfg.INPUT.ON_BAD_IMAGE == "skip",
                 objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS,
             )
-            dicts += records
-            all_faults.append(faults)
             if key == "TEST" and not faults.of(ERROR):
-                all_faults.append(tell_classes(name, classes_of(name), training_classes(cfg)))
-    if any(faults.of(ERROR) for faults in all_faults):
-        return all_faults, []
-    return all_faults, tell_copies(*found.values())
+                tell_classes(name, training_classes(cfg), faults)
+            records_of_key += records
+            all_faults.append(faults)
+    if not any(faults.of(ERROR) for faults in all_faults):
+        together = Faults("all sets together")
+        for sentence in tell_copies(*dicts.values()):
+            together.warning(sentence)
+        all_faults.append(together)
+    return all_faults

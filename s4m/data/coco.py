@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from d2kit.coco_masks import decode_segmentation
 from d2kit.files import atomic_write
 from s4m.data.coco_records import repair_coco
 from s4m.data.faults import ERROR, Faults
@@ -62,6 +64,24 @@ def read_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None
     data = read_json(json_file)
     repair_coco(data, faults, image_root)
     return data, faults
+
+
+def complete_annotations(data: dict) -> None:
+    """Fill what annotations may lack and COCO's evaluation needs, in place: `iscrowd` with 0, `area` from the mask.
+
+    Args:
+        data: repaired COCO content; an `area`, in pixels, is the box's where there is no segmentation.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    for annotation in data.get("annotations", ()):
+        annotation.setdefault("iscrowd", 0)
+        if "area" in annotation:
+            continue
+        segmentation = annotation.get("segmentation")
+        if segmentation:
+            annotation["area"] = int(decode_segmentation(segmentation, *sizes[annotation["image_id"]]).sum())
+        else:
+            annotation["area"] = math.prod(annotation["bbox"][2:])
 
 
 def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> dict:

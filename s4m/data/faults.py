@@ -70,12 +70,11 @@ class Faults:
         ]
 
     def sentences(self, level: str) -> list[str]:
-        """Return a sentence for each fault of a level: its headline, its count and its examples."""
+        """Return a sentence for each fault of a level: its headline, and its count and examples if there are any."""
         sentences = []
         for fault in self.of(level):
             examples = "; ".join(fault.examples)
-            told = f"{fault.headline}: {fault.count}" + (f", for example {examples}" if examples else "")
-            sentences.append(told)
+            sentences.append(f"{fault.headline}: {fault.count}, for example {examples}" if examples else fault.headline)
         return sentences
 
     def refuse(self) -> None:

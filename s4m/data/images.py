@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 DEPTHS = ("range", "type")  # of INPUT.DEPTH
 _ORIENTATION = 0x0112  # tag of EXIF
+_TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
 _EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp")  # of Pillow's info; only a TIFF has its tag elsewhere
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
 
@@ -193,6 +194,19 @@ def _header_by_pixels(file_name: str) -> Header:
         return Header(read_image(file_name, "RGB").shape[:2], 1, True)
     except ValueError as error:
         return Header(problem=str(error))
+
+
+def size_problem_of(file_name: str | os.PathLike, header: Header, wanted: tuple[int | None, int | None]) -> str | None:
+    """Say that an image is not of the (height, width) that its json says; None if it is, or if the json says none."""
+    if None in wanted or tuple(wanted) == tuple(header.size):
+        return None
+    height, width = header.size
+    told = f"the image '{file_name}' is {width}x{height}, but its json says {wanted[1]}x{wanted[0]}"
+    if header.orientation > 4 and tuple(wanted) == (width, height):
+        degrees = _TURNED.get(header.orientation)
+        how = f"turns it by {degrees} degrees" if degrees else "turns and mirrors it"
+        told += f": its EXIF orientation {header.orientation} {how}, and the json was made without regard to it"
+    return told
 
 
 def first_missing(file_names: Iterable[str]) -> str | None:

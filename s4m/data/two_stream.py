@@ -15,6 +15,7 @@ from d2kit.rng import derive_seed
 from s4m.data.check import ON_BAD_IMAGE, check_set, tell_classes, tell_copies
 from s4m.data.classes import classes_of, training_classes, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
+from s4m.data.faults import Faults
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]
     for name in cfg.DATASETS.TEST:
         tested += _load(name, "DATASETS.TEST", labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
         if comm.is_main_process():
-            tell_classes(name, classes_of(name), training_classes(cfg)).log(logger)
+            faults = Faults(f"DATASETS.TEST '{name}'")
+            tell_classes(name, training_classes(cfg), faults)
+            faults.log(logger)
     if comm.is_main_process():
         for sentence in tell_copies(labeled, unlabeled, tested):
             logger.warning(sentence)

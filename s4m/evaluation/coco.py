@@ -5,14 +5,12 @@ import importlib.util
 import io
 import json
 import logging
-import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 from unittest import mock
 
-import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
@@ -20,27 +18,12 @@ from pycocotools.coco import COCO as PlainCOCO
 
 from d2kit.files import atomic_write
 from s4m.data.classes import training_classes
-from s4m.data.coco import read_coco
+from s4m.data.coco import complete_annotations, read_coco
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_LIMIT = 100  # COCO's own
 INSTALLED = importlib.util.find_spec("faster_coco_eval") is not None
-
-
-def complete_annotations(api: PlainCOCO) -> None:
-    """Fill what a json may lack and COCO's evaluation needs, in place: `iscrowd` with 0, `area` from the mask.
-
-    Args:
-        api: annotations as COCO's API holds them; `area`, in pixels, is the box's where there is no segmentation.
-    """
-    for annotation in api.dataset.get("annotations", ()):
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
-            masked = bool(annotation.get("segmentation"))
-            annotation["area"] = float(
-                mask_util.area(api.annToRLE(annotation)) if masked else math.prod(annotation["bbox"][2:])
-            )
 
 
 def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
@@ -92,7 +75,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         **options: Any,
     ):
         super().__init__(dataset_name, tasks, max_dets_per_image=max_dets_per_image, use_fast_impl=False, **options)
-        complete_annotations(self._coco_api)
+        complete_annotations(self._coco_api.dataset)
         self._boundary_ratio = boundary_ratio
 
     @cached_property
@@ -181,7 +164,7 @@ def _build(cfg: CfgNode, dataset_name: str, fast: bool, limit: int) -> COCOEvalu
         evaluator = COCOEvaluator(
             dataset_name, ("bbox", "segm"), output_dir=folder, max_dets_per_image=limit, use_fast_impl=options.FAST
         )
-        complete_annotations(evaluator._coco_api)
+        complete_annotations(evaluator._coco_api.dataset)
         return evaluator
     logger.info("COCO AP by faster-coco-eval, %d detections an image.", limit)
     tasks = ("bbox", "segm", "boundary") if options.BOUNDARY else ("bbox", "segm")
