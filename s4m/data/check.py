@@ -90,6 +90,10 @@ def tell_classes(name: str, trained: Sequence[str], faults: Faults) -> None:
     classes = classes_of(name)
     if not classes or not trained:
         return
+    if not set(classes) & set(trained):
+        told = f"none of its classes, such as '{classes[0]}', has the name of one of training, such as '{trained[0]}'"
+        faults.warning(f"{told}: they are taken in their order")
+        return
     for other in (other for other in classes if other not in trained):
         faults.warning("classes that training lacks, whose objects do not count", f"'{other}'")
     for other in (other for other in trained if other not in classes):

@@ -24,9 +24,9 @@ def training_classes(cfg: CfgNode) -> list[str]:
 def class_indices(source: Sequence[str], target: Sequence[str]) -> list[int]:
     """Return the index in `target` of each class of `source`, -1 where it is absent.
 
-    Two sets of which one tells no classes are taken for sets of the same classes.
+    Sets that have no name in common are taken for sets of the same classes in the same order.
     """
-    if not source or not target:
+    if not set(source) & set(target):
         return list(range(max(len(source), len(target))))
     index = {name: number for number, name in enumerate(target)}
     return [index.get(name, -1) for name in source]

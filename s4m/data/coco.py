@@ -1,11 +1,12 @@
 """COCO-format jsons are read, checked, written and registered here."""
 
+import contextlib
 import gc
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pycocotools.mask as mask_util
@@ -20,6 +21,18 @@ from s4m.data.faults import ERROR, Faults
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking through millions of new objects again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def read_json(json_file: str | os.PathLike) -> dict:
     """Read a COCO json; a byte order mark, which Windows writes, is passed over.
 
@@ -27,8 +40,6 @@ def read_json(json_file: str | os.PathLike) -> dict:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not JSON, or holds no list of images.
     """
-    collects = gc.isenabled()
-    gc.disable()  # The collector would look through the millions of objects again and again.
     try:
         with open(json_file, encoding="utf-8-sig") as file:
             data = json.load(file)
@@ -36,9 +47,6 @@ def read_json(json_file: str | os.PathLike) -> dict:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
     except (ValueError, IsADirectoryError) as error:
         raise ValueError(f"'{json_file}' is not a JSON file ({error})") from error
-    finally:
-        if collects:
-            gc.enable()
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise ValueError(f"'{json_file}' is not in COCO format: it holds no list 'images'")
     return data
@@ -61,8 +69,9 @@ def read_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None
         FileNotFoundError, ValueError: as `read_json`.
     """
     faults = Faults(f"'{json_file}'")
-    data = read_json(json_file)
-    repair_coco(data, faults, image_root)
+    with _no_collection():
+        data = read_json(json_file)
+        repair_coco(data, faults, image_root)
     return data, faults
 
 
@@ -135,7 +144,9 @@ def to_records(name: str, data: dict, image_root: str) -> list[dict]:
         | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}
         for image in sorted(data["images"], key=lambda image: image["id"])
     }
-    if data.get("annotations"):
+    if not data.get("annotations"):
+        return list(records.values())
+    with _no_collection():
         index = _set_classes(name, data)
         for image in data["images"]:
             records[image["id"]] |= {"annotations": []} | {key: image[key] for key in ("void",) if key in image}

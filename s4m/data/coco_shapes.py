@@ -5,7 +5,6 @@ import json
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -203,20 +202,19 @@ def _repair_chunk(
 ) -> tuple[list[dict], np.ndarray]:
     """Return the annotations with a mask, and the extents (N, 4) of the masks."""
     polygons, encoded = [], []
-    for annotation in annotations:
+    for number, annotation in enumerate(annotations):
         if not _is_regular(annotation.get("segmentation")):
             segmentation = _repair_form(annotation, faults)
             if segmentation is None:
                 continue
             annotation["segmentation"] = segmentation
-        (encoded if isinstance(annotation["segmentation"], dict) else polygons).append(annotation)
-    extents = []
-    for members, check in ((polygons, rules.check), (encoded, partial(check_rle, faults=faults))):
-        sides = np.array([sizes[annotation["image_id"]][::-1] for annotation in members], np.float64).reshape(-1, 2)
-        extents.append(check(members, sides))
-    extent = dict(zip(map(id, polygons + encoded), np.concatenate(extents), strict=True))
-    kept = [a for a in annotations if id(a) in extent and not np.isnan(extent[id(a)][0])]
-    return kept, np.array([extent[id(annotation)] for annotation in kept]).reshape(-1, 4)
+        (encoded if isinstance(annotation["segmentation"], dict) else polygons).append(number)
+    sides = np.array([sizes[annotation["image_id"]][::-1] for annotation in annotations], np.float64)
+    extents = np.full((len(annotations), 4), np.nan)
+    extents[polygons] = rules.check([annotations[number] for number in polygons], sides[polygons])
+    extents[encoded] = check_rle([annotations[number] for number in encoded], sides[encoded], faults)
+    kept = np.flatnonzero(~np.isnan(extents[:, 0]))
+    return [annotations[number] for number in kept], extents[kept]
 
 
 def repair_shapes(annotations: Sequence[dict], sizes: Mapping[int, tuple[int, int]], faults: Faults) -> list[dict]:

@@ -39,9 +39,12 @@ def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
     data, faults = read_coco(metadata.json_file)
     faults.refuse()
     trained = training_classes(cfg)
-    unknown = {category["id"] for category in data.get("categories", ()) if category["name"] not in trained}
+    categories = data.get("categories", ())
+    unknown = {category["id"] for category in categories if category["name"] not in trained}
+    if len(unknown) == len(categories):
+        unknown = set()  # Sets without a name in common are taken for sets of the same classes.
     if "annotations" in data:
-        known = (a for a in data["annotations"] if not trained or a["category_id"] not in unknown)
+        known = (annotation for annotation in data["annotations"] if annotation["category_id"] not in unknown)
         crowds = {"iscrowd": 0} if cfg.INPUT.CROWDS_AS_OBJECTS else {}
         data["annotations"] = [annotation | crowds for annotation in known]
     api = PlainCOCO()
