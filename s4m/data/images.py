@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 DEPTHS = ("range", "type")  # of INPUT.DEPTH
 _ORIENTATION = 0x0112  # tag of EXIF
+_BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 _TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
 _EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp")  # of Pillow's info; only a TIFF has its tag elsewhere
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
@@ -40,6 +41,8 @@ def _is_deep(image: Image.Image) -> bool:
     """Return whether the file has more than 8 bits a channel, also where Pillow would cut them."""
     if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
         return True
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
     return image.format == "PPM" and any(isinstance(t[3], tuple) and t[3][-1] > 255 for t in image.tile)
 
 
@@ -65,8 +68,12 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _read_stored(file_name: str) -> np.ndarray:
-    """Return the stored pixels of a file of more than 8 bits, (H, W) or (H, W, 3) RGB, of the file's type."""
+def read_stored(file_name: str) -> np.ndarray:
+    """Return the pixels of a file as they are stored, (H, W) or (H, W, 3) RGB, of the file's type and not turned.
+
+    Raises:
+        ValueError: the file is no image, or one of other channels. Damaged files raise other errors as well.
+    """
     with open(file_name, "rb") as file:
         is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     if is_tiff:
@@ -145,18 +152,17 @@ def _open_upright(file_name: str, depth: str) -> Image.Image:
             if Path(file_name).suffix.lower() not in (".tif", ".tiff"):
                 raise
             return Image.fromarray(to_eight_bits(_read_tiff(file_name), depth))
-        deep = _is_deep(image)
-        image.load()
+        deep, orientation = _is_deep(image), orientation_of(image)
+        image.load()  # This turns a TIFF already, and only a TIFF.
         if not deep:
             return _apply_exif_orientation(image)
-        orientation = orientation_of(image)
-    return Image.fromarray(to_eight_bits(turn(_read_stored(file_name), orientation), depth))
+    return Image.fromarray(to_eight_bits(turn(read_stored(file_name), orientation), depth))
 
 
 def _read_tiff(file_name: str) -> np.ndarray:
     """Return the pixels of a TIFF that Pillow does not know, for example one of floats and three channels."""
     try:
-        return _read_stored(file_name)
+        return read_stored(file_name)
     except Exception as error:  # tifffile raises many types for a damaged file.
         raise Image.UnidentifiedImageError(str(error)) from error
 
@@ -175,7 +181,8 @@ def read_header(file_name: str | os.PathLike) -> Header:
         with open(file_name, "rb") as file:
             image = Image.open(file)
             orientation, deep = orientation_of(image), _is_deep(image)
-            size = image.size if orientation > 4 else image.size[::-1]
+            # Pillow gives the size of a TIFF, but of no other format, as the image is shown.
+            size = image.size if orientation > 4 and image.format != "TIFF" else image.size[::-1]
             whole = _is_whole(file, image.format)
         if not whole:
             read_image(file_name, "RGB")
@@ -183,7 +190,8 @@ def read_header(file_name: str | os.PathLike) -> Header:
     except Image.UnidentifiedImageError:
         return _header_by_pixels(file_name)
     except Exception as error:  # Pillow's decoders raise many types for a damaged file.
-        return Header(problem=str(error))
+        told = str(error)
+        return Header(problem=told if file_name in told else f"image '{file_name}' is truncated or damaged ({told})")
 
 
 def _header_by_pixels(file_name: str) -> Header:
