@@ -41,7 +41,7 @@ def read_json(json_file: str | os.PathLike) -> dict:
         ValueError: the file is not JSON, or holds no list of images.
     """
     try:
-        with open(json_file, encoding="utf-8-sig") as file:
+        with open(json_file, "rb") as file:  # json tells the encoding by the first bytes.
             data = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error

@@ -55,7 +55,7 @@ def _repair_form(annotation: dict, faults: Faults) -> list | dict | None:
         faults.error("segmentations that are neither polygons nor RLE", told)
         return None
     parts = _read_parts(segmentation)
-    if parts != segmentation:
+    if parts != annotation["segmentation"]:
         faults.repaired("polygons written flat, as pairs or as text, read", name_of(annotation))
     good = [part for part in parts if len(part) >= 6 and not len(part) % 2]
     if not good:
@@ -181,9 +181,11 @@ def _compare_boxes(annotations: Sequence[dict], extents: np.ndarray) -> tuple[np
         corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
         both = np.minimum(corners[:, 2:], extents[:, 2:]) - np.maximum(corners[:, :2], extents[:, :2])
         inner = np.clip(both, 0, None).prod(1)
-        iou = inner / (boxes[:, 2:].prod(1) + (extents[:, 2:] - extents[:, :2]).prod(1) - inner)
-        near = 1 + 0.02 * (extents[:, 2:] - extents[:, :2]).max(1)
-        as_corners = (np.abs(boxes - extents).max(1) <= near) & (iou < _SAME_BOX)
+        sides = extents[:, 2:] - extents[:, :2]
+        iou = inner / (boxes[:, 2:].prod(1) + sides.prod(1) - inner)
+        from_corners = np.abs(boxes - extents).max(1)
+        from_box = np.abs(boxes - np.column_stack([extents[:, :2], sides])).max(1)
+        as_corners = (from_corners <= 1 + 0.02 * sides.max(1)) & (from_corners < from_box) & (iou < _SAME_BOX)
         wrong = ~valid | (iou < _OTHER_BOX) | as_corners
     return np.where(valid, iou, 0), wrong
 
