@@ -42,12 +42,13 @@ def run(args: argparse.Namespace) -> int:
         raise argparse.ArgumentError(None, "--write needs --json")
     if args.write and os.path.abspath(args.write) == os.path.abspath(args.json):
         raise argparse.ArgumentError(None, "--write must name another file than --json")
+    files = [args.config_file, *args.overlay] if args.config_file else []
+    cfg = compose_config(files, args.opts, [add_s4m_config])
     if args.config_file:
-        cfg = compose_config([args.config_file, *args.overlay], args.opts, [add_s4m_config])
         resolve_config_datasets(cfg)
         all_faults = check_config(cfg)
     else:
-        data, faults = check_json(args.json, args.images)
+        data, faults = check_json(args.json, args.images, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
         all_faults = [faults]
     for faults in all_faults:
         _print(faults)

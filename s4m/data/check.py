@@ -119,7 +119,9 @@ def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequ
     return sentences
 
 
-def check_json(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> tuple[dict, Faults]:
+def check_json(
+    json_file: str | os.PathLike, image_root: str | os.PathLike | None, *, objects_of_crowds: bool = False
+) -> tuple[dict, Faults]:
     """Read a COCO json and check it, with its images if their folder is given, by all rules.
 
     Returns:
@@ -127,6 +129,8 @@ def check_json(json_file: str | os.PathLike, image_root: str | os.PathLike | Non
         them the content is not to be used.
     """
     data, faults = read_coco(json_file, image_root)
+    for annotation in data.get("annotations", ()) if objects_of_crowds else ():
+        annotation["iscrowd"] = 0
     tell_crowds(data.get("annotations", ()), faults)
     if image_root is not None:
         records = [image | {"file_name": os.path.join(image_root, image["file_name"])} for image in data["images"]]
