@@ -54,6 +54,9 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             faults.error("images that cannot be read", header.problem)
         elif size_problem:
             faults.error("images of another size than their json says", size_problem)
+        if header.orientation > 1 and "height" in record and not size_problem:
+            told = f"'{path}' has the orientation {header.orientation}"
+            faults.warning("images with an EXIF orientation, read as they are shown, where their json must be", told)
         if header.deep:
             faults.warning("images of more than 8 bits, scaled as INPUT.DEPTH says", f"'{path}'")
     return good

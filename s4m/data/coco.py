@@ -204,13 +204,18 @@ class CocoSet:
         return records
 
 
+def is_coco_set(name: str) -> bool:
+    """Return whether a registered set loads its json by the rules of this module."""
+    return name in DatasetCatalog and isinstance(DatasetCatalog[name], CocoSet)
+
+
 def read_set(name: str) -> tuple[list[dict], Faults]:
     """Return the dataset dicts of a registered set and the faults of its json.
 
     With an error among the faults the dicts have no labels. Sets that other packages registered are loaded as they are;
     what they raise is an error.
     """
-    if name in DatasetCatalog and isinstance(DatasetCatalog[name], CocoSet):
+    if is_coco_set(name):
         return DatasetCatalog[name].read()
     faults = Faults(f"'{name}'")
     try:

@@ -93,22 +93,24 @@ def read_stored(file_name: str) -> np.ndarray:
     return pixels
 
 
+def check_depth(depth: str) -> str:
+    """Return a value of INPUT.DEPTH, or raise ValueError if there is no such value."""
+    if depth not in DEPTHS:
+        raise ValueError(f"INPUT.DEPTH must be {' or '.join(DEPTHS)}, not '{depth}'")
+    return depth
+
+
 def to_eight_bits(values: np.ndarray, depth: str) -> np.ndarray:
     """Scale pixels of more than 8 bits to uint8.
 
     Args:
         values: numbers of any shape; what is not finite becomes 0.
         depth: "range" maps the least and the greatest of the values to 0 and 255; "type" maps 0 and the greatest
-            value of 16 bits, or 1.0 for floats, to 0 and 255.
-
-    Raises:
-        ValueError: `depth` is neither.
+            value of 16 bits, or 1.0 for floats, to 0 and 255. Another value raises ValueError.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"INPUT.DEPTH must be {' or '.join(DEPTHS)}, not '{depth}'")
     finite = np.isfinite(values)
     low, high = 0.0, 1.0 if values.dtype.kind == "f" else 65535.0
-    if depth == "range" and finite.any():
+    if check_depth(depth) == "range" and finite.any():
         low, high = float(values[finite].min()), float(values[finite].max())
     scaled = (np.where(finite, values, low).astype(np.float64) - low) * (255 / ((high - low) or 1))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Instances
 from fvcore.transforms.transform import TransformList
 
 from s4m.data.geometry import build_geometry, valid_size
-from s4m.data.images import read_image
+from s4m.data.images import check_depth, read_image
 from s4m.data.void import void_regions
 
 
@@ -59,7 +59,7 @@ class UnlabeledMapper:
     def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str, depth: str = "range") -> None:
         self._augmentations = T.AugmentationList(augmentations)
         self._image_format = image_format
-        self._depth = depth
+        self._depth = check_depth(depth)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -129,7 +129,10 @@ def check_rle(annotations: Sequence[dict], sides: np.ndarray, faults: Faults) ->
             what = "runs that are no lengths" if total < 0 else f"{total} pixels, but its image has {wanted}"
             faults.error("damaged RLE", f"{name_of(annotations[number])} has an RLE of {what}: a damaged RLE")
         for number in good:
-            x, y, width, height = rle_box(annotations[number]["segmentation"])
+            rle = annotations[number]["segmentation"]
+            if kind is list and any(type(run) is float for run in rle["counts"]):
+                rle["counts"] = [int(run) for run in rle["counts"]]
+            x, y, width, height = rle_box(rle)
             if width * height > 0:
                 extents[number] = x, y, x + width, y + height
             else:
@@ -139,7 +142,6 @@ def check_rle(annotations: Sequence[dict], sides: np.ndarray, faults: Faults) ->
 
 def rle_box(rle: dict) -> list[float]:
     """Return x, y, width, height in pixels of a proved RLE."""
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        rle = mask_util.frPyObjects({"size": rle["size"], "counts": [int(count) for count in counts]}, *rle["size"])
+    if isinstance(rle["counts"], list):
+        rle = mask_util.frPyObjects(rle, *rle["size"])
     return mask_util.toBbox(rle).tolist()
