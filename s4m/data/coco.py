@@ -187,20 +187,24 @@ class CocoSet:
         self._json_file = json_file
         self._image_root = image_root
         self._prepare = prepare
+        self._was_read = False
 
     def read(self) -> tuple[list[dict], Faults]:
         """Return the dataset dicts and the faults of the json; with an error among them the dicts have no labels."""
         self._prepare()
+        self._was_read = True
         data, faults = read_coco(self._json_file, self._image_root)
         if faults.of(ERROR):
             data.pop("annotations", None)
         return to_records(self._name, data, self._image_root), faults
 
     def __call__(self) -> list[dict]:
-        """Return the dataset dicts, or raise the first error; see `validate_coco`."""
+        """Return the dataset dicts, or raise the first error; see `validate_coco`. Faults are told the first time."""
+        was_read = self._was_read
         records, faults = self.read()
         faults.refuse()
-        faults.log(logger)
+        if not was_read:
+            faults.log(logger)
         return records
 
 

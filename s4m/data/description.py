@@ -42,7 +42,10 @@ def read_description(path: str | os.PathLike) -> dict[str, str]:
     if content.get("evaluation", "coco") not in _EVALUATIONS:
         raise ValueError(f"'{path}': evaluation is '{content['evaluation']}', but must be {' or '.join(_EVALUATIONS)}")
     folder = Path(path).absolute().parent
-    return {
-        key: str(folder / os.path.expanduser(value)) if key in ("images", "json") else value
-        for key, value in content.items()
-    }
+    return {key: _complete(folder, value) if key in ("images", "json") else value for key, value in content.items()}
+
+
+def _complete(folder: Path, value: str) -> str:
+    """Return a path that starts in a folder; Windows' backslashes are slashes where nothing else exists."""
+    complete = folder / os.path.expanduser(value)
+    return str(complete if complete.exists() else folder / os.path.expanduser(value.replace("\\", "/")))

@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 
 from s4m.cli import main
@@ -23,6 +23,7 @@ from s4m.data.header_cache import read_headers
 from s4m.data.shapes import write_shapes
 from s4m.data.two_stream import build_two_stream_loader, load_labeled
 from s4m.evaluation.build import WithClasses
+from s4m.evaluation.coco import read_truth
 
 
 @pytest.fixture
@@ -151,11 +152,32 @@ def test_labeled_sets_of_another_order_train_together(config, folder):
 def sets(cfg):
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         DatasetCatalog.pop(name, None)
-        from detectron2.data import MetadataCatalog
-
         MetadataCatalog.pop(name, None)
     resolve_config_datasets(cfg)
     return (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+
+
+def test_a_class_that_training_lacks_is_told_and_does_not_count(config, folder):
+    def forget_stars(data):
+        data["annotations"] = [a for a in data["annotations"] if a["category_id"] != 3]
+        data["categories"] = data["categories"][:2]
+
+    edit(folder / "train.json", forget_stars)
+    [text] = sentences(config)
+    assert "classes that training lacks" in text and "'star'" in text
+    truth = read_truth(config, config.DATASETS.TEST[0])
+    kept = {annotation["category_id"] for annotation in truth.dataset["annotations"]}
+    assert kept and 3 not in kept and len(truth.dataset["categories"]) == 3
+
+
+def test_faults_are_told_once_by_the_catalog_and_by_every_training(config, folder, caplog):
+    edit(folder / "train.json", lambda data: data["annotations"][0].update(bbox=None))
+    for name in sets(config):
+        DatasetCatalog.get(name)
+        DatasetCatalog.get(name)
+    assert caplog.text.count("boxes that are not") == 1
+    build_two_stream_loader(config)
+    assert caplog.text.count("boxes that are not") == 2
 
 
 def test_classes_without_a_common_name_keep_their_order(config, folder):

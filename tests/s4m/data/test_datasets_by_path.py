@@ -114,7 +114,7 @@ def test_a_path_with_colons_that_does_not_exist_is_told(coco):
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("form", ["yaml", "json"])
 def test_a_file_describes_a_data_set(coco, form, mark):
-    keys = {"json": "set.json", "images": "./pictures", "evaluation": "coco"}
+    keys = {"json": "set.json", "images": ".\\pictures", "evaluation": "coco"}
     content = json.dumps(keys) if form == "json" else "".join(f"{key}: {value}\n" for key, value in keys.items())
     file = coco / f"my data.{form}"
     file.write_text(mark + content, encoding="utf-8")
