@@ -24,7 +24,7 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
     """Check the headers of all images against their records.
 
     An image that cannot be read is an error, or with `skip_bad` a warning; one of another size than its record is an
-    error; one of more than 8 bits a channel is a warning.
+    error; one with an EXIF orientation or of more than 8 bits a channel is a warning.
 
     Args:
         records: Detectron2 dataset dicts.
@@ -47,14 +47,13 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             faults.warning("images that cannot be read, left out", header.problem)
             continue
         good.append(record)
-        size_problem = (
-            None if header.problem else size_problem_of(path, header, (record.get("height"), record.get("width")))
-        )
         if header.problem:
             faults.error("images that cannot be read", header.problem)
-        elif size_problem:
+            continue
+        size_problem = size_problem_of(path, header, (record.get("height"), record.get("width")))
+        if size_problem:
             faults.error("images of another size than their json says", size_problem)
-        if header.orientation > 1 and "height" in record and not size_problem:
+        elif header.orientation > 1 and "height" in record:
             told = f"'{path}' has the orientation {header.orientation}"
             faults.warning("images with an EXIF orientation, read as they are shown, where their json must be", told)
         if header.deep:
@@ -63,7 +62,7 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
 
 
 def check_set(
-    name: str, *, labeled: bool, skip_bad: bool = False, objects_of_crowds: bool = False
+    name: str, *, labeled: bool, skip_bad: bool = False, objects_of_crowds: bool = False, first: str | None = None
 ) -> tuple[list[dict], Faults]:
     """Read a registered set and check it by all rules.
 
@@ -72,6 +71,7 @@ def check_set(
         labeled: whether its annotations are used.
         skip_bad: whether images that cannot be read are left out.
         objects_of_crowds: whether annotations with iscrowd 1 are objects.
+        first: the first of the training sets if this is one: it needs annotations, and the classes of the first.
 
     Returns:
         the dataset dicts, and the faults; with an error among them the dicts are not to be used.
@@ -81,6 +81,11 @@ def check_set(
         records = crowds_as_objects(records)
     if labeled:
         tell_crowds((a for record in records for a in record.get("annotations", ())), faults)
+    if first is not None and records and not faults.of(ERROR):
+        if "annotations" not in records[0]:
+            faults.error("training sets without annotations", f"'{name}' has no annotations")
+        elif set(classes_of(name)) != set(classes_of(first)):
+            faults.error("training sets of other classes", f"'{first}' and '{name}' differ in their classes")
     good = check_images(records, faults, skip_bad=skip_bad)
     if not good and not faults.of(ERROR):
         reason = f" that can be read: {read_headers([records[0]['file_name']]).popitem()[1].problem}" if records else ""
@@ -158,6 +163,7 @@ def check_config(cfg: CfgNode) -> list[Faults]:
                 labeled=key != "UNLABELED",
                 skip_bad=key == "UNLABELED" and cfg.INPUT.ON_BAD_IMAGE == "skip",
                 objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS,
+                first=cfg.DATASETS.TRAIN[0] if key == "TRAIN" else None,
             )
             if key == "TEST" and not faults.of(ERROR):
                 tell_classes(name, training_classes(cfg), faults)

@@ -124,7 +124,8 @@ def _repair_categories(data: dict, faults: Faults) -> dict:
     first: dict[str, object] = {}
     known = {}
     for category in categories:
-        number, name = category.get("id"), category.get("name")
+        number = category.get("id")
+        name = category.get("name")
         if plain_id(number) is None:
             faults.error("categories without id", f"the category '{name}' has no id")
         elif plain_id(number) in known:
@@ -194,7 +195,8 @@ def _repair_references(annotation: dict, images: dict, categories: dict, faults:
     if category is None:
         told = f"{name} has category {annotation.get('category_id')}, which is not among the categories"
         faults.error("annotations of unknown categories", told)
-    annotation["image_id"], annotation["category_id"] = image, category
+    annotation["image_id"] = image
+    annotation["category_id"] = category
     return image is not None and category is not None
 
 

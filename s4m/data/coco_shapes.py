@@ -78,8 +78,8 @@ def _extents(polygons: Sequence[list]) -> np.ndarray:
     points = np.frombuffer(_flatten(polygons), np.float64).reshape(-1, 2)
     starts = np.cumsum([0, *lengths[:-1]]) // 2
     fraction = (points != np.floor(points)).any(1)
-    low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
-    return np.column_stack([low, high, np.logical_or.reduceat(fraction, starts)])
+    extremes = [np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)]
+    return np.column_stack([*extremes, np.logical_or.reduceat(fraction, starts)])
 
 
 class _Polygons:
@@ -108,7 +108,8 @@ class _Polygons:
         except (TypeError, OverflowError):
             extents = _extents([self._read(annotation) for annotation in annotations])
         self._count += len(annotations)
-        low, high = extents[:, :2], extents[:, 2:4]
+        low = extents[:, :2]
+        high = extents[:, 2:4]
         reach = sides.max(1, keepdims=True)
         finite = np.isfinite(extents[:, :4]).all(1)
         with np.errstate(invalid="ignore"):
@@ -203,7 +204,8 @@ def _repair_chunk(
     annotations: Sequence[dict], sizes: Mapping[int, tuple[int, int]], rules: _Polygons, faults: Faults
 ) -> tuple[list[dict], np.ndarray]:
     """Return the annotations with a mask, and the extents (N, 4) of the masks."""
-    polygons, encoded = [], []
+    polygons = []
+    encoded = []
     for number, annotation in enumerate(annotations):
         if not _is_regular(annotation.get("segmentation")):
             segmentation = _repair_form(annotation, faults)
@@ -231,7 +233,10 @@ def repair_shapes(annotations: Sequence[dict], sizes: Mapping[int, tuple[int, in
         the annotations that have a mask, in their order.
     """
     rules = _Polygons(faults)
-    kept, extents, overlaps, wrong = [], [], [], []
+    kept = []
+    extents = []
+    overlaps = []
+    wrong = []
     for start in range(0, len(annotations), _CHUNK):
         chunk, extent = _repair_chunk(annotations[start : start + _CHUNK], sizes, rules, faults)
         iou, bad = _compare_boxes(chunk, extent)

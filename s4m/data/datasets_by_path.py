@@ -76,7 +76,8 @@ def _register_described(name: str, file: str) -> None:
     """Register what a data set file describes; see `read_description`."""
     path = locate(file, name)
     description = read_description(path)
-    images, json_file = description["images"], description.get("json")
+    images = description["images"]
+    json_file = description.get("json")
     for key in ("images", "json"):
         if key in description and not os.path.exists(description[key]):
             raise FileNotFoundError(f"'{path}': {key} '{description[key]}' does not exist")

@@ -109,9 +109,11 @@ def to_eight_bits(values: np.ndarray, depth: str) -> np.ndarray:
             value of 16 bits, or 1.0 for floats, to 0 and 255. Another value raises ValueError.
     """
     finite = np.isfinite(values)
-    low, high = 0.0, 1.0 if values.dtype.kind == "f" else 65535.0
+    low = 0.0
+    high = 1.0 if values.dtype.kind == "f" else 65535.0
     if check_depth(depth) == "range" and finite.any():
-        low, high = float(values[finite].min()), float(values[finite].max())
+        low = float(values[finite].min())
+        high = float(values[finite].max())
     scaled = (np.where(finite, values, low).astype(np.float64) - low) * (255 / ((high - low) or 1))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
@@ -154,7 +156,8 @@ def _open_upright(file_name: str, depth: str) -> Image.Image:
             if Path(file_name).suffix.lower() not in (".tif", ".tiff"):
                 raise
             return Image.fromarray(to_eight_bits(_read_tiff(file_name), depth))
-        deep, orientation = _is_deep(image), orientation_of(image)
+        deep = _is_deep(image)
+        orientation = orientation_of(image)
         image.load()  # This turns a TIFF already, and only a TIFF.
         if not deep:
             return _apply_exif_orientation(image)
@@ -182,7 +185,8 @@ def read_header(file_name: str | os.PathLike) -> Header:
     try:
         with open(file_name, "rb") as file:
             image = Image.open(file)
-            orientation, deep = orientation_of(image), _is_deep(image)
+            orientation = orientation_of(image)
+            deep = _is_deep(image)
             # Pillow gives the size of a TIFF, but of no other format, as the image is shown.
             size = image.size if orientation > 4 and image.format != "TIFF" else image.size[::-1]
             whole = _is_whole(file, image.format)

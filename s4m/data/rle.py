@@ -11,7 +11,9 @@ from s4m.data.faults import Faults
 
 _NO_COUNT = -1  # of a damaged RLE
 _FIRST = 48  # "0", which stands for 0
-_VALUE, _SIGN, _MORE = 31, 16, 32  # bits of a character
+_VALUE = 31  # the bits of a character that hold a part of a run
+_SIGN = 16  # the bit that makes a run negative in its last character
+_MORE = 32  # the bit that says that the run goes on
 _LONGEST = 7  # characters of a run
 
 
@@ -117,8 +119,8 @@ def check_rle(annotations: Sequence[dict], sides: np.ndarray, faults: Faults) ->
             faults.error(
                 "damaged RLE", f"{name_of(annotation)} has a damaged RLE: its counts are neither list nor text"
             )
-    for kind, count in ((list, count_lists), (str, count_strings)):
-        chosen = [number for number in fitting if isinstance(annotations[number]["segmentation"]["counts"], kind)]
+    for form, count in ((list, count_lists), (str, count_strings)):
+        chosen = [number for number in fitting if isinstance(annotations[number]["segmentation"]["counts"], form)]
         pixels = count([annotations[number]["segmentation"]["counts"] for number in chosen])
         good = []
         for number, total in zip(chosen, pixels.tolist(), strict=True):
@@ -130,7 +132,7 @@ def check_rle(annotations: Sequence[dict], sides: np.ndarray, faults: Faults) ->
             faults.error("damaged RLE", f"{name_of(annotations[number])} has an RLE of {what}: a damaged RLE")
         for number in good:
             rle = annotations[number]["segmentation"]
-            if kind is list and any(type(run) is float for run in rle["counts"]):
+            if form is list and any(type(run) is float for run in rle["counts"]):
                 rle["counts"] = [int(run) for run in rle["counts"]]
             x, y, width, height = rle_box(rle)
             if width * height > 0:

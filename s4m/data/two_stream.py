@@ -70,21 +70,16 @@ def load_labeled(
         raise ValueError(f"{key} names no data set")
     dicts = []
     for name in names:
-        records = _load(name, key, labeled=True, objects_of_crowds=objects_of_crowds)
-        if "annotations" not in records[0]:
-            raise ValueError(f"{key}: '{name}' has no annotations")
-        classes, first = classes_of(name), classes_of(names[0])
-        if set(classes) != set(first):
-            raise ValueError(f"{key}: {', '.join(names)} differ in their classes")
-        dicts += with_classes(records, classes, first)
+        records = _load(name, key, labeled=True, objects_of_crowds=objects_of_crowds, first=names[0])
+        dicts += with_classes(records, classes_of(name), classes_of(names[0]))
     has_object = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
     if not any(has_object):
         raise ValueError(f"{key}: no image of {', '.join(names)} has a labeled object")
     if filter_empty and not all(has_object):
         logger.info("%d of %d labeled images have no object and are left out", has_object.count(False), len(dicts))
         dicts = list(itertools.compress(dicts, has_object))
-    if first:
-        print_instances_class_histogram(dicts, first)
+    if classes_of(names[0]):
+        print_instances_class_histogram(dicts, classes_of(names[0]))
     return dicts
 
 
