@@ -11,6 +11,7 @@ from s4m.data.coco_ids import number_annotations, number_records, plain_id
 from s4m.data.coco_shapes import repair_shapes
 from s4m.data.faults import ERROR, Faults
 from s4m.data.images import read_header
+from s4m.data.rle import count_lists, count_strings
 
 _FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _CROWDS_TOLD = 0.02  # of all annotations; COCO has 1.2 %
@@ -113,7 +114,21 @@ def _repair_images(data: dict, root: str | None, faults: Faults) -> dict:
     _repair_names(images, root, faults)
     complete = [image for number, image in enumerate(images) if _repair_size(image, number, root, faults)]
     data["images"] = complete
+    _check_void(complete, faults)
     return number_records(complete, "image", faults)
+
+
+def _check_void(images: list[dict], faults: Faults) -> None:
+    """Add an error for each image whose RLE of void pixels is not of its size."""
+    for image in images:
+        if "void" not in image:
+            continue
+        void = image["void"] if isinstance(image["void"], dict) else {}
+        counts = void.get("counts")
+        count = count_strings if isinstance(counts, str) else count_lists
+        pixels = int(count([counts])[0]) if isinstance(counts, (str, list)) else None
+        if void.get("size") != [image["height"], image["width"]] or pixels != image["height"] * image["width"]:
+            faults.error("damaged void", f"image {image.get('id')} has a damaged RLE of its void pixels")
 
 
 def _repair_categories(data: dict, faults: Faults) -> dict:
