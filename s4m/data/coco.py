@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pycocotools.mask as mask_util
@@ -15,7 +15,8 @@ from detectron2.structures import BoxMode
 
 from d2kit.coco_masks import decode_segmentation
 from d2kit.files import atomic_write
-from s4m.data.coco_records import repair_coco
+from s4m.data.coco_ids import number_annotations
+from s4m.data.coco_records import repair_coco, select_classes
 from s4m.data.faults import ERROR, Faults
 
 logger = logging.getLogger(__name__)
@@ -180,20 +181,31 @@ class CocoSet:
         json_file: instances (or image info) json.
         image_root: folder that the json's file names start from.
         prepare: function that is called before the json is read.
+        classes: see `select_classes`; empty for all classes of the json.
     """
 
-    def __init__(self, name: str, json_file: str, image_root: str, prepare: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, json_file: str, image_root: str, prepare: Callable[[], object], classes: Sequence[str] = ()
+    ) -> None:
         self._name = name
         self._json_file = json_file
         self._image_root = image_root
         self._prepare = prepare
+        self._classes = list(classes)
         self._was_read = False
+
+    def content(self) -> tuple[dict, Faults]:
+        """Return the repaired content of the json, of the chosen classes, and its faults."""
+        data, faults = read_coco(self._json_file, self._image_root)
+        if self._classes and not faults.of(ERROR):
+            select_classes(data, self._classes, faults)
+        return data, faults
 
     def read(self) -> tuple[list[dict], Faults]:
         """Return the dataset dicts and the faults of the json; with an error among them the dicts have no labels."""
         self._prepare()
         self._was_read = True
-        data, faults = read_coco(self._json_file, self._image_root)
+        data, faults = self.content()
         if faults.of(ERROR):
             data.pop("annotations", None)
         return to_records(self._name, data, self._image_root), faults
@@ -211,6 +223,21 @@ class CocoSet:
 def is_coco_set(name: str) -> bool:
     """Return whether a registered set loads its json by the rules of this module."""
     return name in DatasetCatalog and isinstance(DatasetCatalog[name], CocoSet)
+
+
+def read_content(name: str) -> dict:
+    """Return the content of the json of a registered set, repaired if its records are; errors raise.
+
+    Records of sets that other packages registered have the ids of the json, which stay as they are here, except that
+    ids of annotations are positive.
+    """
+    if is_coco_set(name):
+        data, faults = DatasetCatalog[name].content()
+        faults.refuse()
+        return data
+    data = read_json(MetadataCatalog.get(name).json_file)
+    number_annotations(data.get("annotations", []), Faults(""))
+    return data
 
 
 def read_set(name: str) -> tuple[list[dict], Faults]:
@@ -251,6 +278,7 @@ def register_coco_json(
     metadata: dict | None = None,
     *,
     prepare: Callable[[], object] = lambda: None,
+    classes: Sequence[str] = (),
 ) -> None:
     """Register a COCO-format data set, which is validated when it is loaded; see `register_once`.
 
@@ -260,9 +288,8 @@ def register_coco_json(
         image_root: folder that the json's file names start from.
         metadata: further fields of the metadata, such as `thing_classes`; `evaluator_type` is "coco" by default.
         prepare: function that is called before the json is read, for data sets that are written on first use.
+        classes: see `select_classes`; empty for all classes of the json.
     """
     files = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
-
-    register_once(
-        name, CocoSet(name, **files, prepare=prepare), **files, **{"evaluator_type": "coco", **(metadata or {})}
-    )
+    fields = {"evaluator_type": "coco"} | (metadata or {}) | ({"thing_classes": list(classes)} if classes else {})
+    register_once(name, CocoSet(name, **files, prepare=prepare, classes=classes), **files, **fields)

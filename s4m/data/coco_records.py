@@ -4,7 +4,7 @@ import math
 import ntpath
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from s4m.data.coco_ids import number_annotations, number_records, plain_id
@@ -257,3 +257,19 @@ def tell_crowds(annotations: Iterable[dict], faults: Faults) -> None:
         faults.error("all annotations are iscrowd 1", told)
     elif crowds > _CROWDS_TOLD * len(flags):
         faults.warning(f"annotations that are iscrowd 1 and no objects ({key})", f"{crowds} of {len(flags)}", crowds)
+
+
+def select_classes(data: dict, classes: Sequence[str], faults: Faults) -> None:
+    """Leave the named classes in a repaired content, in this order and with ids from 1, in place.
+
+    Objects of other classes are left out; a name that no category has is an error.
+    """
+    names = {category["id"]: category["name"] for category in data.get("categories", ())}
+    for absent in (name for name in classes if name not in names.values()):
+        faults.error("classes that the json lacks", f"holds no category '{absent}'")
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+    new = {old: numbers[name] for old, name in names.items() if name in numbers}
+    data["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
+    if "annotations" in data:
+        kept = [annotation for annotation in data["annotations"] if annotation["category_id"] in new]
+        data["annotations"] = [annotation | {"category_id": new[annotation["category_id"]]} for annotation in kept]

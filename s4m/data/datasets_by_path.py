@@ -86,7 +86,7 @@ def _register_described(name: str, file: str) -> None:
     elif description.get("evaluation") == "voc":
         register_voc_json(name, json_file, images)
     else:
-        register_coco_json(name, json_file, images)
+        register_coco_json(name, json_file, images, classes=description.get("classes", ()))
 
 
 FORMS = (

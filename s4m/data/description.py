@@ -8,12 +8,13 @@ import yaml
 KEYS = {
     "images": "the folder of the images",
     "json": "a json in COCO format; without it the images are unlabeled",
+    "classes": "the names of the classes to use, in this order; without it all of the json",
     "evaluation": "'coco', or 'voc' for a json of prepare_voc",
 }
 _EVALUATIONS = ("coco", "voc")
 
 
-def read_description(path: str | os.PathLike) -> dict[str, str]:
+def read_description(path: str | os.PathLike) -> dict[str, str | list[str]]:
     """Read the file that describes a data set.
 
     Args:
@@ -35,7 +36,10 @@ def read_description(path: str | os.PathLike) -> dict[str, str]:
     for key, value in content.items():
         if key not in KEYS:
             raise ValueError(f"'{path}' has the unknown key '{key}'; known are {known}")
-        if not isinstance(value, str) or not value:
+        if key == "classes":
+            if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+                raise ValueError(f"'{path}': classes is {value!r}, but must be a list of names")
+        elif not isinstance(value, str) or not value:
             raise ValueError(f"'{path}': {key} is {value!r}, but must be text")
     if "images" not in content:
         raise ValueError(f"'{path}' lacks the key images; known are {known}")

@@ -18,9 +18,7 @@ from pycocotools.coco import COCO as PlainCOCO
 
 from d2kit.files import atomic_write
 from s4m.data.classes import training_classes
-from s4m.data.coco import complete_annotations, is_coco_set, read_coco, read_json
-from s4m.data.coco_ids import number_annotations
-from s4m.data.faults import Faults
+from s4m.data.coco import complete_annotations, read_content
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,6 @@ INSTALLED = importlib.util.find_spec("faster_coco_eval") is not None
 def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
     """Return the annotations of a set that is registered by its json as COCO's API, repaired as the set's loader does.
 
-    The records of sets that other packages registered have the ids of the json, which stay as they are here.
 
     Objects of classes that the training set lacks are left out, because no prediction can match them.
 
@@ -39,13 +36,7 @@ def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
         cfg: DATASETS.TRAIN and INPUT.CROWDS_AS_OBJECTS are read.
         dataset_name: registered set whose metadata has `json_file`.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    if is_coco_set(dataset_name):
-        data, faults = read_coco(metadata.json_file, metadata.image_root)
-        faults.refuse()
-    else:
-        data = read_json(metadata.json_file)
-        number_annotations(data.get("annotations", []), Faults(""))
+    data = read_content(dataset_name)
     trained = training_classes(cfg)
     categories = data.get("categories", ())
     unknown = {category["id"] for category in categories if category["name"] not in trained}

@@ -20,7 +20,7 @@ from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_ap
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from s4m.data.coco import read_coco
+from s4m.data.coco import read_content
 from s4m.evaluation.coco import build_coco_evaluator
 
 VOLUME = tuple(tenth / 10 for tenth in range(1, 10))  # IoU thresholds of AP^r_vol
@@ -231,7 +231,7 @@ def build_voc_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         dataset_name: set registered by `s4m.data.voc_instances.register_voc_json`.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    data, _ = read_coco(metadata.json_file)
+    data = read_content(dataset_name)
     void = {image["id"]: image["void"] for image in data["images"] if "void" in image}
     masks = [build_coco_evaluator(cfg, dataset_name), VOCInstanceEvaluator(data, metadata.thing_classes)]
     evaluators = [WithoutVoid(DatasetEvaluators(masks), void)]

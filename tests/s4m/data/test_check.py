@@ -170,6 +170,25 @@ def test_a_class_that_training_lacks_is_told_and_does_not_count(config, folder):
     assert kept and 3 not in kept and len(truth.dataset["categories"]) == 3
 
 
+def test_a_description_chooses_classes_and_their_order(config, folder):
+    (folder / "val.yaml").write_text("{json: val.json, images: images, classes: [star, circle]}")
+    name = f"s4m:{folder}/val.yaml"
+    config.DATASETS.TRAIN = config.DATASETS.TEST = (name,)
+    resolve_config_datasets(config)
+    original = json.loads((folder / "val.json").read_text())
+    counts = [sum(a["category_id"] == number for a in original["annotations"]) for number in (3, 1)]
+    given = [a["category_id"] for record in DatasetCatalog.get(name) for a in record["annotations"]]
+    assert MetadataCatalog.get(name).thing_classes == ["star", "circle"]
+    assert [given.count(index) for index in range(2)] == counts
+    truth = read_truth(config, name)
+    assert [
+        sum(a["category_id"] == c["id"] for a in truth.dataset["annotations"]) for c in truth.dataset["categories"]
+    ] == counts
+    (folder / "other.yaml").write_text("{json: val.json, images: images, classes: [star, ring]}")
+    config.DATASETS.TRAIN = (f"s4m:{folder}/other.yaml",)
+    assert any("holds no category 'ring'" in text for text in sentences(config))
+
+
 def test_faults_are_told_once_by_the_catalog_and_by_every_training(config, folder, caplog):
     edit(folder / "train.json", lambda data: data["annotations"][0].update(bbox=None))
     for name in sets(config):

@@ -135,11 +135,12 @@ def test_a_file_describes_unlabeled_images_in_the_home_folder(coco, monkeypatch)
     ("content", "message"),
     [
         ("json: set.json", "lacks the key images"),
-        ("images: pictures\nmasks: m", "has the unknown key 'masks'; known are images, json, evaluation"),
+        ("images: pictures\nmasks: m", "has the unknown key 'masks'; known are images, json, classes, evaluation"),
         ("images: 3", "images is 3, but must be text"),
         ("images: pictures\nevaluation: lvis", "evaluation is 'lvis', but must be coco or voc"),
         ("images: [", "is no yaml or json file"),
         ("pictures", "describes no data set"),
+        ("images: pictures\nclasses: cat", "classes is 'cat', but must be a list of names"),
         ("images: nowhere", "images '.*nowhere' does not exist"),
     ],
 )
