@@ -1,6 +1,7 @@
 """Seeded, resumable batches of mapped dataset dicts, the same for any number of workers, processes or restarts."""
 
 import itertools
+import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from d2kit.rng import derive_seed, seeded
+
+logger = logging.getLogger(__name__)
 
 
 class _Failure(NamedTuple):
@@ -27,14 +30,16 @@ class SeededDataset(Dataset):
     states of the generators are restored afterwards.
     """
 
-    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict]) -> None:
+    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict], skip_bad: bool = False) -> None:
         """
         Args:
             dicts: Detectron2 dataset dicts, kept serialized so that workers share their memory.
             mapper: function from one dict to one mapped dict, never to None.
+            skip_bad: whether the dict that follows replaces, with a warning, one whose data cannot be read.
         """
         self._dicts = DatasetFromList(list(dicts), copy=False, serialize=True)
         self._mapper = mapper
+        self._skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self._dicts)
@@ -42,13 +47,18 @@ class SeededDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict | _Failure:
         """Return the mapped dict with `seed`, the sample seed (int), added; an error in the data is a value."""
         index, sample_seed = item
-        try:
-            with seeded(sample_seed):
-                result = self._mapper(self._dicts[index])
-        except (ValueError, OSError) as error:  # torch would rewrite the message of an error that a worker raises.
-            return _Failure(error, traceback.format_exc())
-        result["seed"] = sample_seed
-        return result
+        last = index + len(self) - 1 if self._skip_bad else index
+        for number in range(index, last + 1):
+            try:
+                with seeded(sample_seed):
+                    result = self._mapper(self._dicts[number % len(self)])
+            except (ValueError, OSError) as error:
+                if number == last:  # torch would rewrite the message of an error that a worker raises.
+                    return _Failure(error, traceback.format_exc())
+                logger.warning("%s Another image takes its place.", error)
+            else:
+                return result | {"seed": sample_seed}
+        raise IndexError(index)
 
 
 class StreamLoader:
@@ -65,6 +75,7 @@ class StreamLoader:
         stream: str,
         *,
         key: str = "SOLVER.IMS_PER_BATCH",
+        skip_bad: bool = False,
     ) -> None:
         """
         Args:
@@ -76,6 +87,7 @@ class StreamLoader:
             seed: seed of the run, from which the samples' seeds follow.
             stream: name that keeps the seeds of several streams apart.
             key: configuration key of the batch size, for the message.
+            skip_bad: as of `SeededDataset`.
 
         Raises:
             ValueError: there are no dicts, or the processes cannot share a batch evenly.
@@ -88,7 +100,7 @@ class StreamLoader:
                 f"{key} is {batch_size_total}, which is not a positive multiple of the {world_size} process(es)."
             )
         self.batch_size = batch_size_total // world_size
-        self.dataset = SeededDataset(dicts, mapper)
+        self.dataset = SeededDataset(dicts, mapper, skip_bad)
         self._sampler = sampler
         self._num_workers = num_workers
         self._seed = seed

@@ -53,6 +53,13 @@ def _add_input_and_solver_config(cfg: CN) -> None:
     """Add the keys of images, optimizer and schedule that Detectron2 lacks."""
     cfg.INPUT.CROP.AFTER_RESIZE = False  # True crops the resized image; False crops the image before it is resized.
 
+    # Unlabeled images that cannot be read are left out with a warning ("skip") or end the training ("stop").
+    cfg.INPUT.ON_BAD_IMAGE = "skip"
+    # True takes annotations with iscrowd 1 for objects, as brush tools export all their masks.
+    cfg.INPUT.CROWDS_AS_OBJECTS = False
+    # Images of more than 8 bits are scaled by their own least and greatest value ("range") or by their type ("type").
+    cfg.INPUT.DEPTH = "range"
+
     # True leaves VOC's void regions that are wider than contours out of the losses; Detectron2's own heads need False.
     cfg.INPUT.IGNORE_VOID = True
 

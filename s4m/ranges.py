@@ -3,6 +3,7 @@
 from d2kit.ranges import Allowed
 
 S4M_VALUES: dict[str, Allowed] = {
+    "INPUT.DEPTH": ("range", "type"),
     "INPUT.LSJ.MIN_SCALE": "(0, inf)",
     "INPUT.LSJ.MAX_SCALE": "(0, inf)",
     "INPUT.LSJ.SIZE": "[1, inf)",
@@ -10,6 +11,7 @@ S4M_VALUES: dict[str, Allowed] = {
     "INPUT.MAX_SIZE_TRAIN": "[1, inf)",
     "INPUT.MIN_SIZE_TEST": "[0, inf)",
     "INPUT.MIN_SIZE_TRAIN": "[0, inf)",
+    "INPUT.ON_BAD_IMAGE": ("skip", "stop"),
     "MODEL.MASK2FORMER.DECODER_LAYERS": "[1, inf)",
     "MODEL.MASK2FORMER.ENCODER_FEEDFORWARD": "[1, inf)",
     "MODEL.MASK2FORMER.ENCODER_LAYERS": "[1, inf)",

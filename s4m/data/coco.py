@@ -1,26 +1,48 @@
 """COCO-format jsons are read, checked, written and registered here."""
 
+import contextlib
+import gc
 import json
+import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
+from d2kit.coco_masks import decode_segmentation
 from d2kit.files import atomic_write
-from s4m.data.images import first_missing
+from s4m.data.coco_ids import number_annotations
+from s4m.data.coco_records import repair_coco, select_classes
+from s4m.data.faults import ERROR, Faults
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking through millions of new objects again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def read_json(json_file: str | os.PathLike) -> dict:
-    """Read a COCO json.
+    """Read a COCO json; a byte order mark, which Windows writes, is passed over.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not JSON, or holds no list of images.
     """
     try:
-        with open(json_file, encoding="utf-8") as file:
+        with open(json_file, "rb") as file:  # json tells the encoding by the first bytes.
             data = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
@@ -38,50 +60,38 @@ def write_json(path: Path, content: dict) -> Path:
     return path
 
 
-def _check_images(data: dict, where: str) -> dict:
-    """Return the image records by id."""
-    images = {}
-    for number, image in enumerate(data["images"]):
-        absent = [key for key in ("id", "file_name", "height", "width") if key not in image]
-        if absent:
-            raise ValueError(f"{where}: image number {number} has no '{absent[0]}'")
-        if image["id"] in images:
-            raise ValueError(f"{where}: image id {image['id']} is used twice")
-        images[image["id"]] = image
-    return images
+def read_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> tuple[dict, Faults]:
+    """Read a COCO json and repair its content by the rules of `repair_coco`.
+
+    Returns:
+        the content, and its faults; with an error among them the content is not to be used.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_json`.
+    """
+    faults = Faults(f"'{json_file}'")
+    with _no_collection():
+        data = read_json(json_file)
+        repair_coco(data, faults, image_root)
+    return data, faults
 
 
-def _segmentation_problem(segmentation, height: int, width: int) -> str | None:
-    """Say what is wrong with a COCO segmentation of an image of that size; None if it is valid."""
-    if not segmentation:
-        return "has no segmentation"
-    if isinstance(segmentation, list):
-        # Detectron2 drops a part with fewer than 3 points, but one valid part must be left.
-        if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
-            return "has an empty polygon (a polygon needs at least 3 points)"
-        return None
-    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        return "has a segmentation that is neither polygons nor RLE"
-    if list(segmentation["size"]) != [height, width]:
-        return f"has an RLE of size {list(segmentation['size'])}, but its image is {[height, width]}"
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and sum(counts) != height * width:
-        return f"has an RLE of {sum(counts)} pixels, but its image has {height * width}"
-    return None
+def complete_annotations(data: dict) -> None:
+    """Fill what annotations may lack and COCO's evaluation needs, in place: `iscrowd` with 0, `area` from the mask.
 
-
-def _check_annotation(annotation: dict, images: dict, categories: set, where: str) -> None:
-    name = f"{where}: annotation {annotation.get('id', '(no id)')}"
-    if annotation.get("image_id") not in images:
-        raise ValueError(f"{name} is of image {annotation.get('image_id')}, which is not among the images")
-    if annotation.get("category_id") not in categories:
-        raise ValueError(f"{name} has category {annotation.get('category_id')}, which is not among the categories")
-    if len(annotation.get("bbox") or ()) != 4:
-        raise ValueError(f"{name} has no bbox of 4 numbers")
-    image = images[annotation["image_id"]]
-    problem = _segmentation_problem(annotation.get("segmentation"), image["height"], image["width"])
-    if problem:
-        raise ValueError(f"{name} {problem}")
+    Args:
+        data: repaired COCO content; an `area`, in pixels, is the box's where there is no segmentation.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    for annotation in data.get("annotations", ()):
+        annotation.setdefault("iscrowd", 0)
+        if "area" in annotation:
+            continue
+        segmentation = annotation.get("segmentation")
+        if segmentation:
+            annotation["area"] = int(decode_segmentation(segmentation, *sizes[annotation["image_id"]]).sum())
+        else:
+            annotation["area"] = math.prod(annotation["bbox"][2:])
 
 
 def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> dict:
@@ -91,44 +101,160 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
     images only, is valid.
 
     Returns:
-        the content of the file.
+        the content of the file, with what could be repaired in it; a line of the log tells each kind of repair.
 
     Raises:
         FileNotFoundError: the json or an image file is absent.
-        ValueError: an id is missing or used twice, or an annotation names an unknown image or category, has no polygon
-            of at least 3 points, or has an RLE of another size than its image. The message names the annotation's id.
+        ValueError: the content breaks a rule of `repair_coco`. The message names the annotation, image or category.
     """
-    where = f"'{json_file}'"
-    data = read_json(json_file)
-    images = _check_images(data, where)
-    categories = {category["id"] for category in data.get("categories", ())}
-    seen = set()
-    for annotation in data.get("annotations", ()):
-        _check_annotation(annotation, images, categories, where)
-        if annotation.get("id") in seen:
-            raise ValueError(f"{where}: annotation id {annotation.get('id')} is used twice")
-        seen.add(annotation.get("id"))
-    if image_root is not None:
-        missing = first_missing(os.path.join(image_root, image["file_name"]) for image in data["images"])
-        if missing:
-            raise FileNotFoundError(f"{where} lists the image '{missing}', which does not exist")
+    data, faults = read_coco(json_file, image_root)
+    faults.refuse()
+    faults.log(logger)
     return data
 
 
-def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
-    """Validate and load a COCO json as Detectron2 dataset dicts, which have no `annotations` if the json has none.
+def _loaded(segmentation: list | dict) -> list | dict:
+    """Return a segmentation as Detectron2's loader gives it: RLE is compressed."""
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, *segmentation["size"])
+    return segmentation
 
-    A dict beside annotations has `void`, an RLE, if the json's image has it.
+
+def _set_classes(name: str, data: dict) -> dict[int, int]:
+    """Tell Detectron2's catalog the classes of a content, ordered by id, and return the class index of each id."""
+    categories = sorted(data["categories"], key=lambda category: category["id"])
+    index = {category["id"]: number for number, category in enumerate(categories)}
+    names = [category["name"] for category in categories]
+    metadata = MetadataCatalog.get(name)
+    if list(metadata.get("thing_classes", names)) != names:
+        told = f"the classes {names[:5]} of its json are not those of its name, {list(metadata.thing_classes)[:5]}"
+        raise ValueError(f"data set '{name}': {told}")
+    metadata.thing_classes = names
+    metadata.thing_dataset_id_to_contiguous_id = index
+    return index
+
+
+def to_records(name: str, data: dict, image_root: str) -> list[dict]:
+    """Return a repaired COCO content as the dataset dicts that Detectron2's `load_coco_json` gives, ordered by id.
+
+    They have no `annotations` if the content has none. A dict beside annotations has `void`, an RLE, if the content's
+    image has it.
     """
-    data = validate_coco(json_file, image_root)
-    if data.get("annotations"):
-        void = {image["id"]: {"void": image["void"]} for image in data["images"] if "void" in image}
-        return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
-    return [
-        {key: image[key] for key in ("height", "width")}
+    records = {
+        image["id"]: {key: image[key] for key in ("height", "width")}
         | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}
         for image in sorted(data["images"], key=lambda image: image["id"])
-    ]
+    }
+    if not data.get("annotations"):
+        return list(records.values())
+    with _no_collection():
+        index = _set_classes(name, data)
+        for image in data["images"]:
+            records[image["id"]] |= {"annotations": []} | {key: image[key] for key in ("void",) if key in image}
+        for annotation in data["annotations"]:
+            loaded = {key: annotation[key] for key in ("iscrowd", "bbox", "keypoints") if key in annotation}
+            loaded |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": index[annotation["category_id"]]}
+            loaded["segmentation"] = _loaded(annotation["segmentation"])
+            records[annotation["image_id"]]["annotations"].append(loaded)
+    return list(records.values())
+
+
+def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
+    """Validate a COCO json and return its `to_records`."""
+    return to_records(name, validate_coco(json_file, image_root), image_root)
+
+
+def read_classes(json_file: str | os.PathLike) -> list[str]:
+    """Return the names of a json's classes, ordered by their ids."""
+    data = {"images": [], "categories": read_json(json_file).get("categories", [])}
+    faults = Faults(f"'{json_file}'")
+    repair_coco(data, faults)
+    faults.refuse()
+    return [category["name"] for category in sorted(data["categories"], key=lambda category: category["id"])]
+
+
+class CocoSet:
+    """Loads a registered json, as Detectron2's catalog calls it: without an argument.
+
+    Args:
+        name: name in Detectron2's catalogs.
+        json_file: instances (or image info) json.
+        image_root: folder that the json's file names start from.
+        prepare: function that is called before the json is read.
+        classes: see `select_classes`; empty for all classes of the json.
+    """
+
+    def __init__(
+        self, name: str, json_file: str, image_root: str, prepare: Callable[[], object], classes: Sequence[str] = ()
+    ) -> None:
+        self._name = name
+        self._json_file = json_file
+        self._image_root = image_root
+        self._prepare = prepare
+        self._classes = list(classes)
+        self._was_read = False
+
+    def content(self) -> tuple[dict, Faults]:
+        """Return the repaired content of the json, of the chosen classes, and its faults."""
+        data, faults = read_coco(self._json_file, self._image_root)
+        if self._classes and not faults.of(ERROR):
+            select_classes(data, self._classes, faults)
+        return data, faults
+
+    def read(self) -> tuple[list[dict], Faults]:
+        """Return the dataset dicts and the faults of the json; with an error among them the dicts have no labels."""
+        self._prepare()
+        self._was_read = True
+        data, faults = self.content()
+        if faults.of(ERROR):
+            data.pop("annotations", None)
+        return to_records(self._name, data, self._image_root), faults
+
+    def __call__(self) -> list[dict]:
+        """Return the dataset dicts, or raise the first error; see `validate_coco`. Faults are told the first time."""
+        was_read = self._was_read
+        records, faults = self.read()
+        faults.refuse()
+        if not was_read:
+            faults.log(logger)
+        return records
+
+
+def is_coco_set(name: str) -> bool:
+    """Return whether a registered set loads its json by the rules of this module."""
+    return name in DatasetCatalog and isinstance(DatasetCatalog[name], CocoSet)
+
+
+def read_content(name: str) -> dict:
+    """Return the content of the json of a registered set, repaired if its records are; errors raise.
+
+    Records of sets that other packages registered have the ids of the json, which stay as they are here, except that
+    ids of annotations are positive.
+    """
+    if is_coco_set(name):
+        data, faults = DatasetCatalog[name].content()
+        faults.refuse()
+        return data
+    data = read_json(MetadataCatalog.get(name).json_file)
+    number_annotations(data.get("annotations", []), Faults(""))
+    return data
+
+
+def read_set(name: str) -> tuple[list[dict], Faults]:
+    """Return the dataset dicts of a registered set and the faults of its json.
+
+    With an error among the faults the dicts have no labels. Sets that other packages registered are loaded as they are;
+    what they raise is an error.
+    """
+    if is_coco_set(name):
+        return DatasetCatalog[name].read()
+    faults = Faults(f"'{name}'")
+    try:
+        return DatasetCatalog.get(name), faults
+    except (ValueError, OSError, KeyError, AssertionError) as error:
+        is_absent = isinstance(error, FileNotFoundError)
+        faults.error("sets that cannot be loaded", str(error), FileNotFoundError if is_absent else ValueError)
+        return [], faults
 
 
 def register_once(name: str, load: Callable[[], list[dict]], **metadata) -> None:
@@ -152,6 +278,7 @@ def register_coco_json(
     metadata: dict | None = None,
     *,
     prepare: Callable[[], object] = lambda: None,
+    classes: Sequence[str] = (),
 ) -> None:
     """Register a COCO-format data set, which is validated when it is loaded; see `register_once`.
 
@@ -161,11 +288,8 @@ def register_coco_json(
         image_root: folder that the json's file names start from.
         metadata: further fields of the metadata, such as `thing_classes`; `evaluator_type` is "coco" by default.
         prepare: function that is called before the json is read, for data sets that are written on first use.
+        classes: see `select_classes`; empty for all classes of the json.
     """
     files = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
-
-    def load() -> list[dict]:
-        prepare()
-        return load_coco(name, **files)
-
-    register_once(name, load, **files, **{"evaluator_type": "coco", **(metadata or {})})
+    fields = {"evaluator_type": "coco"} | (metadata or {}) | ({"thing_classes": list(classes)} if classes else {})
+    register_once(name, CocoSet(name, **files, prepare=prepare, classes=classes), **files, **fields)

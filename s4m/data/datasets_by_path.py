@@ -1,5 +1,6 @@
-"""Data sets are named by a path: a bare folder of images, or a json in COCO format."""
+"""Data sets are named by a path: a bare folder of images, a json in COCO format, or a file that describes the set."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,13 +9,15 @@ from detectron2.config import CfgNode
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from s4m.data.coco import register_coco_json, register_once
+from s4m.data.description import read_description
+from s4m.data.images import IMAGE_SUFFIXES
 from s4m.data.voc_instances import register_voc_json
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 
 
 def load_image_folder(folder: str | os.PathLike) -> list[dict]:
     """Return dataset dicts (`file_name`; `image_id`, the path within the folder) of all images under it, by path.
+
+    Files and folders whose names begin with a dot are hidden, such as macOS's `._a.jpg`, and are left out.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -23,11 +26,9 @@ def load_image_folder(folder: str | os.PathLike) -> list[dict]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"image folder '{folder}' does not exist")
-    names = sorted(
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    names = sorted(path.as_posix() for path in visible if (root / path).is_file())
     if not names:
         raise ValueError(f"image folder '{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [{"file_name": str(root / name), "image_id": name} for name in names]
@@ -39,15 +40,60 @@ def register_image_folder(name: str, folder: str | os.PathLike) -> None:
     register_once(name, lambda: load_image_folder(root), image_root=root)
 
 
-def _locating(register: Callable[..., None]) -> Callable[..., None]:
-    """Return the function (name, *paths) that registers the paths which `locate` finds."""
-    return lambda name, *paths: register(name, *(locate(path, name) for path in paths))
+def _register_located_folder(name: str, folder: str) -> None:
+    register_image_folder(name, locate(folder, name))
+
+
+def split_paths(paths: str, name: str) -> tuple[str, str]:
+    """Split JSON:IMAGES at the colon that leaves two paths which exist; drives and times of day have colons, too.
+
+    Raises:
+        FileNotFoundError: there is one colon, and a path beside it does not exist.
+        ValueError: no colon, or more than one, leaves two paths that exist.
+    """
+    colons = [number for number, letter in enumerate(paths) if letter == ":"]
+    if len(colons) == 1:
+        return locate(paths[: colons[0]], name), locate(paths[colons[0] + 1 :], name)
+    pairs = []
+    for colon in colons:
+        with contextlib.suppress(FileNotFoundError):
+            pairs.append((locate(paths[:colon], name), locate(paths[colon + 1 :], name)))
+    if len(pairs) == 1:
+        return pairs[0]
+    told = "two of its colons part" if pairs else "none of its colons parts"
+    raise ValueError(
+        f"data set '{name}' is not registered, and {told} a json that exists from a folder that exists; "
+        "name the paths in a file, as s4m:my_data.yaml does"
+    )
+
+
+def _register_pair(register: Callable[..., None]) -> Callable[[str, str], None]:
+    """Return the function (name, JSON:IMAGES) that registers the two paths."""
+    return lambda name, paths: register(name, *split_paths(paths, name))
+
+
+def _register_described(name: str, file: str) -> None:
+    """Register what a data set file describes; see `read_description`."""
+    path = locate(file, name)
+    description = read_description(path)
+    images = description["images"]
+    json_file = description.get("json")
+    for key in ("images", "json"):
+        if key in description and not os.path.exists(description[key]):
+            raise FileNotFoundError(f"'{path}': {key} '{description[key]}' does not exist")
+    if json_file is None:
+        register_image_folder(name, images)
+    elif description.get("evaluation") == "voc":
+        register_voc_json(name, json_file, images)
+    else:
+        register_coco_json(name, json_file, images, classes=description.get("classes", ()))
 
 
 FORMS = (
-    Form("folder:IMAGES", "folder:(.+)", _locating(register_image_folder)),
-    Form("coco:JSON:IMAGES", "coco:([^:]+):([^:]+)", _locating(register_coco_json)),
-    Form("voc:JSON:IMAGES", "voc:([^:]+):([^:]+)", _locating(register_voc_json)),
+    Form("folder:IMAGES", "folder:(.+)", _register_located_folder),
+    Form("coco:JSON:IMAGES", "coco:(.+:.+)", _register_pair(register_coco_json)),
+    Form("voc:JSON:IMAGES", "voc:(.+:.+)", _register_pair(register_voc_json)),
+    Form("s4m:FILE", "s4m:(.+)", _register_described),
 )
 
 
@@ -55,9 +101,9 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
     """Register the data sets that are named by their path; see `d2kit.datasets.resolve`.
 
     Args:
-        names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, or `voc:JSON:IMAGE_FOLDER` (a
-            json of `prepare_voc`, evaluated as VOC is). A relative path that does not exist is looked up under the
-            environment variable DETECTRON2_DATASETS.
+        names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, `voc:JSON:IMAGE_FOLDER` (a json
+            of `prepare_voc`, evaluated as VOC is), or `s4m:FILE` (see `read_description`). A relative path that does
+            not exist is looked up under the environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)
 

@@ -7,14 +7,15 @@ from detectron2.data import build_detection_test_loader, get_detection_dataset_d
 from detectron2.data import detection_utils as utils
 
 from d2kit.rng import derive_seed, seeded
+from s4m.data.classes import classes_of, training_classes, with_classes
 from s4m.data.geometry import build_geometry
-from s4m.data.mappers import LabeledMapper, UnlabeledMapper
+from s4m.data.mappers import LabeledMapper, UnlabeledMapper, crowds_as_objects
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
     """Build Detectron2's test loader with a mapper that reads images as in training; its errors name the file."""
     augmentations = utils.build_augmentation(cfg, is_train=False)
-    mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
+    mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, depth=cfg.INPUT.DEPTH)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
@@ -34,6 +35,7 @@ def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dic
     mapper = LabeledMapper(
         augmentations=utils.build_augmentation(cfg, is_train=False) if view == "test" else build_geometry(cfg),
         image_format=cfg.INPUT.FORMAT,
+        depth=cfg.INPUT.DEPTH,
         recompute_boxes=view == "train",
         ignore_void=True,
         with_crowds=True,
@@ -44,4 +46,7 @@ def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dic
             return mapper(record)
 
     dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    if cfg.INPUT.CROWDS_AS_OBJECTS:
+        dicts = crowds_as_objects(dicts)
+    dicts = with_classes(dicts, classes_of(dataset_name), training_classes(cfg))
     return build_detection_test_loader(dataset=dicts, mapper=repeatable, num_workers=0)

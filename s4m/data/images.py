@@ -1,28 +1,130 @@
-"""Image files are read here; an error names the file that cannot be read in one sentence."""
+"""Image files and their headers are read here; an error names the file that cannot be read in one sentence."""
 
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import tifffile
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, ImageFile
 
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
+DEPTHS = ("range", "type")  # of INPUT.DEPTH
+_ORIENTATION = 0x0112  # tag of EXIF
+_BITS_PER_SAMPLE = 0x0102  # tag of TIFF
+_TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
+_EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp")  # of Pillow's info; only a TIFF has its tag elsewhere
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale an integer image of 16 bits, which Pillow would clip at 255, to 8 bits."""
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
-    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        size: (height, width) in pixels as the image is shown, which is turned by its EXIF orientation.
+        orientation: EXIF orientation, 1 to 8.
+        deep: whether a pixel has more than 8 bits a channel.
+        problem: what is wrong with the file, or "".
+    """
+
+    size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    deep: bool = False
+    problem: str = ""
 
 
-def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """Read an image and turn it as its EXIF tag says. Gray, palette, RGBA and 16-bit images are converted.
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether the file has more than 8 bits a channel, also where Pillow would cut them."""
+    if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
+        return True
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
+    return image.format == "PPM" and any(isinstance(t[3], tuple) and t[3][-1] > 255 for t in image.tile)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 where there is none."""
+    if image.format != "TIFF" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1  # Pillow would decode a whole PNG to look for a tag behind its pixels.
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises many types for damaged tags, which its loader ignores, too.
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return (H, W) or (H, W, C) stored pixels as an EXIF orientation says that they are shown."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def read_stored(file_name: str) -> np.ndarray:
+    """Return the pixels of a file as they are stored, (H, W) or (H, W, 3) RGB, of the file's type and not turned.
+
+    Raises:
+        ValueError: the file is no image, or one of other channels. Damaged files raise other errors as well.
+    """
+    with open(file_name, "rb") as file:
+        is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if is_tiff:
+        pixels = tifffile.imread(file_name, key=0)
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
+            pixels = np.moveaxis(pixels, 0, 2)
+    else:
+        pixels = cv2.imread(file_name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None:
+            raise ValueError("OpenCV cannot read it")
+        if pixels.ndim == 3 and pixels.shape[2] >= 3:
+            pixels = pixels[..., 2::-1]
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "biuf":
+        raise ValueError(f"pixels of the shape {pixels.shape} and the type {pixels.dtype} are no image")
+    return pixels
+
+
+def check_depth(depth: str) -> str:
+    """Return a value of INPUT.DEPTH, or raise ValueError if there is no such value."""
+    if depth not in DEPTHS:
+        raise ValueError(f"INPUT.DEPTH must be {' or '.join(DEPTHS)}, not '{depth}'")
+    return depth
+
+
+def to_eight_bits(values: np.ndarray, depth: str) -> np.ndarray:
+    """Scale pixels of more than 8 bits to uint8.
+
+    Args:
+        values: numbers of any shape; what is not finite becomes 0.
+        depth: "range" maps the least and the greatest of the values to 0 and 255; "type" maps 0 and the greatest
+            value of 16 bits, or 1.0 for floats, to 0 and 255. Another value raises ValueError.
+    """
+    finite = np.isfinite(values)
+    low = 0.0
+    high = 1.0 if values.dtype.kind == "f" else 65535.0
+    if check_depth(depth) == "range" and finite.any():
+        low = float(values[finite].min())
+        high = float(values[finite].max())
+    scaled = (np.where(finite, values, low).astype(np.float64) - low) * (255 / ((high - low) or 1))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def read_image(file_name: str, image_format: str, depth: str = "range") -> np.ndarray:
+    """Read an image and turn it as its EXIF tag says. Gray, palette, RGBA, 16-bit and float images are converted.
 
     Args:
         file_name: path of the image.
         image_format: "BGR", "RGB" or another format of Detectron2's `read_image`.
+        depth: how more than 8 bits become 8; see `to_eight_bits`.
 
     Returns:
         (H, W, C) uint8 array.
@@ -34,11 +136,7 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Another package may have set it, and a torn image would load half gray.
     try:
-        with open(file_name, "rb") as file:
-            image = Image.open(file)
-            image.load()
-            image = _to_eight_bits(_apply_exif_orientation(image))
-            return convert_PIL_to_numpy(image, image_format)
+        return convert_PIL_to_numpy(_open_upright(file_name, depth), image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image '{file_name}' does not exist") from error
     except Image.UnidentifiedImageError as error:
@@ -47,6 +145,82 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
         raise ValueError(f"image '{file_name}' is truncated or damaged ({error})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+
+
+def _open_upright(file_name: str, depth: str) -> Image.Image:
+    """Return an image of 8 bits as it is shown."""
+    with open(file_name, "rb") as file:
+        try:
+            image = Image.open(file)
+        except Image.UnidentifiedImageError:
+            if Path(file_name).suffix.lower() not in (".tif", ".tiff"):
+                raise
+            return Image.fromarray(to_eight_bits(_read_tiff(file_name), depth))
+        deep = _is_deep(image)
+        orientation = orientation_of(image)
+        image.load()  # This turns a TIFF already, and only a TIFF.
+        if not deep:
+            return _apply_exif_orientation(image)
+    return Image.fromarray(to_eight_bits(turn(read_stored(file_name), orientation), depth))
+
+
+def _read_tiff(file_name: str) -> np.ndarray:
+    """Return the pixels of a TIFF that Pillow does not know, for example one of floats and three channels."""
+    try:
+        return read_stored(file_name)
+    except Exception as error:  # tifffile raises many types for a damaged file.
+        raise Image.UnidentifiedImageError(str(error)) from error
+
+
+def _is_whole(file, image_format: str | None) -> bool:
+    """Return whether an image file ends as its format does."""
+    end = _ENDS.get(image_format, b"an end that no file has")
+    file.seek(max(0, file.seek(0, os.SEEK_END) - len(end)))
+    return file.read() == end
+
+
+def read_header(file_name: str | os.PathLike) -> Header:
+    """Read the header of an image; the whole image is read only if its file does not end as its format does."""
+    file_name = os.fspath(file_name)
+    try:
+        with open(file_name, "rb") as file:
+            image = Image.open(file)
+            orientation = orientation_of(image)
+            deep = _is_deep(image)
+            # Pillow gives the size of a TIFF, but of no other format, as the image is shown.
+            size = image.size if orientation > 4 and image.format != "TIFF" else image.size[::-1]
+            whole = _is_whole(file, image.format)
+        if not whole:
+            read_image(file_name, "RGB")
+        return Header(size, orientation, deep)
+    except Image.UnidentifiedImageError:
+        return _header_by_pixels(file_name)
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file.
+        told = str(error)
+        return Header(problem=told if file_name in told else f"image '{file_name}' is truncated or damaged ({told})")
+
+
+def _header_by_pixels(file_name: str) -> Header:
+    """Return the header of a file that Pillow does not know."""
+    if not os.path.getsize(file_name):
+        return Header(problem=f"'{file_name}' is an empty file")
+    try:
+        return Header(read_image(file_name, "RGB").shape[:2], 1, True)
+    except ValueError as error:
+        return Header(problem=str(error))
+
+
+def size_problem_of(file_name: str | os.PathLike, header: Header, wanted: tuple[int | None, int | None]) -> str | None:
+    """Say that an image is not of the (height, width) that its json says; None if it is, or if the json says none."""
+    if None in wanted or tuple(wanted) == tuple(header.size):
+        return None
+    height, width = header.size
+    told = f"the image '{file_name}' is {width}x{height}, but its json says {wanted[1]}x{wanted[0]}"
+    if header.orientation > 4 and tuple(wanted) == (width, height):
+        degrees = _TURNED.get(header.orientation)
+        how = f"turns it by {degrees} degrees" if degrees else "turns and mirrors it"
+        told += f": its EXIF orientation {header.orientation} {how}, and the json was made without regard to it"
+    return told
 
 
 def first_missing(file_names: Iterable[str]) -> str | None:

@@ -1,6 +1,6 @@
 """Mappers turn dataset dicts into network inputs, for labeled images, unlabeled images and evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -12,13 +12,23 @@ from detectron2.structures import BitMasks, Instances
 from fvcore.transforms.transform import TransformList
 
 from s4m.data.geometry import build_geometry, valid_size
-from s4m.data.images import read_image
+from s4m.data.images import check_depth, read_image
 from s4m.data.void import void_regions
 
 
 def without_labels(record: dict) -> dict:
     """Return the fields of a dataset dict that describe its image."""
     return {key: record[key] for key in ("file_name", "image_id", "height", "width") if key in record}
+
+
+def crowds_as_objects(records: Iterable[dict]) -> list[dict]:
+    """Return dataset dicts whose crowd regions are objects."""
+    return [
+        record | {"annotations": [annotation | {"iscrowd": 0} for annotation in record["annotations"]]}
+        if "annotations" in record
+        else record
+        for record in records
+    ]
 
 
 def _transformed_mask(segmentation: list | dict, transforms: TransformList, source: tuple, view: tuple) -> np.ndarray:
@@ -46,13 +56,14 @@ class UnlabeledMapper:
     """Maps one unlabeled record to its weak view: `LabeledMapper`'s result without instances and crowds."""
 
     @configurable
-    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str) -> None:
+    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str, depth: str = "range") -> None:
         self._augmentations = T.AugmentationList(augmentations)
         self._image_format = image_format
+        self._depth = check_depth(depth)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT}
+        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT, "depth": cfg.INPUT.DEPTH}
 
     def __call__(self, record: dict) -> dict:
         """Map a Detectron2 dataset dict, which is not changed. Errors of the image are those of `LabeledMapper`."""
@@ -60,7 +71,7 @@ class UnlabeledMapper:
 
     def _view(self, d: dict) -> dict:
         """Read the image, check it against its record and apply the augmentations."""
-        image = read_image(d["file_name"], self._image_format)
+        image = read_image(d["file_name"], self._image_format, self._depth)
         utils.check_image_size(d, image)
         view = T.AugInput(image)
         d["transforms"] = self._augmentations(view)
@@ -92,6 +103,7 @@ class LabeledMapper(UnlabeledMapper):
         *,
         augmentations: Sequence[T.Augmentation],
         image_format: str,
+        depth: str = "range",
         recompute_boxes: bool,
         ignore_void: bool = True,
         with_crowds: bool = False,
@@ -100,11 +112,12 @@ class LabeledMapper(UnlabeledMapper):
         Args:
             augmentations: geometric recipe.
             image_format: cfg.INPUT.FORMAT.
+            depth: cfg.INPUT.DEPTH.
             recompute_boxes: whether boxes are those of the transformed masks, as crops require, or the record's.
             ignore_void: whether void regions are ignored instances, or background.
             with_crowds: whether the result has `crowds`, which the evaluation of predictions needs.
         """
-        super().__init__(augmentations=augmentations, image_format=image_format)
+        super().__init__(augmentations=augmentations, image_format=image_format, depth=depth)
         self._recompute_boxes = recompute_boxes
         self._ignore_void = ignore_void
         self._with_crowds = with_crowds

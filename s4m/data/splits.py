@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from d2kit.rng import derive_seed
-from s4m.data.coco import read_json, validate_coco, write_json
+from s4m.data.coco import read_coco, validate_coco, write_json
 from s4m.data.duplicates import find_copies
 
 
@@ -140,7 +140,7 @@ def check_leakage(
     Raises:
         ValueError: an image of the training set is in the validation set.
     """
-    val = read_json(val_json)
+    val, _ = read_coco(val_json, val_image_root or image_root)
     if image_root is None:
         names = {image["file_name"] for image in data["images"]}
         pairs = [(i["file_name"], i["file_name"]) for i in val["images"] if i["file_name"] in names]

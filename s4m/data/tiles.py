@@ -11,6 +11,7 @@ import numpy as np
 from d2kit.coco_masks import decode_segmentation, encode_mask
 from d2kit.files import atomic_write, write_png
 from s4m.data.coco import validate_coco
+from s4m.data.images import read_header, read_stored, size_problem_of, turn
 
 
 def tile_bounds(length: int, tile: int) -> list[tuple[int, int]]:
@@ -108,10 +109,17 @@ def _mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:
-    """Return the stored pixels, with all channels and bits."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    """Return the pixels as the image is shown, with all channels and bits."""
+    header = read_header(path)
+    if header.orientation > 1 and path.suffix.lower() in (".tif", ".tiff"):
+        pixels = read_stored(str(path))  # OpenCV turns some of these, and fails for others.
+        pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    else:
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"'{path}' cannot be read as an image")
-    if pixels.shape[:2] != (height, width):
-        raise ValueError(f"'{path}' is {pixels.shape[1]}x{pixels.shape[0]}, but its json says {width}x{height}")
-    return pixels
+    pixels = turn(pixels, header.orientation)
+    problem = size_problem_of(path, header._replace(size=pixels.shape[:2]), (height, width))
+    if problem:
+        raise ValueError(problem)
+    return np.ascontiguousarray(pixels)

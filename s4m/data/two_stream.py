@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, print_instances_class_histogram
+from detectron2.data import print_instances_class_histogram
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 
+from d2kit.datasets import errors_name
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
+from s4m.data.check import ON_BAD_IMAGE, check_set, tell_classes, tell_copies
+from s4m.data.classes import classes_of, training_classes, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
-from s4m.data.duplicates import find_copies
-from s4m.data.images import first_missing
+from s4m.data.faults import Faults
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 
 logger = logging.getLogger(__name__)
@@ -39,73 +41,90 @@ class TwoStreamLoader:
             yield {"labeled": labeled, "unlabeled": list(images)}
 
 
-def _require_files(dicts: Sequence[dict], key: str) -> None:
-    missing = first_missing(d["file_name"] for d in dicts)
-    if missing:
-        raise FileNotFoundError(f"{key}: the image '{missing}' does not exist.")
+def _load(name: str, key: str, **options) -> list[dict]:
+    """Return the dataset dicts of a set that passes `check_set`; errors name the configuration key."""
+    with errors_name(key):
+        records, faults = check_set(name, **options)
+        faults.refuse()
+    if comm.is_main_process():
+        faults.log(logger)
+    return records
 
 
-def load_labeled(names: Sequence[str], filter_empty: bool = True) -> list[dict]:
-    """Load the dataset dicts of the labeled sets.
+def load_labeled(
+    names: Sequence[str], filter_empty: bool = True, *, objects_of_crowds: bool = False, key: str = "DATASETS.TRAIN"
+) -> list[dict]:
+    """Load the dataset dicts of the labeled sets, with the class indices of the first.
 
     Args:
         names: registered names.
         filter_empty: whether to leave out images that have no object, or only crowds.
+        objects_of_crowds: whether annotations with iscrowd 1 are objects.
+        key: configuration key that names the sets, for messages.
 
     Raises:
         FileNotFoundError: an image is absent.
-        ValueError: no set is named, a set has no annotations, their classes differ, or no object is labeled at all.
+        ValueError: no set is named, one has no annotations or is refused by `check_set`, their classes differ, or no
+            object is labeled at all.
     """
     if not names:
-        raise ValueError("DATASETS.TRAIN names no data set.")
+        raise ValueError(f"{key} names no data set.")
     dicts = []
     for name in names:
-        records = DatasetCatalog.get(name)
-        if not records or "annotations" not in records[0]:
-            raise ValueError(f"DATASETS.TRAIN: '{name}' has no {'annotations' if records else 'image'}.")
-        dicts += records
-    classes = {tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
-    if len(classes) > 1:
-        raise ValueError(f"DATASETS.TRAIN: {', '.join(names)} differ in their classes.")
+        records = _load(name, key, labeled=True, objects_of_crowds=objects_of_crowds, first=names[0])
+        dicts += with_classes(records, classes_of(name), classes_of(names[0]))
     has_object = [any(not a.get("iscrowd", 0) for a in d["annotations"]) for d in dicts]
     if not any(has_object):
-        raise ValueError(f"DATASETS.TRAIN: no image of {', '.join(names)} has a labeled object.")
+        raise ValueError(f"{key}: no image of {', '.join(names)} has a labeled object.")
     if filter_empty and not all(has_object):
         logger.info("%d of %d labeled images have no object and are left out.", has_object.count(False), len(dicts))
         dicts = list(itertools.compress(dicts, has_object))
-    _require_files(dicts, "DATASETS.TRAIN")
-    if any(classes):
-        print_instances_class_histogram(dicts, classes.pop())
+    if classes_of(names[0]):
+        print_instances_class_histogram(dicts, classes_of(names[0]))
     return dicts
 
 
-def load_unlabeled(names: Sequence[str]) -> list[dict]:
+def load_unlabeled(names: Sequence[str], on_bad_image: str = "skip") -> list[dict]:
     """Load the dataset dicts of the unlabeled sets, without the annotations that the sets may have.
+
+    Args:
+        names: registered names.
+        on_bad_image: "skip" leaves images that cannot be read out; "stop" refuses them.
 
     Raises:
         FileNotFoundError: an image is absent.
-        ValueError: a set has no image.
+        ValueError: a set has no image, or `on_bad_image` is neither.
     """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"INPUT.ON_BAD_IMAGE must be {' or '.join(ON_BAD_IMAGE)}, not '{on_bad_image}'")
     dicts = []
     for name in names:
-        records = DatasetCatalog.get(name)
-        if not records:
-            raise ValueError(f"DATASETS.UNLABELED: '{name}' has no image.")
+        records = _load(name, "DATASETS.UNLABELED", labeled=False, skip_bad=on_bad_image == "skip")
         dicts += map(without_labels, records)
-    _require_files(dicts, "DATASETS.UNLABELED")
     return dicts
 
 
-def warn_of_copies(labeled: Sequence[dict], unlabeled: Sequence[dict]) -> None:
-    """Warn once if unlabeled files hold labeled images under another name.
+def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]) -> None:
+    """Check the sets of DATASETS.TEST before training, and warn of images that are in two of the three sets.
 
-    The same path in both sets is fine, because the unlabeled set may be the whole training set.
+    Args:
+        cfg: complete configuration.
+        labeled: dataset dicts of DATASETS.TRAIN.
+        unlabeled: dataset dicts of DATASETS.UNLABELED.
+
+    Raises:
+        FileNotFoundError, ValueError: `check_set` refuses a set.
     """
-    names = {d["file_name"] for d in labeled}
-    copies = find_copies(names, {d["file_name"] for d in unlabeled} - names)
-    if copies:
-        message = "%d unlabeled image(s) are labeled images under another name; for example, '%s' is '%s'."
-        logger.warning(message, len(copies), copies[0][1], copies[0][0])
+    tested = []
+    for name in cfg.DATASETS.TEST:
+        tested += _load(name, "DATASETS.TEST", labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+        if comm.is_main_process():
+            faults = Faults(f"DATASETS.TEST '{name}'")
+            tell_classes(name, training_classes(cfg), faults)
+            faults.log(logger)
+    if comm.is_main_process():
+        for sentence in tell_copies(labeled, unlabeled, tested):
+            logger.warning(sentence)
 
 
 def build_labeled_sampler(cfg: CfgNode, dicts: Sequence[dict], seed: int):
@@ -135,15 +154,17 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
 
     Raises:
         FileNotFoundError: a data set or an image is absent.
-        ValueError: a data set is empty or unknown, or the processes cannot share a batch evenly.
+        ValueError: a data set is empty, unknown or refused by `check_set`, or the processes cannot share a batch.
     """
     resolve_config_datasets(cfg)
     seed = cfg.SEED
     if seed < 0:
         seed = comm.shared_random_seed()
         logger.info("SEED is %d, so the data follow the random seed %d, drawn for this run.", cfg.SEED, seed)
-    labeled = load_labeled(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED)
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+    unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED, cfg.INPUT.ON_BAD_IMAGE)
+    check_tests(cfg, labeled, unlabeled)
     workers = cfg.DATALOADER.NUM_WORKERS
     labeled_workers = max(workers // 2, min(workers, 1)) if unlabeled else workers
     sampler = build_labeled_sampler(cfg, labeled, derive_seed(seed, "labeled", "order"))
@@ -151,8 +172,6 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
     first = StreamLoader(labeled, mapper, sampler, cfg.SOLVER.IMS_PER_BATCH, labeled_workers, seed, "labeled")
     if not unlabeled:
         return TwoStreamLoader(labeled=first)
-    if comm.is_main_process():
-        warn_of_copies(labeled, unlabeled)
     second = StreamLoader(
         unlabeled,
         UnlabeledMapper(cfg),
@@ -162,5 +181,6 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         seed,
         "unlabeled",
         key="S4M.UNLABELED_BATCH",
+        skip_bad=cfg.INPUT.ON_BAD_IMAGE == "skip",
     )
     return TwoStreamLoader(labeled=first, unlabeled=second)

@@ -1,6 +1,7 @@
 """SAM embeds each un-augmented image once, instead of each augmented view."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -10,9 +11,9 @@ from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam.embedding_cache import EmbeddingCache
 
 
-def load_rgb(file_name: str) -> torch.Tensor:
-    """Read an image file as (3, H, W) uint8 RGB."""
-    return torch.from_numpy(read_image(file_name, "RGB").copy()).permute(2, 0, 1)
+def load_rgb(file_name: str, depth: str = "range") -> torch.Tensor:
+    """Read an image file as (3, H, W) uint8 RGB; `depth` is INPUT.DEPTH."""
+    return torch.from_numpy(read_image(file_name, "RGB", depth).copy()).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class CachedSource:
     """
 
     cache: EmbeddingCache
+    depth: str = "range"
 
     def __call__(self, weak: list[dict]) -> Source:
         """Return the source of a batch of dictionaries, which the labeled or the unlabeled mapper made."""
         names = [entry["file_name"] for entry in weak]
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
-        return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load_rgb), views)
+        load = partial(load_rgb, depth=self.depth)
+        return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load), views)

@@ -1,20 +1,24 @@
 """Evaluators compute COCO's mask and box AP and boundary AP."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
-import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+from unittest import mock
 
-import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from detectron2.evaluation import COCOEvaluator
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from pycocotools.coco import COCO as PlainCOCO
 
 from d2kit.files import atomic_write
+from s4m.data.classes import training_classes
+from s4m.data.coco import complete_annotations, read_content
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +26,30 @@ _COCO_MAX_DETS = 100  # COCO itself counts this many detections of an image.
 INSTALLED = importlib.util.find_spec("faster_coco_eval") is not None
 
 
-def complete_annotations(api: PlainCOCO) -> None:
-    """Fill in place what a json may lack and COCO's evaluation needs.
+def read_truth(cfg: CfgNode, dataset_name: str) -> PlainCOCO:
+    """Return the annotations of a set that is registered by its json as COCO's API, repaired as the set's loader does.
+
+    Objects of classes that the training set lacks are left out, because no prediction can match them.
 
     Args:
-        api: annotations as COCO's API holds them. `iscrowd` becomes 0, and `area`, in pixels, that of the mask, or that
-            of the box if there is no mask.
+        cfg: DATASETS.TRAIN and INPUT.CROWDS_AS_OBJECTS are read.
+        dataset_name: registered set whose metadata has `json_file`.
     """
-    for annotation in api.dataset.get("annotations", ()):
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
-            if annotation.get("segmentation"):
-                annotation["area"] = float(mask_util.area(api.annToRLE(annotation)))
-            else:
-                annotation["area"] = float(math.prod(annotation["bbox"][2:]))
+    data = read_content(dataset_name)
+    trained = training_classes(cfg)
+    categories = data.get("categories", ())
+    unknown = {category["id"] for category in categories if category["name"] not in trained}
+    if len(unknown) == len(categories):
+        unknown = set()  # Sets without a name in common are taken for sets of the same classes.
+    if "annotations" in data:
+        known = (annotation for annotation in data["annotations"] if annotation["category_id"] not in unknown)
+        crowds = {"iscrowd": 0} if cfg.INPUT.CROWDS_AS_OBJECTS else {}
+        data["annotations"] = [annotation | crowds for annotation in known]
+    api = PlainCOCO()
+    api.dataset = data
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.createIndex()
+    return api
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
@@ -120,6 +134,16 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         raise ValueError(f"S4M.COCO_EVAL.BOUNDARY needs faster-coco-eval ({remedy}).")
     if options.MAX_DETS and options.MAX_DETS < 10:
         raise ValueError(f"S4M.COCO_EVAL.MAX_DETS must be 0, or 10 or more, but is {options.MAX_DETS}.")
+    with contextlib.ExitStack() as stack:
+        if "json_file" in MetadataCatalog.get(dataset_name).as_dict():
+            # Detectron2's evaluator reads the json itself, without repairs.
+            truth = read_truth(cfg, dataset_name)
+            stack.enter_context(mock.patch.object(coco_evaluation, "COCO", lambda _: truth))
+        return _build(cfg, dataset_name, fast)
+
+
+def _build(cfg: CfgNode, dataset_name: str, fast: bool) -> COCOEvaluator:
+    options = cfg.S4M.COCO_EVAL
     max_dets = options.MAX_DETS or max(_COCO_MAX_DETS, cfg.TEST.DETECTIONS_PER_IMAGE)
     tasks = ("bbox", "segm", "boundary") if options.BOUNDARY else ("bbox", "segm")
     common = {"output_dir": os.path.join(cfg.OUTPUT_DIR, "inference"), "max_dets_per_image": max_dets}
@@ -130,5 +154,5 @@ def build_coco_evaluator(cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         reason = "S4M.COCO_EVAL.FAST is off" if INSTALLED else "faster-coco-eval is not installed"
         logger.info("Detectron2 itself computes COCO AP, because %s.", reason)
         evaluator = COCOEvaluator(dataset_name, tasks, use_fast_impl=options.FAST, **common)
-    complete_annotations(evaluator._coco_api)
+    complete_annotations(evaluator._coco_api.dataset)
     return evaluator

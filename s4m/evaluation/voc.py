@@ -19,7 +19,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, pascal_vo
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from s4m.data.coco import read_json
+from s4m.data.coco import read_content
 from s4m.evaluation.coco import build_coco_evaluator
 
 VOLUME = tuple(tenth / 10 for tenth in range(1, 10))  # AP^r_vol is the mean over these IoU thresholds.
@@ -211,7 +211,7 @@ def build_voc_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         dataset_name: set registered by `s4m.data.voc_instances.register_voc_json`.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    data = read_json(metadata.json_file)
+    data = read_content(dataset_name)
     void = {image["id"]: image["void"] for image in data["images"] if "void" in image}
     masks = [build_coco_evaluator(cfg, dataset_name), VOCInstanceEvaluator(data, metadata.thing_classes)]
     evaluators = [WithoutVoid(masks, void)]

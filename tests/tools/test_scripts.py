@@ -9,6 +9,7 @@ import pytest
 TOOLS = Path(__file__).parents[2] / "tools"
 COMMANDS = {
     "train_net": "train",
+    "check_data": "check",
     "make_splits": "split",
     "make_tiles": "tiles",
     "prepare_voc": "voc",

@@ -123,7 +123,7 @@ def test_shapes_are_written_on_first_use(tmp_path, catalog, monkeypatch):
     monkeypatch.setattr(builtin, "write_shapes", few_shapes)
     monkeypatch.setattr(builtin, "write_splits", partial(write_splits, allow_missing_classes=True))
     for name in ("shapes_train_5", "shapes_train_5_unlabeled", "shapes_val"):
-        monkeypatch.delitem(DatasetCatalog.data, name)
+        monkeypatch.delitem(DatasetCatalog.data, name, raising=False)
         monkeypatch.delitem(MetadataCatalog.data, name, raising=False)
     register_shapes(str(tmp_path))
     assert not list(tmp_path.iterdir())

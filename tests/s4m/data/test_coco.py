@@ -69,11 +69,6 @@ def drop(key, number=0, part="annotations"):
 CASES = {
     "unknown category": (change("category_id", 99), "annotation 11 has category 99"),
     "unknown image": (change("image_id", 5), "annotation 11 is of image 5"),
-    "no segmentation": (drop("segmentation"), "annotation 11 has no segmentation"),
-    "empty segmentation": (change("segmentation", []), "annotation 11 has no segmentation"),
-    "empty polygon": (change("segmentation", [[]]), "annotation 11 has an empty polygon"),
-    "two points": (change("segmentation", [[0, 0, 1, 1]]), "annotation 11 has an empty polygon"),
-    "odd numbers": (change("segmentation", [[0, 0, 1, 1, 2, 2, 3]]), "annotation 11 has an empty polygon"),
     "text": (change("segmentation", "mask"), "annotation 11 has a segmentation that is neither"),
     "rle without size": (change("segmentation", {"counts": "a"}), "annotation 11 has a segmentation that is neither"),
     "rle of another size": (
@@ -84,12 +79,30 @@ CASES = {
         change("segmentation", {"size": [4, 5], "counts": [3, 4]}, number=1),
         "annotation 12 has an RLE of 7 pixels",
     ),
-    "no box": (drop("bbox"), "annotation 11 has no bbox"),
     "annotation id twice": (change("id", 11, number=1), "annotation id 11 is used twice"),
     "no file name": (drop("file_name", part="images"), "image number 0 has no 'file_name'"),
     "image id twice": (lambda data: data["images"].append(data["images"][0]), "image id 1 is used twice"),
     "no images": (lambda data: data.pop("images"), "holds no list 'images'"),
 }
+
+
+SKIPPED = {
+    "no segmentation": drop("segmentation"),
+    "empty segmentation": change("segmentation", []),
+    "empty polygon": change("segmentation", [[]]),
+    "two points": change("segmentation", [[0, 0, 1, 1]]),
+    "odd numbers": change("segmentation", [[0, 0, 1, 1, 2, 2, 3]]),
+    "no height": change("segmentation", [[0, 1, 2, 1, 3, 1]]),
+    "outside the image": change("segmentation", [[6, 0, 8, 0, 8, 2]]),
+}
+
+
+@pytest.mark.parametrize("case", SKIPPED)
+def test_an_object_without_a_mask_is_skipped_with_a_count(tmp_path, case, caplog):
+    data = copy.deepcopy(GOOD)
+    SKIPPED[case](data)
+    assert [a["id"] for a in validate_coco(write(tmp_path, data))["annotations"]] == [12]
+    assert "set.json': objects " in caplog.text and "skipped: 1, for example annotation 11" in caplog.text
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,7 +15,8 @@ from s4m.data.datasets_by_path import (
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.JPG", "a.png", "deep/er/c.tif", "notes.txt", "list.json"):
+    hidden = ("._b.JPG", ".DS_Store", ".thumbnails/a.png", "__MACOSX/._a.png")
+    for name in ("b.JPG", "a.png", "deep/er/c.tif", "notes.txt", "list.json", *hidden):
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -88,3 +89,63 @@ def test_the_key_of_a_wrong_entry_is_named(key, folder):
     cfg.DATASETS[key] = (f"folder:{folder}", "folder:not/there")
     with pytest.raises(FileNotFoundError, match=rf"DATASETS\.{key}: data set 'folder:not/there'"):
         resolve_config_datasets(cfg)
+
+
+@pytest.mark.parametrize("names", ["run_12:30", "C:data", "a b:c:d"])
+def test_paths_may_hold_colons(coco, tmp_path, names, monkeypatch):
+    folder = tmp_path / names
+    folder.mkdir()
+    (coco / "set.json").rename(folder / "set.json")
+    (coco / "pictures").rename(folder / "pictures")
+    monkeypatch.chdir(tmp_path)
+    for base in (names, folder):
+        entry = f"coco:{base}/set.json:{base}/pictures"
+        resolve_datasets([entry])
+        assert len(DatasetCatalog.get(entry)) == 1
+        DatasetCatalog.remove(entry)
+        MetadataCatalog.remove(entry)
+
+
+def test_a_path_with_colons_that_does_not_exist_is_told(coco):
+    with pytest.raises(ValueError, match="is not registered, and none of its colons parts .* as s4m:my_data.yaml does"):
+        resolve_datasets([f"coco:{coco}/12:30/set.json:{coco}/pictures"])
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_a_file_describes_a_data_set(coco, form, mark):
+    keys = {"json": "set.json", "images": ".\\pictures", "evaluation": "coco"}
+    content = json.dumps(keys) if form == "json" else "".join(f"{key}: {value}\n" for key, value in keys.items())
+    file = coco / f"my data.{form}"
+    file.write_text(mark + content, encoding="utf-8")
+    [name] = resolve_datasets([f"s4m:{file}"])
+    [record] = DatasetCatalog.get(name)
+    assert record["annotations"] and record["file_name"] == str(coco / "pictures" / "a.png")
+    assert MetadataCatalog.get(name).evaluator_type == "coco"
+
+
+def test_a_file_describes_unlabeled_images_in_the_home_folder(coco, monkeypatch):
+    monkeypatch.setenv("HOME", str(coco))
+    (coco / "more.yaml").write_text("images: ~/pictures")
+    [name] = resolve_datasets(["s4m:~/more.yaml"])
+    assert len(DatasetCatalog.get(name)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("json: set.json", "lacks the key images"),
+        ("images: pictures\nmasks: m", "has the unknown key 'masks'; known are images, json, classes, evaluation"),
+        ("images: 3", "images is 3, but must be text"),
+        ("images: pictures\nevaluation: lvis", "evaluation is 'lvis', but must be coco or voc"),
+        ("images: [", "is no yaml or json file"),
+        ("pictures", "describes no data set"),
+        ("images: pictures\nclasses: cat", "classes is 'cat', but must be a list of names"),
+        ("images: nowhere", "images '.*nowhere' does not exist"),
+    ],
+)
+def test_a_faulty_description_is_one_sentence_that_names_its_file(coco, content, message):
+    (coco / "my.yaml").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        resolve_datasets([f"s4m:{coco}/my.yaml"])
+    assert "my.yaml" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,10 +1,13 @@
 import shutil
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
+from detectron2.data.detection_utils import _apply_exif_orientation
 from PIL import Image, ImageFile
 
-from s4m.data.images import first_missing, read_image
+from s4m.data.images import first_missing, read_header, read_image, turn
 
 
 def save(path, array, mode=None, **options):
@@ -96,3 +99,96 @@ def test_real_grey_jpeg(shared, tmp_path):
     torn.write_bytes(torn.read_bytes()[:-2000])
     with pytest.raises(ValueError, match="torn.jpg' is truncated"):
         read_image(str(torn), "BGR")
+
+
+def ramp():
+    """Values 200 to 2000 of a square on a dark ground, (40, 50) float64."""
+    values = np.full((40, 50), 200.0)
+    values[10:30, 10:30] = 2000
+    return values
+
+
+def rgb():
+    return np.dstack([ramp(), ramp() / 2, ramp() / 5])
+
+
+DEEP = {
+    "gray16.png": lambda path: cv2.imwrite(path, ramp().astype(np.uint16)),
+    "color16.png": lambda path: cv2.imwrite(path, rgb()[..., ::-1].astype(np.uint16)),
+    "alpha16.png": lambda path: cv2.imwrite(
+        path, np.dstack([rgb()[..., ::-1], np.full((40, 50), 4095)]).astype(np.uint16)
+    ),
+    "gray16.pgm": lambda path: cv2.imwrite(path, ramp().astype(np.uint16)),
+    "color16.ppm": lambda path: cv2.imwrite(path, rgb()[..., ::-1].astype(np.uint16)),
+    "color16.tif": lambda path: tifffile.imwrite(path, rgb().astype(np.uint16), photometric="rgb"),
+    "planes16.tif": lambda path: tifffile.imwrite(path, np.moveaxis(rgb(), 2, 0).astype(np.uint16), photometric="rgb"),
+    "signed16.tif": lambda path: tifffile.imwrite(path, ramp().astype(np.int16) - 500),
+    "gray32.tiff": lambda path: tifffile.imwrite(path, ramp().astype(np.uint32)),
+    "half.tif": lambda path: tifffile.imwrite(path, (ramp() / 4000).astype(np.float16)),
+    "float.tif": lambda path: tifffile.imwrite(path, (ramp() / 4000).astype(np.float32)),
+    "double.tif": lambda path: tifffile.imwrite(path, ramp()),
+    "color_float.tif": lambda path: tifffile.imwrite(path, (rgb() / 4000).astype(np.float32), photometric="rgb"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_eight_bits_are_stretched_by_the_range_of_the_file(tmp_path, name):
+    path = str(tmp_path / name)
+    DEEP[name](path)
+    header, image = read_header(path), read_image(path, "RGB")
+    assert header == ((40, 50), 1, True, "")
+    assert image.dtype == np.uint8 and image.shape == (40, 50, 3) and image.max() == 255
+    # Red is the brightest channel and blue the darkest, whose 40 is the least value of the file.
+    colors = (image[20, 20].tolist(), image[0, 0].tolist())
+    assert colors == (([255, 125, 47], [21, 8, 0]) if rgb_in(name) else ([255] * 3, [0] * 3))
+
+
+def rgb_in(name):
+    return any(word in name for word in ("color", "alpha", "planes"))
+
+
+def test_values_that_are_not_finite_do_not_stretch(tmp_path):
+    values = ramp()
+    values[0, :3] = np.nan, np.inf, -np.inf
+    tifffile.imwrite(tmp_path / "holes.tif", values)
+    image = read_image(str(tmp_path / "holes.tif"), "RGB")
+    assert image[20, 20].tolist() == [255] * 3 and image[0, :4].max() == 0
+
+
+def test_depth_by_type(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), ramp().astype(np.uint16))
+    tifffile.imwrite(tmp_path / "a.tif", np.clip(ramp() / 2000, 0, 1).astype(np.float32))
+    assert read_image(str(tmp_path / "a.png"), "RGB", "type")[20, 20, 0] == round(2000 / 257)
+    assert read_image(str(tmp_path / "a.tif"), "RGB", "type")[0, 0, 0] == round(0.1 * 255)
+    with pytest.raises(ValueError, match="INPUT.DEPTH must be range or type, not 'bits'"):
+        read_image(str(tmp_path / "a.png"), "RGB", "bits")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_headers_and_pixels_agree_on_the_orientation(tmp_path, color, orientation, suffix):
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = save(tmp_path / f"turned.{suffix}", color, exif=exif)
+    upright = turn(color, orientation)
+    header = read_header(path)
+    assert header == (upright.shape[:2], orientation, False, "")
+    image = read_image(path, "RGB")
+    assert image.shape == upright.shape
+    if suffix in ("png", "tif"):
+        assert np.array_equal(image, upright)
+    if suffix == "png":
+        assert np.array_equal(upright, np.asarray(_apply_exif_orientation(Image.open(path))))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "webp", "ppm"])
+def test_headers_tell_torn_files_and_pass_over_what_follows_the_end(tmp_path, color, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(color).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0\0more")
+    assert not read_header(path).problem
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    assert f"a.{suffix}' is" in read_header(path).problem
+    path.write_bytes(b"")
+    assert read_header(path).problem.endswith("is an empty file")

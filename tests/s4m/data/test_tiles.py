@@ -7,7 +7,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data.datasets import load_coco_json
+from PIL import Image
 
+from s4m.data.images import turn
 from s4m.data.tiles import cut_annotation, tile_bounds, write_tiles
 
 
@@ -115,3 +117,30 @@ def test_bad_images_are_named_and_no_json_is_left(source, damage, message):
 def test_tiles_of_no_pixels_are_refused(source):
     with pytest.raises(ValueError, match="tiles of 0 pixels"):
         write_tiles(source[0] / "source.json", source[0] / "images", source[0] / "tiles", tile=0)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_are_turned_before_they_are_cut(source, orientation, suffix):
+    folder, _ = source
+    upright = np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8)
+    undo = {6: 8, 8: 6}.get(orientation, orientation)
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = np.ascontiguousarray(turn(upright, undo))
+    Image.fromarray(stored).save(folder / f"images/turned{suffix}", exif=exif)
+    data = {"images": [{"id": 1, "file_name": f"turned{suffix}", "height": 6, "width": 10}]}
+    (folder / "turned.json").write_text(json.dumps(data))
+    write_tiles(folder / "turned.json", folder / "images", folder / "tiles", tile=10)
+    assert (cv2.imread(str(folder / "tiles/images/turned_y0_x0.png"))[..., ::-1] == upright).all()
+
+
+def test_a_json_of_the_stored_frame_names_the_orientation(source):
+    folder, _ = source
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.zeros((6, 10, 3), np.uint8)).save(folder / "images/turned.jpg", exif=exif)
+    data = {"images": [{"id": 1, "file_name": "turned.jpg", "height": 6, "width": 10}]}
+    (folder / "turned.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"turned.jpg' is 6x10, but its json says 10x6: its EXIF orientation 6"):
+        write_tiles(folder / "turned.json", folder / "images", folder / "tiles", tile=10)

@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,17 +209,36 @@ def test_absent_images_are_named_when_built(config, tmp_path):
     DatasetCatalog.register(
         "test_two_stream_gone", lambda: [{"file_name": str(tmp_path / "gone.png"), "image_id": 1, "annotations": []}]
     )
-    with pytest.raises(FileNotFoundError, match=r"DATASETS.UNLABELED: the image '.*gone\.png' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"DATASETS.UNLABELED: .*the image '.*gone\.png' does not exist"):
         build_two_stream_loader(config(unlabeled=("test_two_stream_gone",)))
 
 
+def test_torn_images_are_told_before_training(config, folder, tmp_path, caplog):
+    whole = (folder / "more" / "images" / "000001.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[:1500])
+    cfg = config(unlabeled=(f"folder:{tmp_path}",))
+    with pytest.raises(ValueError, match=r"DATASETS.UNLABELED: .*torn\.png' is truncated or damaged"):
+        build_two_stream_loader(cfg)
+    (tmp_path / "whole.png").write_bytes(whole)
+    assert len(build_two_stream_loader(cfg).unlabeled.dataset) == 1
+    assert "left out: 1, for example image" in caplog.text and "torn.png" in caplog.text
+    cfg.INPUT.ON_BAD_IMAGE = "stop"
+    with pytest.raises(ValueError, match=r"torn\.png' is truncated or damaged"):
+        build_two_stream_loader(cfg)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torn_image_is_named_when_loaded(config, folder, tmp_path, workers):
-    torn = tmp_path / "torn.png"
-    torn.write_bytes((folder / "more" / "images" / "000001.png").read_bytes()[:1500])
-    loader = build_two_stream_loader(config(unlabeled=(f"folder:{tmp_path}",), DATALOADER__NUM_WORKERS=workers))
-    with pytest.raises(ValueError, match=r"^image '.*torn\.png' is truncated or damaged"):
-        take(loader, 1)
+def test_an_image_that_is_torn_within_is_skipped_or_ends_the_training(config, folder, tmp_path, workers):
+    whole = bytearray((folder / "more" / "images" / "000001.png").read_bytes())
+    (tmp_path / "whole.png").write_bytes(whole)
+    whole[500:1500] = bytes(1000)
+    (tmp_path / "damaged.png").write_bytes(whole)
+    cfg = config(unlabeled=(f"folder:{tmp_path}",), DATALOADER__NUM_WORKERS=workers)
+    loaded = {Path(d["file_name"]).name for b in take(build_two_stream_loader(cfg), 3) for d in b["unlabeled"]}
+    assert loaded == {"whole.png"}
+    cfg.INPUT.ON_BAD_IMAGE = "stop"
+    with pytest.raises(ValueError, match=r"damaged\.png' is truncated or damaged"):
+        take(build_two_stream_loader(cfg), 3)
 
 
 def test_real_coco_with_crowds_empty_and_unlabeled_images(shared, config):
