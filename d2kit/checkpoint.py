@@ -4,6 +4,7 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -93,6 +94,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Raises:
             FileNotFoundError: `path` is a local file that does not exist.
             ValueError: the file is truncated or holds more than weights.
+            OSError: the file of an address cannot be downloaded.
         """
         if path and "://" not in path and not Path(path).is_file():
             raise FileNotFoundError(
@@ -100,6 +102,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, *args, **kwargs)
+        except URLError as error:
+            raise OSError(
+                f"MODEL.WEIGHTS names '{path}', which cannot be downloaded ({error.reason}): download it elsewhere and "
+                "name the file."
+            ) from error
         finally:
             self._parsed_url_during_load = None
 

@@ -1,9 +1,12 @@
 """Functions that find shipped configuration files and compose several files into one configuration."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
+from functools import reduce
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -48,17 +51,61 @@ def compose_config(
     Raises:
         FileNotFoundError: a file does not exist.
         KeyError: a file or an option names an unknown key, or an option has no value.
+        ValueError: a value has another type than its key; an integer may stand for a float.
     """
     cfg = get_cfg()
     for add in add_keys:
         add(cfg)
-    for file in files:
-        cfg.merge_from_file(find_config(file), allow_unsafe=False)
     try:
-        cfg.merge_from_list(list(options))
+        for file in files:
+            _merge_file(cfg, find_config(file))
+        cfg.merge_from_list(_with_floats(cfg, options))
     except AssertionError as error:  # yacs reports unknown keys by assertions.
         raise KeyError(str(error)) from error
+    except ValueError as error:
+        raise ValueError(_type_sentence(str(error))) from error
     return cfg
+
+
+def _merge_file(cfg: CfgNode, file: str) -> None:
+    values = CfgNode.load_yaml_with_base(file, allow_unsafe=False)
+    if values.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        cfg.merge_from_other_cfg(CfgNode(_integers_as_floats(cfg, values)))
+    else:
+        cfg.merge_from_file(file, allow_unsafe=False)  # It converts older versions.
+
+
+def _integers_as_floats(node: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return nested values in which an integer is a float where the configuration holds one."""
+    result = {}
+    for key, value in values.items():
+        present = node.get(key) if isinstance(node, CfgNode) else None
+        if isinstance(value, dict):
+            result[key] = _integers_as_floats(present, value)
+        else:
+            result[key] = float(value) if isinstance(present, float) and type(value) is int else value
+    return result
+
+
+def _with_floats(cfg: CfgNode, options: Sequence[str]) -> list[str]:
+    """Return the options, with an integer such as "1" as "1.0" where the configuration holds a float."""
+    options = [str(option) for option in options]
+    for place in range(1, len(options), 2):
+        present = reduce(lambda node, name: getattr(node, name, None), options[place - 1].split("."), cfg)
+        if isinstance(present, float) and re.fullmatch(r"[+-]?\d+", options[place]):
+            options[place] += ".0"
+    return options
+
+
+def _type_sentence(message: str) -> str:
+    """Return yacs' message about types as a sentence that begins with the key; another message is returned as it is."""
+    types = r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\)"
+    match = re.fullmatch(types + r" with values \((.*) vs\. (.*)\) for config key: (.*)", message, re.DOTALL)
+    if not match:
+        return message
+    wanted, given, default, value, key = match.groups()
+    hint = f"; one name needs a comma behind it: ('{value}',)" if (wanted, given) == ("tuple", "str") else ""
+    return f"{key} must be a {wanted} such as {default}, not the {given} {value}{hint}."
 
 
 def named_architecture(files: Sequence[str | os.PathLike], options: Sequence[str] = ()) -> str:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,16 @@ def compose(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
         raise KeyError(f"{error.args[0]}; {known}, and the files name the architecture {architecture}.") from error
 
 
+class FileOnly(logging.Filter):
+    """Keeps long descriptions off the terminal; `log.txt` in OUTPUT_DIR has them."""
+
+    BEGINNINGS = ("Environment info:", "Contents of args.config_file", "Running with full config:", "Model:")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the terminal shows a record."""
+        return not record.getMessage().startswith(self.BEGINNINGS)
+
+
 def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
     cfg = compose(training, args)
@@ -96,6 +107,9 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     if training.scale_schedule:
         cfg = training.scale_schedule(cfg)
     args.config_file = find_config(args.config_file)  # default_setup logs the content of this file.
+    for handler in setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank()).handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(FileOnly())
     default_setup(cfg, args)
     return cfg
 

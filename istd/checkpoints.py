@@ -100,6 +100,7 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
         mean=node.INPUT.MEAN,
         std=node.INPUT.STD,
         value_range=node.INPUT.RANGE,
+        polarity=node.INPUT.POLARITY,
         threshold=node.TEST.THRESHOLD,
     )
     return network.eval(), recipe

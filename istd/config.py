@@ -27,6 +27,7 @@ def _add_input(node: CN) -> None:
     # Raw values (files of more than 8 bits, arrays of counts or temperatures) are repaired and stretched to 0..255.
     # Their range is the image's own ("percentiles"), 0..65535 or 0..1 of floats ("type"), or two values ("7000..8000").
     node.INPUT.RANGE = "percentiles"
+    node.INPUT.POLARITY = "bright"  # Targets are brighter than their surroundings, "dark" ones are darker, or "both".
     node.INPUT.CROP = 256  # The square training crop has this side in pixels.
     node.INPUT.TARGET_CROP = 0.5  # This share of the crops is certain to hold a target if the image has one.
     node.INPUT.VIEWS = 0  # Each image has this many crops, so that their features can be kept; 0 sets no limit.
@@ -74,10 +75,10 @@ def _add_labels(node: CN) -> None:
     node.LABELS.SOURCE = "points"  # The network learns from points, or from masks (full supervision).
     # The first mask of a point is its closed contour, the region that grows from it, or the point alone.
     node.LABELS.START = "contours"  # It is contours, regions or points.
-    node.LABELS.POLARITY = "bright"  # Regions grow on targets that are bright, or dark, before their background.
     node.LABELS.GAIN = 1.0  # Regions end at sqrt(noise / contrast) times this; lower values make larger regions.
     node.LABELS.CALIBRATE = 0  # The gain is fitted to the true masks of this many training images; 0 keeps GAIN.
     node.LABELS.POOL = "easy"  # The images that train from epoch 0 are the easy ones, or all.
+    node.LABELS.TARGET_SIZE = 8  # Targets have at most about this many pixels a side; first masks and evolution follow.
     node.LABELS.EASY_SHARE = 0.8  # An image is easy if at least this share of its points has a contour.
 
     node.EVOLUTION = CN()

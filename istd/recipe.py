@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from istd.data.polarity import orient
 from istd.data.sensor import RANGES
 
 PAD_MULTIPLE = 32  # Whole images are padded to multiples of this.
@@ -25,6 +26,7 @@ class Recipe:
         pad_multiple: the normalized image is padded with zeros at the bottom and right to multiples of this.
         pad_always: each side is padded by at least one pixel, to (side // multiple + 1) * multiple.
         value_range: range of raw values, such as those of 16-bit files, see `istd.data.sensor.gray_from_raw`.
+        polarity: polarity of the targets; images with dark targets are inverted, see `istd.data.polarity`.
         threshold: a pixel belongs to a target if its probability is above this threshold.
     """
 
@@ -35,6 +37,7 @@ class Recipe:
     pad_multiple: int = PAD_MULTIPLE
     pad_always: bool = False
     value_range: str = RANGES[0]
+    polarity: str = "bright"
     threshold: float = 0.5
 
     @property
@@ -81,7 +84,7 @@ def pad_to_multiple(x: Tensor, multiple: int, *, always: bool = False) -> Tensor
 
 
 def prepare(recipe: Recipe, gray: np.ndarray, multiple: int = 1) -> Tensor:
-    """Normalize and pad one image.
+    """Normalize and pad one image, after dark targets became bright ones.
 
     Args:
         recipe: recipe of the network.
@@ -91,6 +94,7 @@ def prepare(recipe: Recipe, gray: np.ndarray, multiple: int = 1) -> Tensor:
     Returns:
         (1, channels, H', W') float32 on the CPU, with the image in the upper left part.
     """
-    x = (torch.from_numpy(np.ascontiguousarray(gray, np.float32)) - recipe.mean) / recipe.std
+    gray = orient(np.ascontiguousarray(gray, np.float32), recipe.polarity)
+    x = (torch.from_numpy(gray) - recipe.mean) / recipe.std
     x = x.expand(1, recipe.channels, -1, -1)
     return pad_to_multiple(pad_to_multiple(x, recipe.pad_multiple, always=recipe.pad_always), multiple)

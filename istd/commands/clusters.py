@@ -9,7 +9,7 @@ from functools import partial
 from istd.data.clusters import make_clusters
 from istd.data.images import read_infrared
 from istd.data.sensor import RANGES
-from istd.engine.data import load_datasets
+from istd.engine.data import load_groups
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> None:
     """Write the cluster table."""
     if args.clusters < 0:
         raise ValueError(f"--clusters must be 0 or more, not {args.clusters}.")
+    fitted, assigned = load_groups({"datasets": args.datasets, "--assign": args.assign})
     table = make_clusters(
-        load_datasets(args.datasets, "datasets"),
+        fitted,
         partial(read_infrared, value_range=args.range),
-        assigned=load_datasets(args.assign, "--assign"),
+        assigned=assigned,
         num_clusters=args.clusters,
         seed=args.seed,
     )

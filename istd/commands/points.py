@@ -14,8 +14,9 @@ import numpy as np
 
 from d2kit.files import atomic_write, write_png
 from d2kit.rng import derive_seed
-from istd.data.images import EXTENSIONS, image_name, read_mask
+from istd.data.images import EXTENSIONS, read_mask
 from istd.data.mask_files import image_of_mask
+from istd.data.names import image_files, image_key
 from istd.data.points import KINDS, points_from_mask
 from istd.data.synthetic import draw_points
 
@@ -32,15 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def points_of_folder(masks: Path, kind: str, seed: int) -> Iterator[tuple[str, list[list[int]], tuple[int, int]]]:
     """Yield the image name, the points [x, y] in pixel indices and the (height, width) of every mask, by file name.
 
-    The random numbers for a mask depend on `seed` and its name alone.
+    Masks in subfolders have the names of the subfolders before their own. The random numbers for a mask depend on
+    `seed` and its name alone.
     """
-    files = sorted(path for path in masks.iterdir() if path.suffix.lower() in EXTENSIONS)
+    files = image_files(masks)
     if not files:
         raise FileNotFoundError(f"{masks} holds no masks ({', '.join(EXTENSIONS)}).")
     for path in files:
         mask = read_mask(path)
-        generator = np.random.default_rng(derive_seed(seed, "coarse", image_name(path)))
-        yield image_of_mask(path), points_from_mask(mask, kind, generator), mask.shape
+        name = image_key(path.relative_to(masks))
+        generator = np.random.default_rng(derive_seed(seed, "coarse", name))
+        yield image_of_mask(name), points_from_mask(mask, kind, generator), mask.shape
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,81 +1,40 @@
 """Detectron2 data sets from SIRST-style folders of images, masks, points (one per target) and split files."""
 
-import csv
-import logging
 import os
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
-from istd.data.images import SizeMismatch, find_image, image_name, image_size
-from istd.data.mask_files import check_missing, find_mask, mask_folder
-from istd.data.points import PointSource
+from istd.data.findings import Findings
+from istd.data.sirst_folder import SirstFolder
 
-logger = logging.getLogger(__name__)
-
-CHARACTERISTICS = "characteristics.csv"
-OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch")
+OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch", "unit")
+DEFAULT_ROOT = "sirst:datasets/sirst:"  # The shipped configurations name data sets that begin with this.
 
 
-def load_sirst(
-    root: str | os.PathLike,
-    split: str,
-    *,
-    points: str = "masks_centroid",
-    images: str = "images",
-    masks: str = "masks",
-    characteristics: str = "",
-    on_mismatch: str = "error",
-) -> list[dict]:
+def load_sirst(root: str | os.PathLike, split: str, **options) -> list[dict]:
     """Read a split of a SIRST-style folder; the header of every file is checked, and nothing is written.
 
     Args:
-        root: folder of the data set; the paths below are absolute or relative to it.
+        root: folder of the data set.
         split: text file with one image name per line, with or without extension ("train" means "train.txt").
-        points: source of points, see `PointSource`; "" means no points (inference, full supervision).
-        images: folder of images with any of EXTENSIONS.
-        masks: folder of masks, named as in `find_mask`; "" means no masks. An image without a mask has no "mask_file".
-            The default "masks" also stands for the folders of `mask_folder`.
-        characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
-        on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
+        options: options of `SirstFolder`.
 
     Returns:
-        dicts with file_name, image_id (name without extension), height and width, and, if the data set has them, with
-            mask_file, points (list of [x, y], 0-based pixel indices) and characteristic.
+        dicts with file_name, image_id (name with its folders, without extension), height and width, and, if the data
+            set has them, with mask_file, points (list of [x, y], 0-based pixel indices) and characteristic.
 
     Raises:
         FileNotFoundError, ValueError: a file is absent or unfit; the message names it.
     """
-    root = Path(root)
-    if on_mismatch not in ("error", "skip"):
-        raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
-    split_file = _split_file(root, split)
-    images_folder = root / images
-    masks_folder = mask_folder(root, masks) if masks else None
-    for folder in (images_folder, masks_folder):
-        if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
-    source = PointSource(root / points) if points else None
-    characteristic_of = _read_characteristics(root, characteristics)
-    dicts = []
-    for name in _read_split(split_file):
-        record = _image_record(images_folder, name, split_file)
-        try:
-            _add_mask(record, masks_folder, images_folder)
-            _add_points(record, source, split_file)
-        except SizeMismatch as error:
-            if on_mismatch == "error":
-                raise
-            logger.warning("%s The image is skipped.", error)
-            continue
-        if record["image_id"] in characteristic_of:
-            record["characteristic"] = characteristic_of[record["image_id"]]
-        dicts.append(record)
-    if masks_folder is not None:
-        check_missing(dicts, masks_folder, images_folder)
+    findings = Findings()
+    dicts = SirstFolder(root, split, **options).read(findings)
+    findings.raise_first()
+    findings.log(__name__)
     return dicts
 
 
@@ -85,15 +44,46 @@ def register_sirst(
     """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
 
     The files are read when the data set is first loaded, after a call of `prepare`, which may write them. The metadata
-    are evaluator_type "istd", thing_classes ("target",) and root.
+    are evaluator_type "istd", thing_classes ("target",), root, and read_all, a function that reads the data set like
+    `SirstFolder.read`.
     """
 
     def load() -> list[dict]:
         prepare()
         return load_sirst(root, split, **options)
 
+    def read_all(findings: Findings) -> list[dict]:
+        prepare()
+        return SirstFolder(root, split, **options).read(findings)
+
     DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root))
+    metadata = MetadataCatalog.get(name)
+    metadata.set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root), read_all=read_all)
+
+
+def give_distinct_ids(sets: Sequence[tuple[str, list[dict]]]) -> list[list[dict]]:
+    """Put the name of the data set before the image ids that different images of several data sets share.
+
+    The name is that of the root folder, or the registered name where two root folders have the same name.
+
+    Args:
+        sets: registered names and dataset dicts.
+
+    Returns:
+        the dicts of each set, with other dicts in place of those whose id changes. An image that several data sets
+        name keeps one id.
+    """
+    roots = [Path(MetadataCatalog.get(name).get("root") or name).name for name, _ in sets]
+    prefixes = roots if len(set(roots)) == len(roots) else [name for name, _ in sets]
+    images = {(record["image_id"], record["file_name"]) for _, records in sets for record in records}
+    counts = Counter(image_id for image_id, _ in images)
+    return [
+        [
+            {**record, "image_id": f"{prefix}/{record['image_id']}"} if counts[record["image_id"]] > 1 else record
+            for record in records
+        ]
+        for prefix, (_, records) in zip(prefixes, sets, strict=True)
+    ]
 
 
 def _register_by_path(name: str, root: str, split: str, text: str | None) -> None:
@@ -112,7 +102,7 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
 
     Args:
         names: registered names, "sirst:ROOT:SPLIT", or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of
-            `load_sirst`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". A relative root
+            `SirstFolder`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". A relative root
             that does not exist is looked up under the environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)
@@ -120,68 +110,31 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
     """Register the data sets that DATASETS.TRAIN, VALIDATION and TEST name by path. Errors name the key."""
+    findings = Findings()
+    name_defaults(cfg, findings)
+    findings.log(__name__)
     resolve_config(cfg, ("TRAIN", "VALIDATION", "TEST"), FORMS)
 
 
-def _split_file(root: Path, split: str) -> Path:
-    for path in (root / split, root / f"{split}.txt"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"the split file {root / split} does not exist.")
+def name_defaults(cfg: CfgNode, findings: Findings) -> None:
+    """Add a warning for data sets that a configuration still has by default while DATASETS.TRAIN names others.
 
-
-def _read_split(path: Path) -> list[str]:
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    names = [name for name in names if name]
-    seen: set[str] = set()
-    for name in names:
-        stem = image_name(name)
-        if stem in seen:
-            raise ValueError(f"{path} names image '{stem}' twice.")
-        seen.add(stem)
-    return names
-
-
-def _image_record(folder: Path, name: str, split_file: Path) -> dict:
-    path = find_image(folder, name)
-    if path is None:
-        raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {folder}.")
-    height, width = image_size(path)
-    return {"file_name": str(path), "image_id": image_name(name), "height": height, "width": width}
-
-
-def _add_mask(record: dict, folder: Path | None, images: Path) -> None:
-    path = find_mask(folder, record["image_id"], images) if folder else None
-    if path is None:
+    Raises:
+        FileNotFoundError: such a data set does not exist; the message names its key.
+    """
+    names = cfg.DATASETS.TRAIN
+    if not names or any(name.startswith(DEFAULT_ROOT) for name in names):
         return
-    height, width = image_size(path)
-    if (height, width) != (record["height"], record["width"]):
-        raise SizeMismatch(
-            f"mask {path} is {width}x{height} pixels but its image {record['file_name']} is "
-            f"{record['width']}x{record['height']}."
-        )
-    record["mask_file"] = str(path)
-
-
-def _add_points(record: dict, source: PointSource | None, split_file: Path) -> None:
-    if source is None:
-        return
-    try:
-        record["points"] = source(record["image_id"], record["height"], record["width"])
-    except KeyError as error:
-        raise ValueError(
-            f"{split_file} names image '{record['image_id']}', which has no points in {source.source}."
-        ) from error
-
-
-def _read_characteristics(root: Path, option: str) -> dict[str, str]:
-    path = root / (option or CHARACTERISTICS)
-    if not path.is_file():
-        if option:
-            raise FileNotFoundError(f"the characteristics {path} do not exist.")
-        return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "characteristic"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}: image and characteristic are expected.")
-        return {image_name(row["image"]): row["characteristic"] for row in reader}
+    for key in ("VALIDATION", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if not name.startswith(DEFAULT_ROOT):
+                continue
+            sentence = (
+                f"DATASETS.{key} has its default, '{name}', while DATASETS.TRAIN names other data: set DATASETS.{key}, "
+                'to "()" for none'
+            )
+            try:
+                locate(name.split(":")[1], name)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{sentence}; {error}") from error
+            findings.add("warning", "data sets by default", f"{sentence}.")

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import configurable
 
 from istd.data.images import SizeMismatch, read_infrared, read_mask
+from istd.data.polarity import check_polarity, orient
 from istd.data.sensor import RANGES, parse_range
 from istd.data.view import View
 
@@ -35,6 +36,7 @@ class ISTDMapper:
         views, seed: number and seed of an image's crops in all epochs (`View.of_set`); 0 draws new ones each time.
         fill: gray value beyond the border.
         value_range: range of raw values, see `read_infrared`.
+        polarity: polarity of the targets; images with dark targets are inverted, see `istd.data.polarity`.
         pseudo_masks: lookup image id -> (H, W) soft mask, for example `PseudoMasks`; a dict's own "pseudo_mask" takes
             precedence.
         use_masks: labels are the true masks of mask_file (full supervision).
@@ -53,6 +55,7 @@ class ISTDMapper:
         seed: int = 0,
         fill: float = 0.0,
         value_range: str = RANGES[0],
+        polarity: str = "bright",
         pseudo_masks: Mapping[str, np.ndarray] | None = None,
         use_masks: bool = False,
         clusters: Mapping[str, int] | None = None,
@@ -70,6 +73,7 @@ class ISTDMapper:
         self.seed = seed
         self.fill = fill
         self.value_range = value_range
+        self.polarity = check_polarity(polarity)
         self.pseudo_masks = pseudo_masks
         self.use_masks = use_masks
         self.clusters = clusters
@@ -87,11 +91,12 @@ class ISTDMapper:
             "seed": max(cfg.SEED, 0),
             "fill": options.MEAN,
             "value_range": options.RANGE,
+            "polarity": options.POLARITY,
             **lookups,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        image = read_infrared(dataset_dict["file_name"], self.value_range)
+        image = orient(read_infrared(dataset_dict["file_name"], self.value_range), self.polarity)
         self._check(image.shape, dataset_dict, "image", dataset_dict["file_name"])
         return self._train(image, dataset_dict) if self.is_train else self._test(image, dataset_dict)
 

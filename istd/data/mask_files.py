@@ -1,10 +1,11 @@
 """Where the masks of a data set are, and what is wrong with them: names, folders, contents."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from istd.data.images import EXTENSIONS, JPEG_EXTENSIONS, BadImageError, find_image, image_name, read_mask
+from istd.data.images import find_image
+from istd.data.names import image_files, image_key
 from istd.data.report import Report, log_once
 
 MASK_FOLDERS = ("masks", "mask", "label", "labels", "gt")
@@ -25,7 +26,7 @@ def mask_folder(root: Path, option: str, report: Report = log_once) -> Path:
         return folder
     for name in MASK_FOLDERS[1:]:
         other = root / name
-        if other.is_dir() and any(path.suffix.lower() in EXTENSIONS for path in other.rglob("*")):
+        if other.is_dir() and image_files(other):
             report("repaired", "another folder of masks", f"{folder} does not exist: masks are read from {other}.", 1)
             return other
     return folder
@@ -44,8 +45,8 @@ def find_mask(folder: Path, name: str, images: Path | None = None) -> Path | Non
 
 
 def image_of_mask(path: str | os.PathLike) -> str:
-    """Return the name of the image that a mask file belongs to, by its own name."""
-    name = image_name(path)
+    """Return the id of the image that a mask file belongs to, by its path below the folder of masks."""
+    name = image_key(path)
     suffix = next((suffix for suffix in MASK_SUFFIXES[1:] if name.endswith(suffix)), "")
     return name.removesuffix(suffix) or name
 
@@ -66,58 +67,13 @@ def check_missing(records: Sequence[dict], folder: Path, images: Path, report: R
         return
     example = os.fspath(missing[0]["file_name"])
     if len(missing) == len(records):
-        masks = [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS]
-        pictures = (path for path in images.rglob("*") if path.suffix.lower() in EXTENSIONS)
-        names = (str(path.relative_to(images).with_suffix("")) for path in pictures)
-        if masks and not any(find_mask(folder, name, images) for name in names):
+        masks = image_files(folder)
+        names = (image_key(path.relative_to(images)) for path in image_files(images))
+        short = (name for key in names for name in (key, key.rpartition("/")[2]))
+        if masks and not any(find_mask(folder, name, images) for name in short):
             raise ValueError(
                 f"{folder} has no mask for any image, such as {example}: its files are named like '{min(masks).name}'. "
                 "A mask has the name of its image."
             )
     sentence = f"{len(missing)} of {len(records)} images have no mask in {folder}, {example} for one."
     report("warning", "images without a mask", sentence, len(missing))
-
-
-def check_masks(records: Iterable[dict], report: Report = log_once) -> None:
-    """Read all masks of data sets.
-
-    Args:
-        records: dataset dicts, with or without "mask_file" and "points".
-        report: function that gets repairs and warnings.
-
-    Raises:
-        BadImageError: masks cannot be read, are unclear, or are black JPEG files beside points; the sentence names the
-            first and says how many there are.
-    """
-    faults = []
-    empty = []
-    masks = 0
-    for record in records:
-        path = record.get("mask_file")
-        if path is None:
-            continue
-        masks += 1
-        try:
-            has_target = read_mask(path, report).any()
-        except (ValueError, OSError) as error:
-            faults.append(str(error))
-            continue
-        if not has_target:
-            empty.append(path)
-            faults += _fault_of_empty_mask(path, len(record.get("points") or ()), report)
-    if faults:
-        others = f" In all, {len(faults)} masks have faults." if len(faults) > 1 else ""
-        raise BadImageError(faults[0] + others)
-    if empty and len(empty) == masks:
-        report("warning", "empty masks", f"All {masks} masks are empty, {empty[0]} for one.", masks)
-
-
-def _fault_of_empty_mask(path: str, points: int, report: Report) -> list[str]:
-    """Return the fault of a mask that is black beside points of its image, or report a warning."""
-    if not points:
-        return []
-    sentence = f"mask {path} is all black, but its image has {points} points"
-    if Path(path).suffix.lower() in JPEG_EXTENSIONS:
-        return [f"{sentence}: a JPEG does not keep a mask of 0 and 1; save it as PNG."]
-    report("warning", "empty masks beside points", f"{sentence}.", 1)
-    return []

@@ -1,89 +1,186 @@
-"""Points of targets, one per target, that are read from PNG, COCO json, VOC xml or CSV files, or made from masks.
+"""Points of targets, one per target, that are read from files of many kinds or made from masks.
 
 Points are [x, y], 0-based pixel indices of the image. Fractional coordinates become the pixel that holds them.
 """
 
-import csv
-import json
-import logging
 import math
 import os
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from d2kit.coco_masks import decode_segmentation
-from istd.data.images import EXTENSIONS, SizeMismatch, find_image, image_name, image_size, read_mask
-
-logger = logging.getLogger(__name__)
+from istd.data.findings import Findings
+from istd.data.images import SizeMismatch, find_image, image_size, read_mask
+from istd.data.names import NameTable, spellings
+from istd.data.point_files import FRACTIONS, nearest_on_target, read_coco, read_labelme, read_voc, read_yolo
+from istd.data.point_tables import Entry, read_csv
 
 PointList = list[list[int]]
 KINDS = ("centroid", "coarse")
+UNITS = {"pixels": None, "fraction": FRACTIONS, "percent": (100.0, 100.0)}  # unit: size that coordinates refer to
+FOLDER_READERS = {".xml": read_voc, ".json": read_labelme, ".txt": read_yolo}
+LARGEST_DOT = 0.25  # A white region with more than this share of the image is no point.
+JOINED = 1.5  # A dot with this many times the pixels of most others may be two dots that touch.
+ROUNDING = 0.02  # Scaled coordinates may lie this many pixels below the border of their pixel.
 
 
 class PointSource:
     """Lookup of an image's points by its name without extension.
 
     Args:
-        source: a folder of images with one white pixel per target (any EXTENSIONS), a folder of VOC xml files (box
-            centers), a COCO json (key point, else centroid of the segmentation, else box center; crowds are ignored)
-            or a CSV with the columns image, x, y (an image without targets has one line with empty x and y).
+        source: a folder of images with a white dot on each target (any EXTENSIONS), of VOC xml files, of YOLO txt files
+            or of labelme json files; a COCO json; or a CSV. `istd.data.point_files` and `read_csv` say what a point is.
+        unit: "pixels", or "fraction" or "percent" of the image's width and height.
+        findings: collection that gets repairs and warnings; None makes one, see the attribute `findings`.
 
     Raises:
         FileNotFoundError, ValueError: the source is absent or unreadable; the message names it.
     """
 
-    def __init__(self, source: str | os.PathLike):
+    def __init__(self, source: str | os.PathLike, unit: str = "pixels", findings: Findings | None = None):
+        if unit not in UNITS:
+            raise ValueError(f"the unit of points must be one of {', '.join(UNITS)}, not '{unit}'.")
         self.source = Path(source)
+        self.findings = Findings() if findings is None else findings
+        self._size = UNITS[unit]
+        self._largest = 0.0
+        self._whole = True  # whether all coordinates so far are whole numbers
+        self._dots: list[tuple[int, Path]] = []  # pixels and file of each white dot so far
         if self.source.is_dir():
-            self._find: Callable[[str], tuple[Path, PointList] | None] = self._find_in_folder
+            self._find: Callable[[str, int, int], Entry | None] = self._find_in_folder
         elif self.source.is_file():
-            readers = {".json": _read_coco, ".csv": _read_csv}
-            if self.source.suffix.lower() not in readers:
-                raise ValueError(f"{self.source} is no source of points: a folder, a .json or a .csv file is expected.")
-            table = readers[self.source.suffix.lower()](self.source)
-            self._find = lambda name: (self.source, table[name]) if name in table else None
+            self._table = self._read_table()
+            self._names = NameTable(self._table, self.source)
+            self._find = self._find_in_table
         else:
             raise FileNotFoundError(f"the points '{self.source}' do not exist.")
 
     def __call__(self, name: str, height: int, width: int) -> PointList:
         """Return the points of image `name` in the source's order, without duplicates.
 
-        Two points on one pixel are merged, with one warning that names the file.
+        Points of a file that gives another size of the image are scaled. Repairs go to `findings`.
 
         Raises:
             KeyError: the source does not know the image.
-            ValueError: a point is outside the image, or a point image has another size (SizeMismatch).
+            ValueError: a point is outside the image, or the annotation is unfit. It is a SizeMismatch if a point image
+                has another size, or if a file says that the image has another ratio of its sides.
         """
-        entry = self._find(name)
+        entry = self._find(name, height, width)
         if entry is None:
             raise KeyError(f"image '{name}' has no points in {self.source}.")
-        file, points = entry
-        file_size = image_size(file) if file.suffix.lower() in EXTENSIONS else (height, width)
-        if file_size != (height, width):
-            raise SizeMismatch(
-                f"points {file} are {file_size[1]}x{file_size[0]} pixels but its image '{name}' is {width}x{height}."
-            )
+        points = self._pixels(entry, name, height, width)
         for x, y in points:
             if not (0 <= x < width and 0 <= y < height):
-                raise ValueError(f"{file}: point ({x}, {y}) is outside image '{name}' of {width}x{height} pixels.")
+                hint = " Are x and y swapped?" if 0 <= y < width and 0 <= x < height else ""
+                raise ValueError(
+                    f"{entry.file}: point ({x}, {y}) is outside image '{name}' of {width}x{height} pixels.{hint}"
+                )
         unique = [list(point) for point in dict.fromkeys(map(tuple, points))]
         if len(unique) < len(points):
-            logger.warning("%s: image '%s' has two points on one pixel; they are merged.", file, name)
+            sentence = f"{entry.file}: image '{name}' has two points on one pixel; they are merged."
+            self.findings.add("repaired", "points on one pixel", sentence)
         return unique
 
-    def _find_in_folder(self, name: str) -> tuple[Path, PointList] | None:
-        xml = self.source / f"{name}.xml"
-        if xml.is_file():
-            return xml, _read_voc(xml)
-        path = find_image(self.source, name)
-        if path is None:
-            return None
-        rows, columns = np.nonzero(read_mask(path))
-        return path, [[int(x), int(y)] for x, y in zip(columns, rows, strict=True)]
+    def check_all(self) -> None:
+        """Apply the rules for all points that were returned so far; dots that may be two go to `findings`.
+
+        Raises:
+            ValueError: every coordinate is a fraction within 0..1, so no pixel.
+        """
+        sizes = Counter(pixels for pixels, _ in self._dots)
+        for usual, count in sizes.most_common(1):
+            large = [dot for dot in self._dots if dot[0] >= JOINED * usual] if count > len(self._dots) / 2 else []
+            for pixels, file in large:
+                sentence = f"{file}: a dot has {pixels} pixels where most have {usual}; it may be two that touch."
+                self.findings.add("warning", "dots that may be two", sentence)
+        if self._size is None and self._largest <= 1 and not self._whole:
+            raise ValueError(
+                f"{self.source}: all coordinates lie within 0..1 and are no pixel indices: add the option "
+                "unit=fraction if they are shares of the image's width and height."
+            )
+
+    def _read_table(self) -> Mapping[str, Entry | Callable[[int, int], Entry]]:
+        suffix = self.source.suffix.lower()
+        if suffix == ".csv":
+            return read_csv(self.source)
+        if suffix == ".json":
+            return read_coco(self.source, self.findings)
+        raise ValueError(f"{self.source} is no source of points: a folder, a .json or a .csv file is expected.")
+
+    def _find_in_table(self, name: str, height: int, width: int) -> Entry | None:
+        key = self._names.find(name)
+        entry = None if key is None else self._table[key]
+        return entry(height, width) if callable(entry) else entry
+
+    def _find_in_folder(self, name: str, height: int, width: int) -> Entry | None:
+        for spelling in spellings(name):
+            for suffix, read in FOLDER_READERS.items():
+                path = self.source / f"{spelling}{suffix}"
+                if path.is_file():
+                    return read(path)
+            path = find_image(self.source, spelling)
+            if path is not None:
+                return self._read_dots(path, name, height, width)
+        return None
+
+    def _read_dots(self, path: Path, name: str, height: int, width: int) -> Entry:
+        """Return a pixel of each white region of a point image, in the order of rows."""
+        size = image_size(path)
+        if size != (height, width):
+            raise SizeMismatch(
+                f"points {path} are {size[1]}x{size[0]} pixels but its image '{name}' is {width}x{height}."
+            )
+        mask = read_mask(path)
+        points = [(x, y) for x, y in points_from_mask(mask)]
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        self._dots += [(int(pixels), path) for pixels in stats[1:, cv2.CC_STAT_AREA]]
+        pixels = int(np.count_nonzero(mask))
+        if pixels > len(points):
+            if pixels > LARGEST_DOT * mask.size:
+                raise ValueError(f"{path}: {pixels} of {mask.size} pixels are white, which are no points.")
+            sentence = f"{path}: {len(points)} dots have {pixels} pixels; each becomes the pixel at its center."
+            self.findings.add("repaired", "images with dots of several pixels", sentence)
+        return Entry(path, sorted(points, key=lambda point: point[::-1]), index=True)
+
+    def _pixels(self, entry: Entry, name: str, height: int, width: int) -> PointList:
+        """Turn the coordinates of an entry into pixel indices of the image."""
+        size = FRACTIONS if entry.size == FRACTIONS else self._size
+        offset = 0.0
+        if size is None:
+            values = [abs(value) for point in entry.points for value in point]
+            self._largest = max([self._largest, *values])
+            self._whole &= all(float(value).is_integer() for value in values)
+            offset = 0.5 if entry.index else 0.0
+            size = entry.size or (width, height)
+            if size != (width, height):
+                self._check_ratio(entry, name, height, width)
+                sentence = (
+                    f"{entry.file}: its image '{name}' has {size[0]:g}x{size[1]:g} pixels, and the image here "
+                    f"{width}x{height}; its points are scaled."
+                )
+                self.findings.add("repaired", "images with points of another resolution", sentence)
+        if size == (width, height):
+            return [[math.floor(x + offset), math.floor(y + offset)] for x, y in entry.points]
+        return [[_scaled(x + offset, size[0], width), _scaled(y + offset, size[1], height)] for x, y in entry.points]
+
+    @staticmethod
+    def _check_ratio(entry: Entry, name: str, height: int, width: int) -> None:
+        """Raise SizeMismatch if the sides of the file's image are not, within a pixel, in the ratio of the image's."""
+        own_width, own_height = entry.size
+        if abs(own_width * height - own_height * width) > max(height, width, own_height, own_width):
+            raise SizeMismatch(
+                f"{entry.file}: its image '{name}' has {own_width:g}x{own_height:g} pixels, and the image here has "
+                f"{width}x{height}, which is another shape."
+            )
+
+
+def _scaled(value: float, size: float, pixels: int) -> int:
+    """Return the pixel that holds a coordinate of 0..size on a side of `pixels` pixels; the far edge is its last."""
+    scaled = value * pixels / size
+    return pixels - 1 if abs(scaled - pixels) <= ROUNDING else math.floor(scaled + ROUNDING)
 
 
 def points_from_mask(
@@ -104,18 +201,9 @@ def points_from_mask(
         left, top, width, height = (int(value) for value in stats[index, :4])
         target = labels[top : top + height, left : left + width] == index
         center = centroids[index] - (left, top)
-        x, y = _on_target(target, center) if kind == "centroid" else _near_center(target, center, generator)
+        x, y = nearest_on_target(target, center) if kind == "centroid" else _near_center(target, center, generator)
         points.append([x + left, y + top])
     return points
-
-
-def _on_target(target: np.ndarray, center: np.ndarray) -> tuple[int, int]:
-    x, y = int(center[0]), int(center[1])
-    if not target[y, x]:
-        rows, columns = np.nonzero(target)
-        nearest = int(np.argmin((columns - center[0]) ** 2 + (rows - center[1]) ** 2))
-        x, y = int(columns[nearest]), int(rows[nearest])
-    return x, y
 
 
 def _near_center(target: np.ndarray, center: np.ndarray, generator: np.random.Generator | None) -> tuple[int, int]:
@@ -129,68 +217,3 @@ def _near_center(target: np.ndarray, center: np.ndarray, generator: np.random.Ge
     rows, columns = np.nonzero(target)  # The target is a thin ring that no draw hit.
     index = int(generator.integers(len(rows)))
     return int(columns[index]), int(rows[index])
-
-
-def _read_csv(path: Path) -> dict[str, PointList]:
-    table: dict[str, PointList] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "x", "y"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}: image, x and y are expected.")
-        for row in reader:
-            points = table.setdefault(image_name(row["image"]), [])
-            try:
-                if (row["x"] or "").strip() or (row["y"] or "").strip():
-                    points.append([_pixel_index(row["x"]), _pixel_index(row["y"])])
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: x '{row['x']}', y '{row['y']}' is not a point."
-                ) from error
-    return table
-
-
-def _read_coco(path: Path) -> dict[str, PointList]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images = {image["id"]: image for image in content["images"]}
-        table: dict[str, PointList] = {image_name(image["file_name"]): [] for image in images.values()}
-        for annotation in content.get("annotations", ()):
-            if not annotation.get("iscrowd", 0):
-                image = images[annotation["image_id"]]
-                table[image_name(image["file_name"])].extend(_coco_points(annotation, image))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} is not a COCO annotation file ({type(error).__name__}: {error}).") from error
-    return table
-
-
-def _coco_points(annotation: dict, image: dict) -> Iterable[list[int]]:
-    """Return the annotation's point; COCO coordinates are continuous, and pixel i covers i..i+1."""
-    keypoints = annotation.get("keypoints") or []
-    visible = [keypoints[i : i + 2] for i in range(0, len(keypoints), 3) if keypoints[i + 2] > 0]
-    if visible:
-        return [[math.floor(x), math.floor(y)] for x, y in visible[:1]]
-    segmentation = annotation.get("segmentation")
-    if segmentation:
-        mask = decode_segmentation(segmentation, image["height"], image["width"])
-        if mask.any():
-            rows, columns = np.nonzero(mask)
-            return [list(_on_target(mask > 0, np.array([columns.mean(), rows.mean()])))]
-    x, y, width, height = annotation["bbox"]
-    # The far edge of a box belongs to the next pixel, so a box of size 0 at the border is a pixel of the image.
-    return [[math.floor(x + width / 2), math.floor(y + height / 2)]]
-
-
-def _read_voc(path: Path) -> PointList:
-    """Return box centers; VOC counts pixels from 1 and includes the far edge."""
-    try:
-        points = []
-        for box in ElementTree.parse(path).getroot().iter("bndbox"):
-            xmin, ymin, xmax, ymax = (float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))
-            points.append([math.floor((xmin + xmax - 1) / 2), math.floor((ymin + ymax - 1) / 2)])
-        return points
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is not a VOC annotation file ({error}).") from error
-
-
-def _pixel_index(text: str) -> int:
-    return math.floor(float(text) + 0.5)

@@ -9,9 +9,9 @@ import numpy as np
 
 from d2kit.files import atomic_write, write_png
 from d2kit.rng import derive_seed
-from istd.data.datasets import CHARACTERISTICS as CHARACTERISTICS_FILE
 from istd.data.points import points_from_mask
 from istd.data.scenery import CHARACTERISTICS, CLUTTERS, add_targets, background, sensor
+from istd.data.sirst_folder import CHARACTERISTICS as CHARACTERISTICS_FILE
 
 EMPTY = "empty"  # characteristic of an image without targets
 

@@ -1,7 +1,7 @@
 """The data of a run: training and validation images, their pseudo-masks and clusters, and the loaders over them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from d2kit.datasets import errors_name
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
 from istd.data.clusters import ClusterTable, make_clusters
-from istd.data.datasets import resolve_datasets
+from istd.data.datasets import give_distinct_ids, resolve_datasets
 from istd.data.images import read_infrared
 from istd.data.mapper import ISTDMapper
-from istd.data.mask_files import check_masks
 from istd.engine.labels import PseudoLabels
 from istd.engine.sampler import PoolSampler
 from istd.engine.schedule import epoch_iterations
@@ -27,9 +26,22 @@ logger = logging.getLogger(__name__)
 
 def load_datasets(names: Sequence[str], key: str) -> list[dict]:
     """Return the dataset dicts of several registered or path-named data sets; errors name the configuration key."""
-    with errors_name(key):
-        resolve_datasets(names)
-        return [record for name in names for record in DatasetCatalog.get(name)]
+    return load_groups({key: names})[0]
+
+
+def load_groups(names: Mapping[str, Sequence[str]]) -> list[list[dict]]:
+    """Return the dataset dicts of several keys, such as DATASETS.TRAIN, in which different images have different ids.
+
+    Args:
+        names: configuration key -> registered or path-named data sets. Errors name the key.
+    """
+    sets = []
+    for key, group in names.items():
+        with errors_name(key):
+            resolve_datasets(group)
+            sets.append([(name, DatasetCatalog.get(name)) for name in group])
+    records = iter(give_distinct_ids([item for group in sets for item in group]))
+    return [[record for _ in group for record in next(records)] for group in sets]
 
 
 def build_test_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
@@ -54,14 +66,15 @@ class TrainingData:
         self._seed = max(cfg.SEED, 0)
         source = cfg.ISTD.LABELS.SOURCE
         outer = cfg.ISTD.OUTER.ENABLED
-        self.train = load_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        self.validation = load_datasets(cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
+        train = {"DATASETS.TRAIN": cfg.DATASETS.TRAIN}
+        validation = {"DATASETS.VALIDATION": cfg.DATASETS.VALIDATION}
+        # Only the outer step has pseudo-masks and clusters of both, in which an image is found by its id.
+        groups = load_groups(train | validation) if outer else [*load_groups(train), *load_groups(validation)]
+        self.train, self.validation = groups
         if not self.train:
             raise ValueError("DATASETS.TRAIN has no image to train on.")
         if outer and not self.validation:
             raise ValueError("ISTD.OUTER.ENABLED needs validation images: set DATASETS.VALIDATION.")
-        if comm.is_main_process():  # Before training starts, rather than in the final test.
-            check_masks([*self.train, *self.validation, *load_datasets(cfg.DATASETS.TEST, "DATASETS.TEST")])
         self.labels = None
         if source == "points":
             self.labels = PseudoLabels(cfg, self.train, self.validation if outer else ())

@@ -1,6 +1,7 @@
 """The pseudo-masks of a run: made once, evolved and mined by the teacher, the same on every process."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from istd.data.images import read_infrared, read_mask
+from istd.data.polarity import orient
+from istd.data.spots import spots_at, why_none_is_easy
 from istd.engine.region_options import region_options
-from istd.pseudo_masks.evolve import evolve_mask
-from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy
+from istd.pseudo_masks.evolve import constants_for, evolve_mask
+from istd.pseudo_masks.initialize import check_points, initialize_mask, is_easy, target_scale
 from istd.pseudo_masks.mine import ratio_at, select
 from istd.pseudo_masks.regions import grow_mask
 from istd.pseudo_masks.state import PseudoMasks
@@ -25,11 +28,11 @@ MINING_END = 0.8  # share of the training after which no image enters the pool
 def first_mask(image: np.ndarray, points: Sequence, start: str, **options) -> tuple[np.ndarray, np.ndarray]:
     """Return the first pseudo-mask, (H, W) float32, and whether each point got a region in it, (N,) bool.
 
-    `start` is "contours" (see `initialize_mask`), "regions" (see `grow_mask`, which takes the options), or "points":
+    `start` is "contours" (see `initialize_mask`) or "regions" (see `grow_mask`), which take the options, or "points":
     the points alone, as LESPS begins.
     """
     if start == "contours":
-        return initialize_mask(image, points)
+        return initialize_mask(image, points, **options)
     if start == "regions":
         return grow_mask(image, points, **options)
     array = check_points(points, *image.shape)
@@ -58,6 +61,7 @@ class PseudoLabels:
         if cfg.ISTD.LABELS.CALIBRATE and cfg.ISTD.LABELS.START != "regions":
             raise ValueError("ISTD.LABELS.CALIBRATE needs ISTD.LABELS.START regions.")
         self._cfg = cfg
+        self._scale = target_scale(cfg.ISTD.LABELS.TARGET_SIZE)
         self._train = list(train)
         self._records = [*train, *validation]
         self.folder = Path(cfg.OUTPUT_DIR, FOLDER)
@@ -143,17 +147,21 @@ class PseudoLabels:
                     changes.pool.add(image_id)
             elif node.ENABLED:
                 fixed = points if node.FIXED == "points" else None
-                mask = evolve_mask(self.masks[image_id], probability(record), points=fixed, decay=node.DECAY)
+                options = {"points": fixed, "decay": node.DECAY, **constants_for(self._scale)}
+                mask = evolve_mask(self.masks[image_id], probability(record), **options)
                 changes.put(image_id, mask)
         return changes
 
     def _first_masks(self) -> PseudoMasks:
         node = self._cfg.ISTD.LABELS
-        options = region_options(self._cfg, self._train) if node.START == "regions" else {}
+        polarity = self._cfg.ISTD.INPUT.POLARITY
+        options = {"scale": self._scale, "both": polarity == "both"}
+        if node.START == "regions":
+            options = region_options(self._cfg, self._train)
         masks = PseudoMasks()
         easy = 0
         for number, record in enumerate(self._records):
-            gray = read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE)
+            gray = orient(read_infrared(record["file_name"], self._cfg.ISTD.INPUT.RANGE), polarity)
             if record["image_id"] in masks:
                 raise ValueError(f"{record['file_name']}: image id '{record['image_id']}' occurs twice.")
             try:
@@ -166,12 +174,18 @@ class PseudoLabels:
                 masks.pool.add(record["image_id"])
                 easy += trains
         if not easy:
-            raise ValueError(
-                f"none of the {len(self._train)} training images is easy enough to begin with: lower "
-                "ISTD.LABELS.EASY_SHARE or set ISTD.LABELS.POOL to all."
-            )
+            raise ValueError(self._why_none_is_easy())
         logger.info("%d of %d training images are in the pool from the start.", easy, len(self._train))
         return masks
+
+    def _why_none_is_easy(self) -> str:
+        node = self._cfg.ISTD
+        spots = []
+        for record in self._train:
+            gray = orient(read_infrared(record["file_name"], node.INPUT.RANGE), node.INPUT.POLARITY)
+            spots += [(record["file_name"], spot) for spot in spots_at(gray, record["points"])]
+        size = node.LABELS.TARGET_SIZE if node.LABELS.START == "contours" else math.inf
+        return why_none_is_easy(len(self._train), spots, node.INPUT.POLARITY, size)
 
     def _save(self) -> None:
         if comm.is_main_process():

@@ -7,6 +7,8 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from istd.data.images import BadImageError, read_infrared, read_mask
+from istd.data.polarity import orient
+from istd.pseudo_masks.initialize import target_scale
 from istd.pseudo_masks.regions import fit_gain, window_noise
 
 logger = logging.getLogger(__name__)
@@ -23,15 +25,16 @@ def region_options(cfg: CfgNode, records: Sequence[dict]) -> dict:
         records: dataset dicts of the training images, with points.
 
     Returns:
-        "noise" in gray values, "gain" and "polarity".
+        "noise" in gray values, "gain", "polarity" and "scale".
 
     Raises:
         ValueError: fewer images than CALIBRATE have points and a mask.
     """
     node = cfg.ISTD.LABELS
-    value_range = cfg.ISTD.INPUT.RANGE
+    polarity = "both" if cfg.ISTD.INPUT.POLARITY == "both" else "bright"  # Dark targets are bright in what is read.
+    scale = target_scale(node.TARGET_SIZE)
     with_points = [record for record in records if record["points"]]
-    noises = [_noise(record, value_range) for record in with_points]
+    noises = [_noise(cfg, record, scale) for record in with_points]
     noise = float(np.median(np.concatenate(noises))) if noises else 0.0
     gain = node.GAIN
     if node.CALIBRATE:
@@ -42,15 +45,19 @@ def region_options(cfg: CfgNode, records: Sequence[dict]) -> dict:
                 "a mask."
             )
         chosen = [masked[i] for i in np.linspace(0, len(masked) - 1, node.CALIBRATE).round().astype(int)]
-        samples = ((read_infrared(r["file_name"], value_range), r["points"], read_mask(r["mask_file"])) for r in chosen)
-        gain = fit_gain(samples, noise, node.POLARITY)
+        samples = ((_read(cfg, r), r["points"], read_mask(r["mask_file"])) for r in chosen)
+        gain = fit_gain(samples, noise, polarity, scale)
     logger.info("Regions grow with a noise of %.3g gray values and a gain of %.3g.", noise, gain)
-    return {"noise": noise, "gain": gain, "polarity": node.POLARITY}
+    return {"noise": noise, "gain": gain, "polarity": polarity, "scale": scale}
 
 
-def _noise(record: dict, value_range: str) -> np.ndarray:
+def _read(cfg: CfgNode, record: dict) -> np.ndarray:
+    return orient(read_infrared(record["file_name"], cfg.ISTD.INPUT.RANGE), cfg.ISTD.INPUT.POLARITY)
+
+
+def _noise(cfg: CfgNode, record: dict, scale: float) -> np.ndarray:
     try:
-        return window_noise(read_infrared(record["file_name"], value_range), record["points"])
+        return window_noise(_read(cfg, record), record["points"], scale)
     except BadImageError:
         raise
     except ValueError as error:

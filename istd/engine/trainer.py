@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from d2kit.files import atomic_write
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
+from istd.data.check import check_before_training
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
 from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.processes import share_statistics
@@ -42,7 +43,9 @@ class ISTDTrainer(ResumableTrainer):
     kept_checkpoints = 3
 
     def __init__(self, cfg: CfgNode):
-        """Take a frozen configuration, whose ISTD.SCHEDULE is turned into iterations here."""
+        """Check the data sets, and take a frozen configuration, whose ISTD.SCHEDULE is turned into iterations here."""
+        if comm.is_main_process():
+            check_before_training(cfg)
         self.data = TrainingData(cfg)
         cfg = in_iterations(cfg, len(self.data.train))
         self.clock = EpochClock(epoch_iterations(cfg, len(self.data.train)), cfg.SOLVER.MAX_ITER)

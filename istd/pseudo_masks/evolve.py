@@ -8,6 +8,9 @@ import numpy as np
 
 from istd.pseudo_masks.initialize import Points, check_points
 
+NEIGHBORHOOD = 33
+CORE = 3
+AREA_SCALE = 0.0015
 ROUND_UP = 0.5 + 1e-6  # A half rounds up, whatever the last bit of the centroid is.
 
 
@@ -17,11 +20,11 @@ def evolve_mask(
     *,
     points: Points | None = None,
     decay: float = 0.97,
-    neighborhood: int = 33,
-    core: int = 3,
+    neighborhood: int = NEIGHBORHOOD,
+    core: int = CORE,
     base: float = 0.5,
     gain: float = 0.5,
-    area_scale: float = 0.0015,
+    area_scale: float = AREA_SCALE,
     region_threshold: float = 0.5,
 ) -> np.ndarray:
     """Return a soft pseudo-mask after one update.
@@ -73,6 +76,17 @@ def evolve_mask(
     keep = _kept_pixels(mask, points)
     new[keep[:, 1], keep[:, 0]] = 1
     return new
+
+
+def constants_for(scale: float) -> dict[str, float]:
+    """Return the arguments of `evolve_mask` that grow with targets `scale` times as large as the published ones."""
+    if scale == 1:
+        return {}
+    return {
+        "neighborhood": 2 * round(NEIGHBORHOOD // 2 * scale) + 1,
+        "core": 2 * round(CORE // 2 * scale) + 1,
+        "area_scale": AREA_SCALE * scale**2,
+    }
 
 
 def _parts_touching(above: np.ndarray, near: tuple[slice, slice]) -> np.ndarray:

@@ -8,9 +8,23 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+PUBLISHED_SIZE = 8  # The largest square of this side in pixels has a contour of at most the published area.
+WINDOW = 20  # pixels
+MAX_AREA = 50  # pixels
 MARGIN = 1  # pixels that the 3x3 blur reaches beyond the window
 
 Points = Sequence[Sequence[int]]
+
+
+def target_scale(size: float) -> float:
+    """Return the size of targets of `size` pixels a side in multiples of the published one.
+
+    Raises:
+        ValueError: the size is below one pixel.
+    """
+    if size < 1:
+        raise ValueError(f"ISTD.LABELS.TARGET_SIZE must be at least 1 pixel, not {size}.")
+    return size / PUBLISHED_SIZE
 
 
 def check_points(points: Points, height: int, width: int) -> np.ndarray:
@@ -27,10 +41,12 @@ def initialize_mask(
     image: np.ndarray,
     points: Points,
     *,
-    window: int = 20,
+    scale: float = 1.0,
+    both: bool = False,
+    window: int = WINDOW,
     blur_sigma: float = 1.0,
     canny: tuple[float, float] = (20, 40),
-    max_area: float = 50,
+    max_area: float = MAX_AREA,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask that the image's own edges give around each point.
 
@@ -46,6 +62,9 @@ def initialize_mask(
     Args:
         image: (H, W), any dtype, gray values 0..255.
         points: N times [x, y], 0-based pixel indices.
+        scale: size of the targets in multiples of the published one; the steps see an image that is shrunk by it.
+        both: a point on a dark spot gets the contour of the inverted image; False takes all targets as bright.
+        window, blur_sigma, canny, max_area: constants of the steps.
 
     Returns:
         mask: (H, W) float32, 0 or 1.
@@ -57,16 +76,16 @@ def initialize_mask(
     image = np.asarray(image)
     height, width = image.shape
     array = check_points(points, height, width)
-    mask = np.zeros((height, width), np.float32)
-    has_region = np.zeros(len(array), bool)
-    half = window // 2
-    for i, (x, y) in enumerate(array):
-        x0, y0 = max(0, x - half), max(0, y - half)
-        x1, y1 = min(width, x - half + window), min(height, y - half + window)
-        filled = _closed_contour(_detail(image, x0, y0, x1, y1, blur_sigma), int(x - x0), int(y - y0), canny, max_area)
-        if filled is not None:
-            has_region[i] = True
-            np.maximum(mask[y0:y1, x0:x1], filled, out=mask[y0:y1, x0:x1])
+    steps = {"both": both, "window": window, "blur_sigma": blur_sigma, "canny": canny, "max_area": max_area}
+    if scale == 1:
+        mask, has_region = _contours(image, array, **steps)
+    else:
+        size = np.maximum(1, np.rint(np.array([width, height]) / scale)).astype(int)
+        interpolation = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        small = cv2.resize(image.astype(np.float32), size.tolist(), interpolation=interpolation)
+        small_points = np.minimum((array + 0.5) * size / (width, height), size - 1).astype(int)
+        small_mask, has_region = _contours(small, small_points, **steps)
+        mask = (cv2.resize(small_mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.float32)
     mask[array[:, 1], array[:, 0]] = 1
     return mask, has_region
 
@@ -74,6 +93,32 @@ def initialize_mask(
 def is_easy(has_region: np.ndarray, share: float = 0.8) -> bool:
     """Return whether at least `share` of the points got a contour; an image without points is easy."""
     return not has_region.size or bool(has_region.mean() >= share)
+
+
+def _contours(
+    image: np.ndarray, points: np.ndarray, both: bool, window: int, blur_sigma: float, canny, max_area: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (H, W) mask of the filled contours around (N, 2) points, and whether each point has one."""
+    height, width = image.shape
+    mask = np.zeros((height, width), np.float32)
+    has_region = np.zeros(len(points), bool)
+    half = window // 2
+    for i, (x, y) in enumerate(points):
+        x0, y0 = max(0, x - half), max(0, y - half)
+        x1, y1 = min(width, x - half + window), min(height, y - half + window)
+        source = 255 - image if both and _is_dark(image[y0:y1, x0:x1], x - x0, y - y0) else image
+        filled = _closed_contour(_detail(source, x0, y0, x1, y1, blur_sigma), int(x - x0), int(y - y0), canny, max_area)
+        if filled is not None:
+            has_region[i] = True
+            np.maximum(mask[y0:y1, x0:x1], filled, out=mask[y0:y1, x0:x1])
+    return mask, has_region
+
+
+def _is_dark(part: np.ndarray, x: int, y: int) -> bool:
+    """Return whether a pixel beside (x, y) lies further below the median of its surroundings than one lies above."""
+    near = part[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+    background = float(np.median(part))
+    return background - float(near.min()) > float(near.max()) - background
 
 
 def _detail(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, sigma: float) -> np.ndarray:

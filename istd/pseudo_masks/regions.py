@@ -13,8 +13,8 @@ import numpy as np
 
 from istd.pseudo_masks.initialize import Points, check_points
 
-POLARITIES = ("bright", "dark")
-REACH = 24  # pixels from the point to the border of its window
+POLARITIES = ("bright", "dark", "both")
+REACH = 24  # pixels from the point to the border of its window, at a scale of 1
 FIRST_LEVEL = 0.7
 LAST_LEVEL = 0.05  # Growth goes no lower, however small the noise is.
 STEP = 0.05
@@ -57,6 +57,7 @@ def grow_mask(
     noise: float | None = None,
     gain: float = 1.0,
     polarity: str = "bright",
+    scale: float = 1.0,
     max_area: int = 400,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask that grows from the points of an image.
@@ -80,8 +81,9 @@ def grow_mask(
         noise: noise of the images in gray values; the median of `window_noise` over all points of a data set is better
             than None, which takes the noise of each point's own window.
         gain: factor of the last level; lower values make larger regions. `fit_gain` fits it to true masks.
-        polarity: "bright", or "dark" for targets below their background.
-        max_area: largest region in pixels.
+        polarity: "bright", "dark" for targets below their background, or "both" for what each point shows more clearly.
+        scale: size of the targets in multiples of the default; the side of the window and the areas follow.
+        max_area: largest region in pixels, at a scale of 1.
 
     Returns:
         mask: (H, W) float32, 0 or 1.
@@ -97,23 +99,24 @@ def grow_mask(
     mask = np.zeros(image.shape, np.float32)
     has_region = np.zeros(len(array), bool)
     for i, (x, y) in enumerate(array):
-        window = cut_window(image, int(x), int(y), polarity)
+        window = cut_window(image, int(x), int(y), polarity, scale)
         has_region[i] = window.contrast > 0
         if has_region[i]:
             last = last_level(window.contrast, window.noise if noise is None else noise, gain)
-            region = grow_region(window, last, max_area)
+            region = grow_region(window, last, round(max_area * scale**2))
             has_region[i] = region.any()
             mask[window.place][region] = 1
     mask[array[:, 1], array[:, 0]] = 1
     return mask, has_region
 
 
-def window_noise(image: np.ndarray, points: Points) -> np.ndarray:
+def window_noise(image: np.ndarray, points: Points, scale: float = 1.0) -> np.ndarray:
     """Return the noise around each point: the root mean square difference of its window from the window's median.
 
     Args:
         image: (H, W), any dtype, finite.
         points: N times [x, y].
+        scale: see `grow_mask`.
 
     Returns:
         (N,) float64 in gray values.
@@ -123,23 +126,29 @@ def window_noise(image: np.ndarray, points: Points) -> np.ndarray:
     """
     image = np.asarray(image)
     array = check_points(points, *image.shape)
-    return np.array([cut_window(image, int(x), int(y), "bright").noise for x, y in array], np.float64)
+    return np.array([cut_window(image, int(x), int(y), "bright", scale).noise for x, y in array], np.float64)
 
 
-def fit_gain(samples: Iterable[tuple[np.ndarray, Points, np.ndarray]], noise: float, polarity: str = "bright") -> float:
+def fit_gain(
+    samples: Iterable[tuple[np.ndarray, Points, np.ndarray]],
+    noise: float,
+    polarity: str = "bright",
+    scale: float = 1.0,
+) -> float:
     """Return the gain of `grow_mask`, from 0.1 to 2, whose masks have the largest mean IoU with true masks.
 
     Args:
         samples: image (H, W), its points, and its true mask (H, W), which is nonzero on targets.
-        noise, polarity: see `grow_mask`.
+        noise, polarity, scale: see `grow_mask`.
 
     Raises:
         ValueError: there is no sample with points, or see `grow_mask`.
     """
+    options = {"noise": noise, "polarity": polarity, "scale": scale}
     ious = []
     for image, points, truth in samples:
         if len(points):
-            masks = (grow_mask(image, points, noise=noise, gain=gain, polarity=polarity)[0] > 0 for gain in GAINS)
+            masks = (grow_mask(image, points, gain=gain, **options)[0] > 0 for gain in GAINS)
             target = np.asarray(truth) > 0
             ious.append([(mask & target).sum() / (mask | target).sum() for mask in masks])
     if not ious:
@@ -147,19 +156,21 @@ def fit_gain(samples: Iterable[tuple[np.ndarray, Points, np.ndarray]], noise: fl
     return float(GAINS[np.mean(ious, axis=0).argmax()])
 
 
-def cut_window(image: np.ndarray, x: int, y: int, polarity: str) -> Window:
+def cut_window(image: np.ndarray, x: int, y: int, polarity: str, scale: float = 1.0) -> Window:
     """Return the window around a pixel of an (H, W) image; ValueError unless `polarity` is one of POLARITIES."""
+    reach = round(REACH * scale)
     if polarity not in POLARITIES:
         raise ValueError(f"the polarity of targets must be one of {POLARITIES}, not '{polarity}'.")
-    rows = slice(max(0, y - REACH), min(image.shape[0], y + REACH + 1))
-    columns = slice(max(0, x - REACH), min(image.shape[1], x + REACH + 1))
+    rows = slice(max(0, y - reach), min(image.shape[0], y + reach + 1))
+    columns = slice(max(0, x - reach), min(image.shape[1], x + reach + 1))
     height = image[rows, columns].astype(np.float64)
     height -= np.median(height)
-    if polarity == "dark":
-        height = -height
     row, column = y - rows.start, x - columns.start
     top, left = max(0, row - 1), max(0, column - 1)
     near = height[top : row + 2, left : column + 2]
+    if polarity == "dark" or (polarity == "both" and -near.min() > near.max()):
+        height = -height
+        near = -near
     peak_row, peak_column = np.unravel_index(near.argmax(), near.shape)
     inner = np.ones(height.shape, bool)
     inner[0] &= rows.start == 0

@@ -1,6 +1,11 @@
 """One rule scales a schedule to a batch for which it was not written."""
 
+import logging
+
 from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 
 def scale_schedule(cfg: CfgNode) -> CfgNode:
@@ -10,7 +15,10 @@ def scale_schedule(cfg: CfgNode) -> CfgNode:
     accumulated (`SOLVER.ACCUMULATE`). The rate is multiplied by b*k/B, and every count of iterations (length, steps,
     warm-up, burn-in, periods of evaluation, checkpoints, overlays and calibration) by B/b, so that training sees as
     many images. The decays of the teacher's and the calibration's averages become decay^(b/B), so that the averages
-    cover as many images. `S4M.UNLABELED_BATCH` does not change.
+    cover as many images. `S4M.UNLABELED_BATCH` is multiplied by b/B, to a multiple of the number of processes.
+
+    One line of the log says what becomes of the schedule, and a warning names a warm-up or a period of evaluation that
+    the training is too short for.
 
     Returns:
         a new frozen configuration with REFERENCE_BATCH 0, or `cfg` itself if its REFERENCE_BATCH is 0.
@@ -35,6 +43,34 @@ def scale_schedule(cfg: CfgNode) -> CfgNode:
     cfg.S4M.TEACHER.EMA_DECAY **= 1 / factor
     cfg.S4M.CALIBRATION.PERIOD = scaled(cfg.S4M.CALIBRATION.PERIOD)
     cfg.S4M.CALIBRATION.DECAY **= 1 / factor
+    processes = comm.get_world_size()
+    cfg.S4M.UNLABELED_BATCH = processes * max(1, round(cfg.S4M.UNLABELED_BATCH / factor / processes))
     cfg.SOLVER.REFERENCE_BATCH = 0
     cfg.freeze()
+    _tell(cfg, reference)
     return cfg
+
+
+def _tell(cfg: CfgNode, reference: int) -> None:
+    solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
+    logger.info(
+        "The schedule for %d images is scaled to %d labeled and %d unlabeled ones: %d iterations, a warm-up of %d, "
+        "steps at %s, an evaluation every %d, a rate of %g.",
+        reference,
+        solver.IMS_PER_BATCH,
+        cfg.S4M.UNLABELED_BATCH if cfg.DATASETS.UNLABELED else 0,
+        solver.MAX_ITER,
+        solver.WARMUP_ITERS,
+        list(solver.STEPS),
+        period,
+        solver.BASE_LR,
+    )
+    for key, count in (("SOLVER.WARMUP_ITERS", solver.WARMUP_ITERS), ("TEST.EVAL_PERIOD", period)):
+        if count >= solver.MAX_ITER > 1:
+            logger.warning(
+                "%s is %d after scaling, and the training ends after %d iterations: set it, or set "
+                "SOLVER.REFERENCE_BATCH 0 to take all numbers as they are.",
+                key,
+                count,
+                solver.MAX_ITER,
+            )

@@ -1,5 +1,6 @@
 """Checkpoints of teacher-student models are loaded whole, in part, or from plain networks."""
 
+import logging
 from collections.abc import Iterable
 
 from detectron2.config import CfgNode
@@ -8,6 +9,8 @@ from detectron2.utils.file_io import PathManager
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.files import load_weights
 from s4m.modeling.teacher_student import TeacherStudent
+
+logger = logging.getLogger(__name__)
 
 
 def _is_teacher_student(names: Iterable[str]) -> bool:
@@ -59,17 +62,20 @@ def network_weights(checkpoint: dict, network: str, path: str) -> dict:
 def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:
     """Load the weights of stage 1 into the teacher and, with `S4M.STUDENT_INIT teacher`, into the student.
 
-    Without `S4M.TEACHER.WEIGHTS` the teacher starts as a copy of the student.
+    Without `S4M.TEACHER.WEIGHTS` the teacher is that of `MODEL.WEIGHTS`, if they are a checkpoint of stage 2, or else a
+    copy of the student. The log names it.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, unsafe or of another network.
     """
-    if cfg.S4M.STUDENT_INIT not in ("backbone", "teacher"):
-        raise ValueError(f"S4M.STUDENT_INIT must be backbone or teacher, not '{cfg.S4M.STUDENT_INIT}'.")
     if model.teacher is None:
         return
     if not cfg.S4M.TEACHER.WEIGHTS:
-        model.reset_teacher()
+        if model.has_loaded_teacher:
+            logger.info("The teacher is that of MODEL.WEIGHTS '%s'.", cfg.MODEL.WEIGHTS)
+        else:
+            model.reset_teacher()
+            logger.info("The teacher starts as a copy of the student, because S4M.TEACHER.WEIGHTS names no file.")
         return
     path = PathManager.get_local_path(cfg.S4M.TEACHER.WEIGHTS)
     weights = network_weights(load_weights(path, "S4M.TEACHER.WEIGHTS"), "student", path)
@@ -79,5 +85,6 @@ def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"S4M.TEACHER.WEIGHTS: '{path}' does not fit the configured network: {reason}") from error
     model.awaited_teacher = ""
+    logger.info("The teacher is the student of '%s'.", path)
     if cfg.S4M.STUDENT_INIT == "teacher":
         model.student.load_state_dict(weights)

@@ -91,6 +91,7 @@ class TeacherStudent(nn.Module):
         self.evaluate = evaluate
         self.strong_labeled = strong_labeled
         self.awaited_teacher = "" if teacher is None else teacher_weights  # It is empty once they are loaded.
+        self.has_loaded_teacher = False  # It is True once a checkpoint has brought a teacher.
         self.last_record: PseudoLabelRecord | None = None  # It is of the latest training step.
         self._match_counts: deque[torch.Tensor] = deque(maxlen=_LOGGED_BATCHES)
         self.sam_source: Callable[[list[dict]], Source] | None = None  # None: SAM sees the augmented views.
@@ -152,9 +153,19 @@ class TeacherStudent(nn.Module):
         update_ema(self.teacher, self.student, decay=0.0)
 
     def forward(self, batch: dict[str, list[dict]] | list[dict]) -> dict[str, torch.Tensor] | list[dict]:
-        """Return losses in training and Detectron2's outputs in eval mode."""
+        """Return losses in training and Detectron2's outputs in eval mode.
+
+        Raises:
+            ValueError: a model with a teacher gets a list of labeled images alone in training.
+        """
         if not self.training:
             return (self.teacher if self.evaluate == "teacher" else self.student)(batch)
+        if isinstance(batch, list) and self.teacher is not None:
+            raise ValueError(
+                "DATASETS.UNLABELED is set, but the loader gives a list of labeled images without unlabeled ones: "
+                "build the loader by s4m.data.two_stream.build_two_stream_loader and register the hook "
+                "s4m.engine.hooks.MeanTeacher, as S4MTrainer does."
+            )
         labeled, unlabeled = (batch, []) if isinstance(batch, list) else (batch["labeled"], batch["unlabeled"])
         losses = self._learn_from_labels(labeled) if labeled else {}
         if unlabeled and self.teacher is not None:
@@ -236,6 +247,7 @@ class TeacherStudent(nn.Module):
         """Let the weights of a plain student load into the student, and note that a checkpoint brings the teacher."""
         if any(key.startswith(f"{prefix}teacher.") for key in state):
             model.awaited_teacher = ""
+            model.has_loaded_teacher = True
         own = (f"{prefix}student.", f"{prefix}teacher.")
         if not any(key.startswith(own) for key in state):
             for key in [k for k in state if k.startswith(prefix)]:

@@ -56,6 +56,41 @@ def test_unknown_file_is_named_in_one_sentence(name, elsewhere):
     assert str(error.value) == sentence
 
 
+def add_float_keys(cfg: CfgNode) -> None:
+    cfg.TEST_KEYS = CfgNode({"RATE": 0.5, "COUNT": 2, "NAMES": ("a",)})
+
+
+def test_an_integer_stands_for_a_float(tmp_path):
+    file = write(tmp_path / "a.yaml", "TEST_KEYS: {RATE: 3, COUNT: 4}\nSOLVER: {BASE_LR: 1}\nVERSION: 2\n")
+    cfg = compose_config([file], ["SOLVER.GAMMA", "-2"], [add_float_keys])
+    values = (cfg.TEST_KEYS.RATE, cfg.TEST_KEYS.COUNT, cfg.SOLVER.BASE_LR, cfg.SOLVER.GAMMA)
+    assert values == (3.0, 4, 1.0, -2.0)
+    assert [type(value) for value in values] == [float, int, float, float]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("TEST_KEYS.COUNT", "1.5", "TEST_KEYS.COUNT must be a int such as 2, not the float 1.5."),
+        ("TEST_KEYS.RATE", "much", "TEST_KEYS.RATE must be a float such as 0.5, not the str much."),
+        (
+            "TEST_KEYS.NAMES",
+            "('b')",
+            "TEST_KEYS.NAMES must be a tuple such as ('a',), not the str b; one name needs a comma behind it: ('b',).",
+        ),
+    ],
+)
+def test_a_wrong_type_is_told_in_a_sentence_that_begins_with_the_key(key, value, sentence, tmp_path):
+    with pytest.raises(ValueError) as error:
+        compose_config([], [key, value], [add_float_keys])
+    assert str(error.value) == sentence
+    *groups, name = key.split(".")
+    file = write(tmp_path / "a.yaml", f"{groups[0]}: {{{name}: \"{value}\"}}\nVERSION: 2\n")
+    with pytest.raises(ValueError) as error:
+        compose_config([file], add_keys=[add_float_keys])
+    assert str(error.value) == sentence
+
+
 def test_later_files_and_then_options_override(tmp_path):
     first = write(tmp_path / "first.yaml", "TEST_KEYS: {FIRST: 1, SECOND: 1, THIRD: 1}\nVERSION: 2\n")
     second = write(tmp_path / "second.yaml", "TEST_KEYS: {SECOND: 2, THIRD: 2}\nVERSION: 2\n")

@@ -1,5 +1,7 @@
 """Network files: writing, reading, wrong ones, and running a network at any size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,13 @@ def test_a_runner_repeats_the_gray_image():
     with torch.no_grad():
         wanted = network(torch.nn.functional.pad(x, (0, 16, 0, 16))).sigmoid()[0, 0, :16, :16]
     assert np.allclose(run_network(network, Recipe("MLCLNet"))(gray), wanted.numpy(), atol=1e-6)
+
+
+def test_a_network_for_dark_targets_is_fed_inverted_images(acm, tmp_path):
+    network, recipe = acm
+    recipe = replace(recipe, polarity="dark")
+    gray = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.float32)
+    save_network(tmp_path / "dark.pth", network, recipe)
+    loaded, loaded_recipe = load_network(tmp_path / "dark.pth")
+    wanted = run_network(loaded, replace(recipe, polarity="bright"))(255 - gray)
+    assert np.array_equal(run_network(loaded, loaded_recipe)(gray), wanted)

@@ -61,3 +61,15 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     (tmp_path / "bad" / "a.png").write_bytes(b"no image")
     assert run_command(command, [str(tmp_path / "bad"), "--output", str(tmp_path / "p.csv")]) == 1
     assert "a.png cannot be read as an image" in capsys.readouterr().err and not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("output", ["points", "points.csv"])
+def test_masks_of_sequences_keep_their_folders(masks, output):
+    for sequence in ("s1", "s2"):
+        (masks / sequence).mkdir()
+    (masks / "b.png").rename(masks / "s1" / "0000.png")
+    (masks / "c.png").rename(masks / "s2" / "0000.png")
+    path = masks.parent / output
+    assert run_command(command, [str(masks), "--output", str(path)]) == 0
+    points = PointSource(path)
+    assert points("s1/0000", 40, 50) == [] and points("s2/0000", 40, 50) == [[5, 5], [30, 20]]

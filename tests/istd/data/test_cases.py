@@ -14,13 +14,12 @@ from d2kit.config_files import compose_config
 from istd import add_istd_config
 from istd.checkpoints import load_network
 from istd.commands import detect
+from istd.data.check import check_before_training
 from istd.data.datasets import load_sirst
-from istd.data.images import BadImageError, read_infrared, read_mask
-from istd.data.mask_files import check_masks
+from istd.data.images import read_infrared, read_mask
 from istd.data.points import points_from_mask
 from istd.deploy import ISTDPredictor
 from istd.deploy.runners import run_network
-from istd.engine.data import TrainingData
 from istd.pseudo_masks.initialize import initialize_mask
 
 SPLITS = ("train", "val", "test")
@@ -64,7 +63,6 @@ def assert_found(answer: dict, points: list) -> None:
 def test_masks_have_their_targets(cases, name):
     folder, table = cases
     records = records_of(folder / name)
-    check_masks(records)
     assert len(records) == sum(table[name]["numbers"]["images"].values())
     for record in records:
         mask = read_mask(record["mask_file"])
@@ -73,12 +71,6 @@ def test_masks_have_their_targets(cases, name):
     for image, pixels in table[name]["numbers"].get("mask_pixels", {}).items():
         (record,) = (record for record in records if record["image_id"] == image)
         assert read_mask(record["mask_file"]).sum() == pixels
-
-
-@pytest.mark.parametrize("name, reason", [("masks_inverted", "99 % of it is target"), ("mask_jpeg_01", "JPEG")])
-def test_masks_that_are_none_are_refused_by_name(cases, name, reason):
-    with pytest.raises(BadImageError, match=rf"{name}/masks/scene_0\d\.(png|jpg) .*{reason}"):
-        check_masks(records_of(cases[0] / name))
 
 
 @pytest.mark.parametrize("name", ["bad_pixels", "tiff_nan"])
@@ -133,4 +125,4 @@ def test_a_training_does_not_start(cases, name, key, tmp_path):
     cfg.DATASETS[key] = (f"sirst:{folder / name}:test.txt",)
     cfg.OUTPUT_DIR = os.fspath(tmp_path)
     with pytest.raises(ValueError, match=rf"{name}/masks/scene_0\d"):
-        TrainingData(cfg)
+        check_before_training(cfg)

@@ -1,4 +1,5 @@
 import logging
+import shutil
 
 import cv2
 import numpy as np
@@ -7,7 +8,13 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from istd import add_istd_config
-from istd.data.datasets import load_sirst, register_sirst, resolve_config_datasets, resolve_datasets
+from istd.data.datasets import (
+    give_distinct_ids,
+    load_sirst,
+    register_sirst,
+    resolve_config_datasets,
+    resolve_datasets,
+)
 
 
 def write(path, size=(20, 30), points=()):
@@ -92,6 +99,129 @@ def test_a_split_that_names_a_missing_image(root):
     (root / "images" / "c.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.txt names image 'c', which is not in .*images"):
         load_sirst(root, "train")
+
+
+def move(root, name, path):
+    """Give an image, its mask and its points another name."""
+    for folder in ("images", "masks", "masks_centroid"):
+        target = root / folder / f"{path}.png"
+        target.parent.mkdir(exist_ok=True)
+        (root / folder / f"{name}.png").rename(target)
+
+
+@pytest.fixture
+def sequences(root):
+    move(root, "a", "s1/0000")
+    move(root, "b", "s2/0000")
+    move(root, "c", "s2/0001")
+    (root / "train.txt").write_text("s1/0000\n./s2/0000.png\ns2\\0001.png\n")
+    return root
+
+
+def test_sequences_keep_their_folders(sequences):
+    dicts = load_sirst(sequences, "train")
+    assert [record["image_id"] for record in dicts] == ["s1/0000", "s2/0000", "s2/0001"]
+    assert [len(record["points"]) for record in dicts] == [1, 0, 2]
+    assert all(record["mask_file"].endswith(f"masks/{record['image_id']}.png") for record in dicts)
+
+
+def test_a_mask_or_a_row_without_folder_serves_only_a_name_that_is_the_only_one(sequences):
+    for folder in ("masks", "masks_centroid"):
+        (sequences / folder / "s2" / "0001.png").rename(sequences / folder / "0001.png")
+        (sequences / folder / "s2" / "0000.png").rename(sequences / folder / "0000.png")
+    with pytest.raises(ValueError, match=r"names image 's2/0000', which has no points"):
+        load_sirst(sequences, "train")
+    (sequences / "p.csv").write_text("image,x,y\n/data/s1/0000.png,1,2\ns2/0000,,\n0001,3,4\n")
+    dicts = load_sirst(sequences, "train", points="p.csv")
+    assert [record["points"] for record in dicts] == [[[1, 2]], [], [[3, 4]]]
+    assert ["mask_file" in record for record in dicts] == [True, False, True]
+
+
+def test_lines_that_begin_with_the_folder_of_images(root):
+    (root / "train.txt").write_text("images/a.png\nimages/c.png\n")
+    assert [record["image_id"] for record in load_sirst(root, "train")] == ["a", "c"]
+
+
+def test_a_split_in_utf_16_and_names_with_umlauts(root):
+    move(root, "a", "A\u0308")  # decomposed, as macOS writes names
+    (root / "train.txt").write_bytes("\u00c4.png\r\nb\r\n".encode("utf-16"))
+    dicts = load_sirst(root, "train")
+    assert [record["image_id"] for record in dicts] == ["\u00c4", "b"] and "mask_file" in dicts[0]
+
+
+@pytest.mark.parametrize("line", ["../images/a.png", "/etc/a.png"])
+def test_a_line_that_leads_out_of_the_folder_is_refused(root, line):
+    (root / "train.txt").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"train\.txt names image '.*', which leads out of the folder"):
+        load_sirst(root, "train")
+
+
+def test_masks_with_other_names_than_the_images_are_refused(root):
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_name(f"truth-{path.name}"))
+    with pytest.raises(ValueError, match=r"has a mask in .*masks|masks has no mask for any image"):
+        load_sirst(root, "train")
+
+
+def test_masks_of_other_splits_alone_are_fine(root):
+    (root / "val.txt").write_text("a\n")
+    (root / "masks" / "a.png").unlink()
+    assert "mask_file" not in load_sirst(root, "val")[0]
+
+
+def test_points_that_do_not_exist_name_the_command_that_makes_them(root):
+    with pytest.raises(FileNotFoundError, match=r"points '.*none' do not exist: `istd points .*masks --output .*none`"):
+        load_sirst(root, "train", points="none")
+
+
+def test_fractions_are_refused_without_their_unit(root):
+    (root / "p.csv").write_text("image,x,y\na,0.5,0.25\nb,,\nc,0.1,0.9\n")
+    with pytest.raises(ValueError, match=r"p\.csv: all coordinates lie within 0\.\.1"):
+        load_sirst(root, "train", points="p.csv")
+    name = f"sirst:{root}:train.txt:points=p.csv,unit=fraction"
+    resolve_datasets([name])
+    assert [record["points"] for record in DatasetCatalog.get(name)] == [[[15, 5]], [], [[3, 18]]]
+
+
+@pytest.fixture
+def two_roots(root, tmp_path_factory):
+    other = tmp_path_factory.mktemp("more") / "other"
+    shutil.copytree(root, other)
+    write(other / "images" / "a.png", points=[(2, 2)])
+    return tuple(f"sirst:{folder}:train.txt" for folder in (root, other))
+
+
+def test_equal_names_of_two_sets_get_ids_of_their_own(two_roots, root):
+    resolve_datasets(two_roots)
+    sets = [(name, DatasetCatalog.get(name)) for name in two_roots]
+    first, second = give_distinct_ids(sets)
+    assert [record["image_id"] for record in (*first, *second)] == [
+        *(f"{root.name}/{name}" for name in "abc"),
+        *(f"other/{name}" for name in "abc"),
+    ]
+    assert give_distinct_ids(sets[:1]) == [sets[0][1]]
+
+
+def test_one_image_in_two_sets_keeps_its_id(root):
+    names = (f"sirst:{root}:train.txt", f"sirst:{root}:train")
+    resolve_datasets(names)
+    first, second = give_distinct_ids([(name, DatasetCatalog.get(name)) for name in names])
+    assert first == second and first[0]["image_id"] == "a"
+
+
+def test_a_default_that_stays_beside_own_data_is_named(root, monkeypatch, tmp_path, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    cfg = get_cfg()
+    add_istd_config(cfg)
+    cfg.DATASETS.TRAIN = (f"sirst:{root}:train.txt",)
+    cfg.DATASETS.VALIDATION = ("sirst:datasets/sirst:val.txt",)
+    with pytest.raises(FileNotFoundError, match=r"^DATASETS\.VALIDATION has its default.*while DATASETS\.TRAIN names"):
+        resolve_config_datasets(cfg)
+    (tmp_path / "datasets" / "sirst").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        resolve_config_datasets(cfg)
+    assert "DATASETS.VALIDATION has its default" in caplog.text
 
 
 def test_a_split_that_names_an_image_twice(root):

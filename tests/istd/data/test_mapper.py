@@ -149,3 +149,15 @@ def test_the_finite_set_of_views_follows_the_seed(tmp_path, cfg):
 
     assert len(views(1)) == 2 and views(1) == views(1)
     assert views(1).isdisjoint(views(2)) and views(-1) == views(0)
+
+
+def test_dark_targets_become_bright_ones(tmp_path, cfg):
+    given = record(tmp_path)
+    bright = ISTDMapper(cfg, False)(given)["image"]
+    cfg.ISTD.INPUT.POLARITY = "dark"
+    assert torch.equal(ISTDMapper(cfg, False)(given)["image"], 255 - bright)
+    cfg.ISTD.INPUT.POLARITY = "both"
+    assert torch.equal(ISTDMapper(cfg, False)(given)["image"], bright)
+    cfg.ISTD.INPUT.POLARITY = "black"
+    with pytest.raises(ValueError, match="ISTD.INPUT.POLARITY must be one of bright, dark, both, not 'black'"):
+        ISTDMapper(cfg, False)

@@ -1,6 +1,5 @@
 import csv
 import json
-import logging
 
 import cv2
 import numpy as np
@@ -122,11 +121,12 @@ def test_a_point_outside_names_the_file(tmp_path, source):
         points("a", 20, 30)
 
 
-def test_two_points_on_one_pixel_are_merged_with_one_warning(tmp_path, caplog):
+def test_two_points_on_one_pixel_are_merged_and_told(tmp_path):
     write_csv(tmp_path / "p.csv", [("a", 3, 4), ("a", 5, 6), ("a", 3, 4), ("a", 3, 4)])
-    with caplog.at_level(logging.WARNING):
-        assert PointSource(tmp_path / "p.csv")("a", 20, 30) == [[3, 4], [5, 6]]
-    assert len(caplog.records) == 1 and "p.csv: image 'a' has two points on one pixel" in caplog.text
+    points = PointSource(tmp_path / "p.csv")
+    assert points("a", 20, 30) == [[3, 4], [5, 6]]
+    [cause] = points.findings
+    assert cause.level == "repaired" and "p.csv: image 'a' has two points on one pixel" in cause.examples[0]
 
 
 def test_unknown_images_and_sources(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from istd.pseudo_masks.evolve import evolve_mask
+from istd.pseudo_masks.evolve import constants_for, evolve_mask
 
 SIZE = 64
 SCALE = 0.0015 * SIZE * SIZE
@@ -80,3 +80,13 @@ def test_shapes_and_points_are_checked():
         evolve_mask(np.zeros((4, 5)), np.zeros((5, 4)))
     with pytest.raises(ValueError, match="outside"):
         evolve_mask(np.zeros((4, 5)), np.zeros((4, 5)), points=[[5, 0]])
+
+
+def test_large_targets_evolve_where_small_ones_only_decay():
+    assert constants_for(1) == {}
+    mask = square(8, 8, 16, 16)
+    probability = 0.9 * square(6, 6, 20, 20)
+    options = {"points": [[16, 16]], "decay": 0.9}
+    small = evolve_mask(mask, probability, **options)
+    large = evolve_mask(mask, probability, **options, **constants_for(5))
+    assert small[7, 7] == 0 and large[7, 7] == np.float32(0.45)

@@ -3,7 +3,7 @@ import pytest
 
 from istd.data.datasets import load_sirst
 from istd.data.images import read_infrared, read_mask
-from istd.pseudo_masks.initialize import initialize_mask, is_easy
+from istd.pseudo_masks.initialize import initialize_mask, is_easy, target_scale
 
 
 def blob(height=60, width=80, centers=((40, 30),), radius=2.0, level=140.0):
@@ -85,3 +85,37 @@ def test_share_of_easy_images_on_real_data(shared):
     assert len(dicts) == 153
     assert abs(easy / len(dicts) - 132 / 214) < 0.03
     assert abs(intersection / union - 0.63) < 0.02
+
+
+@pytest.mark.parametrize("scale", [2, 5])
+def test_targets_of_another_size(scale):
+    image = blob(60 * scale, 80 * scale, [(40 * scale, 30 * scale)], radius=2.5 * scale)
+    target = image > 100
+    _, found = initialize_mask(image, [[40 * scale, 30 * scale]])
+    mask, found_scaled = initialize_mask(image, [[40 * scale, 30 * scale]], scale=scale)
+    assert found.tolist() == [False] and found_scaled.tolist() == [True]
+    assert set(np.unique(mask)) == {0.0, 1.0} and mask.shape == image.shape
+    assert (target & (mask > 0)).sum() / (target | (mask > 0)).sum() > 0.5
+
+
+def test_points_of_a_shrunk_image_stay_and_none_give_none():
+    mask, found = initialize_mask(np.full((41, 43), 90.0), [[42, 40], [0, 0]], scale=3.3)
+    assert found.tolist() == [False, False] and np.argwhere(mask).tolist() == [[0, 0], [40, 42]]
+    mask, found = initialize_mask(blob(), [], scale=2)
+    assert not mask.any() and found.shape == (0,)
+
+
+def test_dark_and_bright_targets_of_one_image():
+    image = blob(centers=[(20, 20)]) - blob(centers=[(60, 40)], radius=1.5) + 140
+    points = [[20, 20], [60, 40]]
+    mask, found = initialize_mask(image, points, both=True)
+    assert found.tolist() == [True, True]
+    assert np.array_equal(mask[:, :40], initialize_mask(image, points)[0][:, :40])
+    assert np.array_equal(mask[:, 40:], initialize_mask(255 - image, points)[0][:, 40:])
+    assert not np.array_equal(mask[:, 40:], initialize_mask(image, points)[0][:, 40:])
+
+
+def test_the_size_of_targets_is_at_least_a_pixel():
+    assert target_scale(8) == 1 and target_scale(20) == 2.5
+    with pytest.raises(ValueError, match="ISTD.LABELS.TARGET_SIZE must be at least 1 pixel, not 0"):
+        target_scale(0)

@@ -154,7 +154,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"point \(100, 3\) is outside its image of 100x80 pixels"):
         grow_mask(image, [[100, 3]])
     with pytest.raises(ValueError, match="polarity of targets must be one of"):
-        grow_mask(image, [[5, 5]], polarity="both")
+        grow_mask(image, [[5, 5]], polarity="gray")
     with pytest.raises(ValueError, match="must not be negative"):
         grow_mask(image, [[5, 5]], gain=-1.0)
     with pytest.raises(ValueError, match="there are none"):
@@ -180,3 +180,21 @@ def test_start_masks_of_real_images(shared):
     intersection = sum((mask & truth).sum() for mask, (*_, truth) in zip(masks, samples, strict=True))
     union = sum((mask | truth).sum() for mask, (*_, truth) in zip(masks, samples, strict=True))
     assert 100 * intersection / union == pytest.approx(78.6, abs=0.3)
+
+
+def test_both_polarities_follow_what_each_point_shows():
+    image = spots((20, 30, 2.0, 50.0)) - spots((60, 30, 2.0, 50.0)) + 100
+    points = [[20, 30], [60, 30]]
+    mask, has_region = grow_mask(image, points, noise=4.0, polarity="both")
+    assert has_region.all()
+    assert np.array_equal(mask[:, :40], grow_mask(image, points, noise=4.0)[0][:, :40])
+    assert np.array_equal(mask[:, 40:], grow_mask(image, points, noise=4.0, polarity="dark")[0][:, 40:])
+
+
+def test_large_targets_need_a_scale():
+    image = np.zeros((120, 120), np.float32)
+    image[40:80, 40:80] = 100
+    small, found = grow_mask(image, [[60, 60]], noise=1.0)
+    large, found_scaled = grow_mask(image, [[60, 60]], noise=1.0, scale=3)
+    assert found.tolist() == [False] and found_scaled.tolist() == [True]
+    assert small.sum() == 1 and np.array_equal(large > 0, image > 0)

@@ -47,6 +47,33 @@ def test_averages_keep_their_length_in_images(batch, accumulate):
     assert periods == [200 * longer, 10 * longer]
 
 
+@pytest.mark.parametrize(
+    ("batch", "processes", "unlabeled"), [(16, 1, 8), (4, 1, 2), (1, 1, 1), (32, 1, 16), (4, 4, 4), (12, 4, 8)]
+)
+def test_unlabeled_images_follow_the_batch(batch, processes, unlabeled, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    assert scale_schedule(written_for_sixteen(batch)).S4M.UNLABELED_BATCH == unlabeled
+
+
+def test_the_scaled_schedule_is_told_with_what_is_too_long_for_it(caplog):
+    cfg = written_for_sixteen(2)
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, cfg.DATASETS.UNLABELED = 1000, 5000, ("u",)
+    with caplog.at_level("INFO", logger="s4m"):
+        scale_schedule(cfg)
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == (
+        "The schedule for 16 images is scaled to 2 labeled and 1 unlabeled ones: 8000 iterations, a warm-up of 8000, "
+        "steps at [48000, 64000], an evaluation every 40000, a rate of 0.0025."
+    )
+    assert [text.split(" is ")[0] for text in told[1:]] == ["SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD"]
+
+
+def test_a_schedule_that_fits_gives_no_warning(caplog):
+    scale_schedule(written_for_sixteen(4))
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_once_is_enough():
     scaled = scale_schedule(written_for_sixteen(4))
     assert scale_schedule(scaled) is scaled

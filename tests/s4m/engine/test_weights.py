@@ -96,11 +96,24 @@ def test_stage1_becomes_the_teacher(build, small_cfg, stage1, init):
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
-def test_without_a_file_the_teacher_copies_the_student(build, small_cfg):
+def test_without_a_file_the_teacher_copies_the_student(build, small_cfg, caplog):
     model = build()
     torch.nn.init.zeros_(model.student.backbone.fpn_output2.weight)
-    load_teacher(small_cfg(), model)
-    assert same(model.teacher, model.student)
+    with caplog.at_level("INFO", logger="s4m"):
+        load_teacher(small_cfg(), model)
+    assert same(model.teacher, model.student) and "starts as a copy of the student" in caplog.text
+
+
+def test_the_teacher_of_a_second_stage_stays(build, small_cfg, tmp_path, caplog):
+    model = build(seed=3)
+    torch.nn.init.constant_(model.teacher.backbone.fpn_output2.weight, 0.5)
+    TeacherStudentCheckpointer(model, str(tmp_path)).save("stage2")
+    path = str(tmp_path / "stage2.pth")
+    other = build(seed=4)
+    TeacherStudentCheckpointer(other).load(path)
+    with caplog.at_level("INFO", logger="s4m"):
+        load_teacher(small_cfg(MODEL__WEIGHTS=path), other)
+    assert same(other.teacher, model.teacher) and f"The teacher is that of MODEL.WEIGHTS '{path}'." in caplog.text
 
 
 def test_without_a_teacher_nothing_is_loaded(build, small_cfg):
@@ -117,8 +130,6 @@ def test_bad_files_and_keys_are_named(build, small_cfg, stage1, tmp_path):
     other = build(MODEL__FPN__OUT_CHANNELS=64)
     with pytest.raises(ValueError, match="S4M.TEACHER.WEIGHTS.*model_final.pth.*does not fit the configured network"):
         load_teacher(small_cfg(S4M__TEACHER__WEIGHTS=stage1[0]), other)
-    with pytest.raises(ValueError, match="S4M.STUDENT_INIT.*'scratch'"):
-        load_teacher(small_cfg(S4M__STUDENT_INIT="scratch"), model)
 
 
 def test_network_weights():

@@ -117,13 +117,16 @@ def test_sam_is_asked_once_for_each_use(whole, encoded):
     assert encoded == [1, 3]
 
 
-def test_plain_list_is_supervised(whole):
+def test_plain_list_is_for_supervised_training_alone(build, whole):
     data = [scene(0), scene(1)]
-    listed, _ = step(whole, data)
-    split, _ = step(whole, batch(data, []))
-    assert listed.keys() == SUPERVISED | {"loss_structure"}
+    model = build(name="supervised", semi=False)
+    listed, _ = step(model, data)
+    split, _ = step(model, batch(data, []))
+    assert listed.keys() == SUPERVISED
     for key in listed:
         torch.testing.assert_close(listed[key], split[key])
+    with pytest.raises(ValueError, match=r"build_two_stream_loader .* s4m\.engine\.hooks\.MeanTeacher, as S4MTrainer"):
+        step(whole, data)
 
 
 def test_labeled_images_are_augmented_for_the_student_alone(whole, encoded, monkeypatch):
@@ -140,10 +143,10 @@ def test_labeled_images_are_augmented_for_the_student_alone(whole, encoded, monk
     monkeypatch.setattr(whole.segmenter, "encode", spy("sam", whole.segmenter.encode))
     strong = {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_prob": 1.0, "grey_prob": 0.0, "blur_sigma": (0.1, 2.0)}
     data = [scene(3)]
-    plain, _ = step(whole, data)
+    plain, _ = step(whole, batch(data, []))
     monkeypatch.setattr(whole, "strong_labeled", {**strong, "blur_prob": 1.0, "bgr": True})
     for _ in range(2):
-        augmented, _ = step(whole, data)
+        augmented, _ = step(whole, batch(data, []))
     assert torch.equal(seen["student"][0], data[0]["image"]) and plain["loss_cls"] != augmented["loss_cls"]
     assert not torch.equal(seen["student"][1], data[0]["image"])
     assert torch.equal(seen["student"][1], seen["student"][2])

@@ -1,0 +1,226 @@
+"""The rules by which a SIRST-style folder gives images, masks and points."""
+
+import csv
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from istd.data.findings import Findings
+from istd.data.images import SizeMismatch, find_image, image_size
+from istd.data.mask_files import check_missing, find_mask, mask_folder
+from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
+from istd.data.points import PointSource
+from istd.data.text import read_text
+
+CHARACTERISTICS = "characteristics.csv"
+
+
+class SirstFolder:
+    """A split of a folder of images, masks and points.
+
+    Args:
+        root: folder of the data set; the paths below are absolute or relative to it.
+        split: text file with one image name per line, with or without extension ("train" means "train.txt").
+        points: source of points, see `PointSource`; "" means no points (inference, full supervision).
+        unit: unit of the points' coordinates, see `PointSource`.
+        images: folder of images with any of EXTENSIONS.
+        masks: folder of masks, named as in `find_mask`; "" means no masks. An image without a mask has no "mask_file".
+            The default "masks" also stands for the folders of `mask_folder`.
+        characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
+        on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str,
+        *,
+        points: str = "masks_centroid",
+        unit: str = "pixels",
+        images: str = "images",
+        masks: str = "masks",
+        characteristics: str = "",
+        on_mismatch: str = "error",
+    ):
+        if on_mismatch not in ("error", "skip"):
+            raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
+        self._root = Path(root)
+        self._split = split
+        self._images = self._root / images
+        self._mask_option = masks
+        self._masks: Path | None = None  # `read` finds the folder.
+        self._points = self._root / points if points else None
+        self._unit = unit
+        self._characteristics = characteristics
+        self._skips = on_mismatch == "skip"
+
+    def read(self, findings: Findings) -> list[dict]:
+        """Read the split; faults of single images are added to `findings` instead of raised.
+
+        Returns:
+            the dicts of `istd.data.datasets.load_sirst`, of the images without a fault.
+
+        Raises:
+            FileNotFoundError, ValueError: a file or a folder of all images is absent or unfit; the message names it.
+        """
+        split_file = _split_file(self._root, self._split)
+        self._masks = mask_folder(self._root, self._mask_option, findings.add) if self._mask_option else None
+        for folder in filter(None, (self._images, self._masks)):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
+        source = self._point_source(findings)
+        characteristic_of = _read_characteristics(self._root, self._characteristics)
+        dicts = []
+        for name in _read_split(split_file):
+            record = self._read_image(name, split_file, source, findings)
+            if record is None:
+                continue
+            characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
+            dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
+        if source is not None:
+            _collect(findings, "unit of the points", source.check_all)
+        if self._masks is not None and dicts:
+            _collect(
+                findings,
+                "names of the masks",
+                lambda: check_missing(dicts, self._masks, self._images, findings.add),
+            )
+        return dicts
+
+    def _point_source(self, findings: Findings) -> PointSource | None:
+        if self._points is None:
+            return None
+        if not self._points.exists() and self._masks is not None:
+            raise FileNotFoundError(
+                f"the points '{self._points}' do not exist: `istd points {self._masks} --output {self._points}` makes "
+                "them from the masks, and the option points= means that there are none."
+            )
+        return PointSource(self._points, self._unit, findings)
+
+    def _read_image(self, name: str, split_file: Path, source: PointSource | None, findings: Findings) -> dict | None:
+        """Return the dict of one image, or None if it has a fault."""
+        record: dict = {}
+        steps = {
+            "images": lambda: self._add_image(record, name, split_file),
+            "masks": lambda: self._add_mask(record),
+            "points": lambda: self._add_points(record, source, split_file),
+        }
+        for cause, step in steps.items():
+            try:
+                step()
+            except SizeMismatch as error:
+                if self._skips:
+                    findings.add("repaired", "images that are left out", f"{error} The image is skipped.")
+                else:
+                    findings.add("error", f"{cause} of another size", error)
+                return None
+            except (ValueError, OSError) as error:
+                findings.add("error", cause, error)
+                return None
+        return record
+
+    def _add_image(self, record: dict, name: str, split_file: Path) -> None:
+        check_inside(name, split_file)
+        path = _find(self._images, name)
+        if path is None and name.startswith(f"{self._images.name}/"):
+            name = name.partition("/")[2]
+            path = _find(self._images, name)
+        if path is None:
+            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self._images}.")
+        height, width = image_size(path)
+        record.update(file_name=str(path), image_id=image_key(name), height=height, width=width)
+
+    def _names(self, record: dict) -> list[str]:
+        """Return the names of an image: its id, and its id without folders if no other image is called like that."""
+        image_id = record["image_id"]
+        short = PurePosixPath(image_id).name
+        return [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
+
+    @cached_property
+    def _short_names(self) -> Counter:
+        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self._images))
+
+    def _add_mask(self, record: dict) -> None:
+        if self._masks is None:
+            return
+        names = (spelling for name in self._names(record) for spelling in spellings(name))
+        path = next(filter(None, (find_mask(self._masks, name, self._images) for name in names)), None)
+        if path is None:
+            return
+        height, width = image_size(path)
+        if (height, width) != (record["height"], record["width"]):
+            raise SizeMismatch(
+                f"mask {path} is {width}x{height} pixels but its image {record['file_name']} is "
+                f"{record['width']}x{record['height']}."
+            )
+        record["mask_file"] = str(path)
+
+    @staticmethod
+    def _points_by(source: PointSource, names: list[str], height: int, width: int) -> list[list[int]] | None:
+        for name in names:
+            try:
+                return source(name, height, width)
+            except KeyError:
+                continue
+        return None
+
+    def _add_points(self, record: dict, source: PointSource | None, split_file: Path) -> None:
+        if source is None:
+            return
+        points = self._points_by(source, self._names(record), record["height"], record["width"])
+        if points is None:
+            raise ValueError(
+                f"{split_file} names image '{record['image_id']}', which has no points in {source.source}."
+            )
+        record["points"] = points
+
+
+def _collect(findings: Findings, cause: str, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except ValueError as error:
+        findings.add("error", cause, error)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """Return the image of a name in a folder, in whatever form of Unicode, or None."""
+    return next(filter(None, (find_image(folder, spelling) for spelling in spellings(name))), None)
+
+
+def _split_file(root: Path, split: str) -> Path:
+    for path in (root / split, root / f"{split}.txt"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"the split file {root / split} does not exist.")
+
+
+def _read_split(path: Path) -> list[str]:
+    """Return the names of a split, with forward slashes."""
+    lines = (line.strip().replace("\\", "/").removeprefix("./") for line in read_text(path).splitlines())
+    names = [unicodedata.normalize("NFC", line) for line in lines if line]
+    seen: set[str] = set()
+    for name in names:
+        key = image_key(name)
+        if key in seen:
+            raise ValueError(f"{path} names image '{key}' twice.")
+        seen.add(key)
+    return names
+
+
+def _read_characteristics(root: Path, option: str) -> Callable[[str], str | None]:
+    """Return the function from an image id to its characteristic, or None."""
+    path = root / (option or CHARACTERISTICS)
+    if not path.is_file():
+        if option:
+            raise FileNotFoundError(f"the characteristics {path} do not exist.")
+        return lambda image_id: None
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if not {"image", "characteristic"} <= set(reader.fieldnames or ()):
+        raise ValueError(f"{path} has the columns {reader.fieldnames}: image and characteristic are expected.")
+    table = {image_key(row["image"]): row["characteristic"] for row in reader}
+    names = NameTable(table, path)
+    return lambda image_id: table.get(names.find(image_id) or "")
