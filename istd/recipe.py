@@ -49,7 +49,7 @@ class Recipe:
 def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
     """Return the recipe that a file holds.
 
-    Files of version 0.2 have `depth` in place of `value_range`: "type", or "range" for the image's own range.
+    Files of version 0.2 have `depth` in place of `value_range`, "type" or "range" (the image's own), and bright targets.
 
     Args:
         content: fields of `Recipe` by name; other keys are ignored.
@@ -61,7 +61,8 @@ def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
     try:
         content = dict(content)
         if "depth" in content:
-            content.setdefault("value_range", "type" if content["depth"] == "type" else RANGES[0])
+            content["value_range"] = "type" if content["depth"] == "type" else RANGES[0]
+            content["polarity"] = "bright"
         return Recipe(**{item.name: content[item.name] for item in fields(Recipe)})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -67,6 +67,7 @@ def test_a_file_holds_all_that_is_needed_to_feed_it(tmp_path):
         "pad_multiple": 8,
         "pad_always": True,
         "value_range": "type",
+        "polarity": "bright",
         "threshold": 0.4,
         "channels": 1,
         "multiple": 16,
