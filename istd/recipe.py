@@ -49,7 +49,8 @@ class Recipe:
 def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
     """Return the recipe that a file holds.
 
-    Files of version 0.2 have `depth` in place of `value_range`, "type" or "range" (the image's own), and bright targets.
+    Files of version 0.2 have bright targets, and `depth` in place of `value_range`: "type", or "range" for the
+    image's own range.
 
     Args:
         content: fields of `Recipe` by name; other keys are ignored.

@@ -7,6 +7,7 @@ from istd.data.synthetic import write_scenes
 
 
 def test_scenes_are_written_on_first_use(tmp_path, monkeypatch):
+    builtin.register_scenes()  # What this test replaces is there, whichever test ran before.
     monkeypatch.setattr(builtin, "write_scenes", small_scenes)
     for name in ("scenes_train", "scenes_val", "scenes_test"):
         monkeypatch.delitem(DatasetCatalog.data, name)
