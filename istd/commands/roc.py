@@ -3,7 +3,7 @@
 Training writes evaluations to OUTPUT_DIR/test/istd.json, and `istd eval` writes them to OUTPUT_DIR/eval/NAME/istd.json,
 where NAME is that of the checkpoint.
 
-    istd roc output/alcnet_full/test/istd.json output/alcnet_pal/test/istd.json --output roc.png
+    istd roc output/alcnet_full/test/istd.json output/alcnet/test/istd.json --output roc.png
 
 Each curve has the name of its run's folder, or the name that --labels gives.
 """

@@ -1,6 +1,6 @@
 r"""Train a network of ISTD with one of the schemes; most arguments are Detectron2's.
 
-    istd train --config-file istd/networks/alcnet.yaml --overlay istd/schemes/pal.yaml OUTPUT_DIR output/alcnet_pal
+    istd train --config-file istd/networks/alcnet.yaml --overlay istd/schemes/regions.yaml OUTPUT_DIR output/alcnet
 
 Configuration files are paths or names of shipped files. With MODEL.DEVICE cpu, --num-gpus is the number of processes.
 """
