@@ -1,6 +1,5 @@
 """Detectron2 data sets from SIRST-style folders of images, masks, points (one per target) and split files."""
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
 from istd.data.images import SizeMismatch, find_image, image_name, image_size
-from istd.data.points import PointSource
+from istd.data.points import PointSource, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +124,10 @@ def _split_file(root: Path, split: str) -> Path:
 
 
 def _read_split(path: Path) -> list[str]:
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8 ({error}).") from error
     names = [name for name in names if name]
     seen: set[str] = set()
     for name in names:
@@ -174,8 +176,5 @@ def _read_characteristics(root: Path, option: str) -> dict[str, str]:
         if option:
             raise FileNotFoundError(f"the characteristics {path} do not exist.")
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "characteristic"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}: image and characteristic are expected.")
-        return {image_name(row["image"]): row["characteristic"] for row in reader}
+    rows = read_table(path, ("image", "characteristic"))
+    return {image_name(row["image"]): row["characteristic"] for _, row in rows}

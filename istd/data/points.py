@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -133,20 +133,32 @@ def _near_center(target: np.ndarray, center: np.ndarray, generator: np.random.Ge
 
 def _read_csv(path: Path) -> dict[str, PointList]:
     table: dict[str, PointList] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "x", "y"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}: image, x and y are expected.")
-        for row in reader:
-            points = table.setdefault(image_name(row["image"]), [])
-            try:
-                if (row["x"] or "").strip() or (row["y"] or "").strip():
-                    points.append([_pixel_index(row["x"]), _pixel_index(row["y"])])
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: x '{row['x']}', y '{row['y']}' is not a point."
-                ) from error
+    for number, row in read_table(path, ("image", "x", "y")):
+        points = table.setdefault(image_name(row["image"]), [])
+        try:
+            if (row["x"] or "").strip() or (row["y"] or "").strip():
+                points.append([_pixel_index(row["x"]), _pixel_index(row["y"])])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path}, line {number}: x '{row['x']}', y '{row['y']}' is not a point.") from error
     return table
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a CSV file in UTF-8 as the line number and the values by column of each row.
+
+    Raises:
+        ValueError: a column is missing, or the file is no text; the message names it.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not set(columns) <= set(reader.fieldnames or ()):
+                expected = f"{', '.join(columns[:-1])} and {columns[-1]} are expected"
+                raise ValueError(f"{path} has the columns {reader.fieldnames}: {expected}.")
+            for row in reader:
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}).") from error
 
 
 def _read_coco(path: Path) -> dict[str, PointList]:
@@ -158,7 +170,7 @@ def _read_coco(path: Path) -> dict[str, PointList]:
             if not annotation.get("iscrowd", 0):
                 image = images[annotation["image_id"]]
                 table[image_name(image["file_name"])].extend(_coco_points(annotation, image))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path} is not a COCO annotation file ({type(error).__name__}: {error}).") from error
     return table
 
@@ -188,7 +200,7 @@ def _read_voc(path: Path) -> PointList:
             xmin, ymin, xmax, ymax = (float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))
             points.append([math.floor((xmin + xmax - 1) / 2), math.floor((ymin + ymax - 1) / 2)])
         return points
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a VOC annotation file ({error}).") from error
 
 

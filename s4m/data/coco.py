@@ -1,6 +1,7 @@
 """COCO-format jsons are read, checked, written and registered here."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from d2kit.coco_masks import MAX_PIXELS, is_image_size, segmentation_problem
 from d2kit.files import atomic_write
 from s4m.data.images import first_missing
 
@@ -24,7 +26,7 @@ def read_json(json_file: str | os.PathLike) -> dict:
             data = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
-    except (ValueError, IsADirectoryError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise ValueError(f"'{json_file}' is not a JSON file ({error})") from error
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise ValueError(f"'{json_file}' is not in COCO format: it holds no list 'images'")
@@ -42,46 +44,44 @@ def _check_images(data: dict, where: str) -> dict:
     """Return the image records by id."""
     images = {}
     for number, image in enumerate(data["images"]):
+        if not isinstance(image, dict):
+            raise ValueError(f"{where}: image number {number} is no dictionary")
         absent = [key for key in ("id", "file_name", "height", "width") if key not in image]
         if absent:
             raise ValueError(f"{where}: image number {number} has no '{absent[0]}'")
+        if not isinstance(image["id"], (int, str)) or not isinstance(image["file_name"], str):
+            raise ValueError(f"{where}: image number {number} has an id or a file name of another type")
+        if not is_image_size(image["height"], image["width"]):
+            size = f"{image['width']!r:.20}x{image['height']!r:.20}"
+            raise ValueError(f"{where}: image {image['id']} is of {size} pixels; 1 to {MAX_PIXELS} are possible")
         if image["id"] in images:
             raise ValueError(f"{where}: image id {image['id']} is used twice")
         images[image["id"]] = image
     return images
 
 
-def _segmentation_problem(segmentation, height: int, width: int) -> str | None:
-    """Say what is wrong with a COCO segmentation of an image of that size; None if it is valid."""
-    if not segmentation:
-        return "has no segmentation"
-    if isinstance(segmentation, list):
-        # Detectron2 drops a part with fewer than 3 points, but one valid part must be left.
-        if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
-            return "has an empty polygon (a polygon needs at least 3 points)"
-        return None
-    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        return "has a segmentation that is neither polygons nor RLE"
-    if list(segmentation["size"]) != [height, width]:
-        return f"has an RLE of size {list(segmentation['size'])}, but its image is {[height, width]}"
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and sum(counts) != height * width:
-        return f"has an RLE of {sum(counts)} pixels, but its image has {height * width}"
-    return None
-
-
-def _check_annotation(annotation: dict, images: dict, categories: set, where: str) -> None:
+def _check_annotation(annotation: dict, images: dict, categories: dict, where: str) -> None:
     name = f"{where}: annotation {annotation.get('id', '(no id)')}"
     if annotation.get("image_id") not in images:
         raise ValueError(f"{name} is of image {annotation.get('image_id')}, which is not among the images")
     if annotation.get("category_id") not in categories:
         raise ValueError(f"{name} has category {annotation.get('category_id')}, which is not among the categories")
-    if len(annotation.get("bbox") or ()) != 4:
+    if len(annotation.get("bbox") or ()) != 4 or not math.isfinite(sum(annotation["bbox"])):
         raise ValueError(f"{name} has no bbox of 4 numbers")
     image = images[annotation["image_id"]]
-    problem = _segmentation_problem(annotation.get("segmentation"), image["height"], image["width"])
+    problem = segmentation_problem(annotation.get("segmentation"), image["height"], image["width"])
     if problem:
         raise ValueError(f"{name} {problem}")
+
+
+def _check_annotations(data: dict, images: dict, where: str) -> None:
+    categories = {category["id"]: category["name"] for category in data.get("categories", ())}
+    seen = set()
+    for annotation in data.get("annotations", ()):
+        _check_annotation(annotation, images, categories, where)
+        if annotation.get("id") in seen:
+            raise ValueError(f"{where}: annotation id {annotation.get('id')} is used twice")
+        seen.add(annotation.get("id"))
 
 
 def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | None = None) -> dict:
@@ -100,14 +100,10 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
     """
     where = f"'{json_file}'"
     data = read_json(json_file)
-    images = _check_images(data, where)
-    categories = {category["id"] for category in data.get("categories", ())}
-    seen = set()
-    for annotation in data.get("annotations", ()):
-        _check_annotation(annotation, images, categories, where)
-        if annotation.get("id") in seen:
-            raise ValueError(f"{where}: annotation id {annotation.get('id')} is used twice")
-        seen.add(annotation.get("id"))
+    try:
+        _check_annotations(data, _check_images(data, where), where)
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{where} is not in COCO format ({type(error).__name__}: {error})") from error
     if image_root is not None:
         missing = first_missing(os.path.join(image_root, image["file_name"]) for image in data["images"])
         if missing:
@@ -123,7 +119,10 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
     data = validate_coco(json_file, image_root)
     if data.get("annotations"):
         void = {image["id"]: {"void": image["void"]} for image in data["images"] if "void" in image}
-        return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
+        try:
+            return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
+        except (AssertionError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise ValueError(f"'{json_file}' is not in COCO format ({type(error).__name__}: {error})") from error
     return [
         {key: image[key] for key in ("height", "width")}
         | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}

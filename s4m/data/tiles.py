@@ -84,7 +84,7 @@ def write_tiles(
     for image in data["images"]:
         height, width = image["height"], image["width"]
         pixels = _read(Path(images, image["file_name"]), height, width)
-        masks = [_mask(annotation["segmentation"], height, width) for annotation in by_image[image["id"]]]
+        masks = [decode_segmentation(entry["segmentation"], height, width) for entry in by_image[image["id"]]]
         for (y0, y1), (x0, x1) in itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)):
             name = Path(image["file_name"])
             name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
@@ -99,12 +99,6 @@ def write_tiles(
     with atomic_write(path, "w") as file:
         json.dump({**data, "images": records, "annotations": annotations}, file)
     return path
-
-
-def _mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        segmentation = [part for part in segmentation if len(part) >= 6]  # A polygon has at least 3 points.
-    return decode_segmentation(segmentation, height, width)
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:
