@@ -16,6 +16,8 @@ from d2kit.require import require_extra, require_torch
 
 require_torch()
 
+_FOLDER = 0x10  # The attribute by which a zip archive marks an entry as a folder, as DOS did.
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -78,11 +80,15 @@ def damage(path: str | os.PathLike) -> str:
             with open(path, "rb") as file:
                 return "it is cut off" if file.read(2) in (b"", b"PK") else ""
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
             # torch compresses nothing, so parts that grow are no checkpoint and could fill the memory.
-            if sum(part.file_size for part in archive.infolist()) > os.path.getsize(path):
+            if sum(part.file_size for part in parts) > os.path.getsize(path):
                 return "its parts are larger than the file"
-            part = archive.testzip()
-        return f"the check sum of its part '{part}' is wrong" if part else ""
+            # torch would read nothing of a part that is marked as a folder, and take what is in memory for weights.
+            if any(part.is_dir() or part.external_attr & _FOLDER for part in parts):
+                return "one of its parts is a folder"
+            wrong = archive.testzip()
+        return f"the check sum of its part '{wrong}' is wrong" if wrong else ""
     except Exception as error:  # zipfile raises many types on damaged bytes: struct.error, zlib.error, RuntimeError.
         return f"it cannot be read: {first_line(error)}"
 

@@ -157,10 +157,11 @@ def _open_onnx(path: str | os.PathLike, device: str | torch.device) -> Runner:
     providers = [name for name in (*preferred, "CPUExecutionProvider") if name in runtime.get_available_providers()]
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=providers)
+        metadata = session.get_modelmeta().custom_metadata_map.get(METADATA)
+        inputs = [(item.name, item.shape[1:2]) for item in session.get_inputs()]
     except Exception as error:  # The exceptions of ONNX Runtime have no other common base.
         raise ValueError(f"'{path}' is no ONNX file that runs here ({first_line(error)}).") from error
-    recipe, multiple = read_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA), path)
-    inputs = [(item.name, item.shape[1:2]) for item in session.get_inputs()]
+    recipe, multiple = read_metadata(metadata, path)
     if inputs != [(INPUT, [recipe.channels])]:
         raise ValueError(f"'{path}' does not take '{INPUT}' of {recipe.channels} channels, as it says, but {inputs}.")
 

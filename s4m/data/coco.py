@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from d2kit.coco_masks import MAX_PIXELS, is_image_size, segmentation_problem
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, first_line
 from s4m.data.images import first_missing
 
 
@@ -103,7 +103,7 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
     try:
         _check_annotations(data, _check_images(data, where), where)
     except (TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{where} is not in COCO format ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{where} is not in COCO format ({type(error).__name__}: {first_line(error)})") from error
     if image_root is not None:
         missing = first_missing(os.path.join(image_root, image["file_name"]) for image in data["images"])
         if missing:
@@ -122,7 +122,7 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict]:
         try:
             return [{**d, **void.get(d["image_id"], {})} for d in load_coco_json(json_file, image_root, name)]
         except (AssertionError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise ValueError(f"'{json_file}' is not in COCO format ({type(error).__name__}: {error})") from error
+            raise ValueError(f"'{json_file}' cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
     return [
         {key: image[key] for key in ("height", "width")}
         | {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"]}
