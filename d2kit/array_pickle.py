@@ -69,6 +69,7 @@ _STAND_INS = {
     "numpy.dtype": _NumberType,
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _latin1,
+    "__builtin__.bytes": lambda: b"",  # Older protocols write no bytes by a call.
 }
 
 

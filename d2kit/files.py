@@ -16,6 +16,7 @@ from d2kit.require import require_extra, require_torch
 
 require_torch()
 
+_SMALL = 2**24  # bytes that may be compressed, such as the code of a TorchScript file, which torch refuses itself
 _FOLDER = 0x10  # The attribute by which a zip archive marks an entry as a folder, as DOS did.
 
 
@@ -81,8 +82,8 @@ def damage(path: str | os.PathLike) -> str:
                 return "it is cut off" if file.read(2) in (b"", b"PK") else ""
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-            # torch compresses nothing, so parts that grow are no checkpoint and could fill the memory.
-            if sum(part.file_size for part in parts) > os.path.getsize(path):
+            # torch compresses no weights, so parts that grow are no checkpoint and could fill the memory.
+            if sum(part.file_size for part in parts) > os.path.getsize(path) + _SMALL:
                 return "its parts are larger than the file"
             # torch would read nothing of a part that is marked as a folder, and take what is in memory for weights.
             if any(part.is_dir() or part.external_attr & _FOLDER for part in parts):
