@@ -28,10 +28,12 @@ from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.coco_masks import encode_mask
 from d2kit.files import load_weights
 from istd.checkpoints import load_network, save_network
+from istd.data.clusters import ClusterTable
 from istd.data.images import read_infrared, read_mask
 from istd.data.points import PointSource
 from istd.deploy.export import export_student
 from istd.deploy.runners import open_model
+from istd.evaluation.roc import read_curve
 from istd.modeling import build_network
 from istd.pseudo_masks.state import PseudoMasks
 from istd.recipe import Recipe
@@ -39,7 +41,7 @@ from s4m.data.coco import load_coco
 from s4m.data.images import read_image
 from s4m.data.mappers import LabeledMapper
 
-COUNT = 80  # mutations of each kind
+COUNT = 70  # mutations of each kind
 END = 300  # bytes; half of the mutations are so close to an end of the file, where headers and directories are
 RECIPE = Recipe("ACM", {"in_channels": 1, "norm": "BN"})
 MASK = np.zeros((20, 30), np.uint8)
@@ -158,6 +160,23 @@ def read_points(path: Path) -> list[list[int]]:
     return PointSource(path)("mutated_coco_points" if path.suffix == ".json" else "image", 20, 30)
 
 
+def write_voc(path: Path) -> None:
+    sides = "".join(f"<{name}>{side}</{name}>" for name, side in (("xmin", 3), ("ymin", 5), ("xmax", 8), ("ymax", 6)))
+    path.write_text(f"<annotation><object><bndbox>{sides}</bndbox></object></annotation>")
+
+
+def read_voc(path: Path) -> list[list[int]]:
+    return PointSource(path.parent)(path.stem, 20, 30)
+
+
+def write_clusters(path: Path) -> None:
+    ClusterTable({"a": 0, "b": 1}, features=["mean"]).save(path)
+
+
+def write_curve(path: Path) -> None:
+    path.write_text(json.dumps({"metrics": {"all": {"AUC": 0.75, "ROC": {"fpr": [1, 0.5, 0], "tpr": [1, 1, 0.0]}}}}))
+
+
 def write_picture(path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 9, MASK.shape).astype(np.uint8)
     Image.fromarray(MASK * 255 if "mask" in path.stem else values).save(path)
@@ -184,6 +203,9 @@ KINDS = {
     "coco": Kind(".json", write_coco, read_coco, may_crash=True),
     "coco_points": Kind(".json", write_coco, read_points, may_crash=True),
     "points": Kind(".csv", write_points, read_points),
+    "voc_points": Kind(".xml", write_voc, read_voc),
+    "clusters": Kind(".json", write_clusters, lambda path: dict(ClusterTable.load(path))),
+    "curve": Kind(".json", write_curve, read_curve),
     "mask": Kind(".png", write_picture, read_mask),
     "picture": Kind(".png", write_picture, lambda path: read_image(str(path), "BGR")),
     "deep_picture": Kind(".png", write_deep, read_infrared),
