@@ -96,7 +96,7 @@ def load_array_pickle(path: str | os.PathLike, key: str) -> dict:
         # A file that is read whole is cut off where it ends, however long it says that its content is.
         content = _ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
         if not isinstance(content, dict):
-            raise pickle.UnpicklingError(f"it holds a {type(content).__name__} and no dictionary")
+            raise pickle.UnpicklingError(f"it holds a value of the type {type(content).__name__} and no dictionary")
     except Exception as error:  # Damaged bytes raise many types: IndexError, KeyError, struct.error, TypeError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{key}: '{path}' is not a safe pickle of arrays ({reason}).") from error

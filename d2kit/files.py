@@ -118,7 +118,7 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__} and no dictionary")
+            raise ValueError(f"it holds a value of the type {type(content).__name__} and no dictionary")
     except Exception as error:  # Damaged bytes raise many types: struct.error, IndexError, AssertionError, MemoryError.
         raise ValueError(
             f"{key}: '{path}' is not a checkpoint that loads safely ({first_line(error)}).{hint}"
@@ -133,8 +133,11 @@ def require_tensors(state: Any, path: str | os.PathLike) -> dict:
         ValueError: `state` is something else; the message names `path`.
     """
     if not isinstance(state, dict):
-        raise ValueError(f"'{path}' holds a {type(state).__name__} where the weights of a network are expected.")
+        raise ValueError(
+            f"'{path}' holds a value of the type {type(state).__name__} where the weights of a network are expected."
+        )
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
-            raise ValueError(f"'{path}' holds a {type(value).__name__} as '{name}' where a tensor is expected.")
+            wrong = f"a value of the type {type(value).__name__} as '{name}'"
+            raise ValueError(f"'{path}' holds {wrong} where a tensor is expected.")
     return state

@@ -160,7 +160,7 @@ def test_files_of_pycls_and_safetensors_load(tmp_path):
     with pytest.raises(ValueError, match=r"b\.pyth' holds no 'model_state'"):
         AtomicCheckpointer(model).load(str(tmp_path / "b.pyth"))
     torch.save({"model": {"weight": "text"}}, tmp_path / "c.pth")
-    with pytest.raises(ValueError, match=r"c\.pth' holds a str as 'weight'"):
+    with pytest.raises(ValueError, match=r"c\.pth' holds a value of the type str as 'weight'"):
         AtomicCheckpointer(model).load(str(tmp_path / "c.pth"))
 
 

@@ -38,7 +38,7 @@ def test_other_files_are_refused(acm, tmp_path):
     with pytest.raises(FileNotFoundError, match="--files names the checkpoint '.*other.pth'"):
         load_network(path, "--files")
     torch.save([1], path)
-    with pytest.raises(ValueError, match="other.pth' is not a checkpoint that loads safely .it holds a list"):
+    with pytest.raises(ValueError, match="other.pth' is not a checkpoint .* .it holds a value of the type list"):
         load_network(path)
     torch.save({"model": {}}, path)
     with pytest.raises(ValueError, match="other.pth' holds no ISTD network"):

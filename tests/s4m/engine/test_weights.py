@@ -129,7 +129,7 @@ def test_network_weights():
     assert network_weights({"a": one}, "student", "f") == {"a": one}
     with pytest.raises(ValueError, match="'f' holds no teacher"):
         network_weights({"model": {"student.a": one}}, "teacher", "f")
-    with pytest.raises(ValueError, match="'f' holds a int as 'a' where a tensor is expected"):
+    with pytest.raises(ValueError, match="'f' holds a value of the type int as 'a' where a tensor is expected"):
         network_weights({"a": 1}, "student", "f")
 
 
