@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-MAX_PIXELS = 178_956_970  # of an image, as in Pillow's default
+MAX_PIXELS = 2**30  # of an image, as in OpenCV, which reads images that are cut into tiles
 # A polygon may leave its image by so many of its sides; pycocotools takes a step for each pixel of an edge.
 MAX_REACH = 10
 
