@@ -1,41 +1,22 @@
 """A DetectionCheckpointer that writes files completely or not at all and never runs code from a file."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from d2kit.files import atomic_write, load_weights
+from d2kit.array_pickle import load_array_pickle
+from d2kit.files import atomic_write, load_weights, require_tensors
 from d2kit.finite import non_finite
 from d2kit.run_folder import can_resume, checkpoint_to_resume
 
-_ALLOWED_CLASSES = {
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-}
-
-
 # Parts of a model that files of the deployed network alone lack.
 HELPERS = ("teacher.", "scam.")
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler for dictionaries of NumPy arrays, the format of Detectron2's model zoo, and for nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or raise `pickle.UnpicklingError`."""
-        module = module.replace("numpy.core.", "numpy._core.")  # NumPy 1 wrote the former name.
-        if (module, name) not in _ALLOWED_CLASSES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which a file of weights does not need")
-        return super().find_class(module, name)
+KEY = "MODEL.WEIGHTS"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -93,7 +74,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: `path` is a local file that does not exist.
-            ValueError: the file is truncated or holds more than weights.
+            ValueError: the file is damaged or holds more than weights.
             OSError: the file of an address cannot be downloaded.
         """
         if path and "://" not in path and not Path(path).is_file():
@@ -119,17 +100,36 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _torch_load(self, f: str) -> dict[str, Any]:
-        return load_weights(f, "MODEL.WEIGHTS")
+        return load_weights(f, KEY)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith(".pkl"):
-            return super()._load_file(filename)
-        try:
-            with self.path_manager.open(filename, "rb") as file:
-                data = ArrayUnpickler(file, encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"MODEL.WEIGHTS: '{filename}' is not a safe pickle of arrays ({error}).") from error
-        if "model" in data and "__author__" in data:
-            return data
-        weights = {key: value for key, value in data.get("blobs", data).items() if not key.endswith("_momentum")}
-        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if filename.endswith(".pkl"):
+            content = _from_zoo(load_array_pickle(filename, KEY))
+        elif filename.endswith(".pyth"):
+            content = _from_pycls(load_weights(filename, KEY), filename)
+        else:
+            content = super()._load_file(filename)
+        content["model"] = {
+            name: np.asarray(value) if isinstance(value, np.ndarray) else value
+            for name, value in require_tensors(content["model"], filename).items()
+        }
+        return content
+
+
+def _from_zoo(content: dict) -> dict[str, Any]:
+    """The checkpoint of a file of Detectron2's model zoo, or of Caffe2's, whose blobs also hold a solver's state."""
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = content.get("blobs", content)
+    if isinstance(blobs, dict):
+        blobs = {key: value for key, value in blobs.items() if not str(key).endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _from_pycls(content: dict, path: str) -> dict[str, Any]:
+    """The checkpoint of a file of pycls."""
+    if "model_state" not in content:
+        raise ValueError(f"{KEY}: '{path}' holds no 'model_state', which the files .pyth of pycls have.")
+    state = require_tensors(content["model_state"], path)
+    weights = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}

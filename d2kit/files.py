@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 import secrets
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +11,13 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import torch
+
+from d2kit.require import require_extra, require_torch
+
+require_torch()
+
+_SMALL = 2**24  # bytes that may be compressed, such as the code of a TorchScript file, which torch refuses itself
+_FOLDER = 0x10  # The attribute by which a zip archive marks an entry as a folder, as DOS did.
 
 
 @contextlib.contextmanager
@@ -60,24 +66,36 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
         file.write(content)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def damage(path: str | os.PathLike) -> str:
     """What is wrong with a checkpoint file, "" for nothing: the check sum of every part of its archive is compared.
 
-    Files in torch's format before 1.6, which have no check sums, are taken as they are.
+    Files in torch's format before 1.6 and safetensors, which have no check sums, are taken as they are.
     """
     try:
         if not zipfile.is_zipfile(path):
             with open(path, "rb") as file:
                 return "it is cut off" if file.read(2) in (b"", b"PK") else ""
         with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-        return f"the check sum of its part '{part}' is wrong" if part else ""
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return f"it cannot be read: {error}"
+            parts = archive.infolist()
+            # torch compresses no weights, so parts that grow are no checkpoint and could fill the memory.
+            if sum(part.file_size for part in parts) > os.path.getsize(path) + _SMALL:
+                return "its parts are larger than the file"
+            # torch would read nothing of a part that is marked as a folder, and take what is in memory for weights.
+            if any(part.is_dir() or part.external_attr & _FOLDER for part in parts):
+                return "one of its parts is a folder"
+            wrong = archive.testzip()
+        return f"the check sum of its part '{wrong}' is wrong" if wrong else ""
+    except Exception as error:  # zipfile raises many types on damaged bytes: struct.error, zlib.error, RuntimeError.
+        return f"it cannot be read: {first_line(error)}"
 
 
 def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> dict:
-    """Load a torch checkpoint with `weights_only=True` onto the CPU.
+    """Load a checkpoint of torch with `weights_only=True`, or a file `.safetensors`, onto the CPU.
 
     Args:
         path: the file to read.
@@ -86,7 +104,7 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
 
     Raises:
         FileNotFoundError: the file is absent, or `path` is empty.
-        ValueError: the file is not a checkpoint that loads safely.
+        ValueError: the file is not a dictionary that loads safely. A TorchScript file, which is a program, is none.
     """
     hint = f" It is published at {published_at}." if published_at else ""
     if not str(path) or not Path(path).is_file():
@@ -95,7 +113,31 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
     if reason:
         raise ValueError(f"{key}: '{path}' is damaged: {reason}.{hint}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{key}: '{path}' is not a checkpoint that loads safely ({reason}).{hint}") from error
+        if Path(path).suffix == ".safetensors":
+            content = require_extra("safetensors.torch", "transformers").load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a value of the type {type(content).__name__} and no dictionary")
+    except Exception as error:  # Damaged bytes raise many types: struct.error, IndexError, AssertionError, MemoryError.
+        raise ValueError(
+            f"{key}: '{path}' is not a checkpoint that loads safely ({first_line(error)}).{hint}"
+        ) from error
+    return content
+
+
+def require_tensors(state: Any, path: str | os.PathLike) -> dict:
+    """Return a state dict, which maps names to tensors or arrays.
+
+    Raises:
+        ValueError: `state` is something else; the message names `path`.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"'{path}' holds a value of the type {type(state).__name__} where the weights of a network are expected."
+        )
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
+            wrong = f"a value of the type {type(value).__name__} as '{name}'"
+            raise ValueError(f"'{path}' holds {wrong} where a tensor is expected.")
+    return state

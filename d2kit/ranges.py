@@ -35,7 +35,7 @@ DETECTRON2_VALUES: dict[str, Allowed] = {
     "SOLVER.WARMUP_ITERS": "[0, inf)",
     "SOLVER.WEIGHT_DECAY": "[0, inf)",
     "SOLVER.WEIGHT_DECAY_NORM": "[0, inf)",
-    "TEST.DETECTIONS_PER_IMAGE": "[1, inf)",
+    "TEST.DETECTIONS_PER_IMAGE": "[1, 10000]",
     "TEST.EVAL_PERIOD": "[0, inf)",
 }
 

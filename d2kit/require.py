@@ -6,6 +6,7 @@ import re
 from types import ModuleType
 
 MINIMUM_VERSION = (0, 6)
+MINIMUM_TORCH = (2, 6)
 
 
 def require_detectron2(package: str) -> None:
@@ -21,6 +22,18 @@ def require_detectron2(package: str) -> None:
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM_VERSION:
         raise ImportError(f"{package} needs Detectron2 {minimum} or newer, but {version} is installed.")
+
+
+def require_torch() -> None:
+    """Raise an ImportError if PyTorch is older than 2.6, whose `weights_only=True` runs code (CVE-2025-32434)."""
+    import torch
+
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < MINIMUM_TORCH:
+        minimum = ".".join(map(str, MINIMUM_TORCH))
+        raise ImportError(
+            f"PyTorch {minimum} or newer is needed, as older versions run code from checkpoints that are loaded with "
+            f"weights_only=True, but {torch.__version__} is installed."
+        )
 
 
 def require_opencv() -> None:

@@ -131,7 +131,7 @@ def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
         ValueError: none is whole.
     """
     folder = Path(folder)
-    last = folder / Path(folder, "last_checkpoint").read_text(encoding="utf-8").strip()
+    last = folder / Path(folder, "last_checkpoint").read_text(encoding="utf-8", errors="replace").strip()
     for path in [last, *sorted(folder.glob("model_[0-9]*.pth"), reverse=True)]:
         reason = damage(path) if path.is_file() else "it is missing"
         if not reason:

@@ -4,6 +4,8 @@ import sys
 
 from torch import nn
 
+from d2kit.files import require_tensors
+
 
 def build_timm_vit(name: str, pretrained: bool = False) -> nn.Module:
     """Build a timm ViT without a classifier.
@@ -39,10 +41,11 @@ def load_strictly(model: nn.Module, state: dict, name: str, path: str, prefix: s
         prefix: the prefix of the model's weights in a file that holds more networks; "" for none.
 
     Raises:
-        ValueError: tensors are missing or unknown, or have another shape.
+        ValueError: tensors are missing or unknown, or have another shape, or the file holds no tensors.
     """
     for wrapper in ("model", "state_dict", "teacher"):
         state = state.get(wrapper, state) if isinstance(state, dict) else {}
+    state = require_tensors(state, path)
     if prefix:
         state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)} or state
     elif "mask_token" in state or "storage_tokens" in state:

@@ -7,10 +7,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from d2kit.files import atomic_write, load_weights
+from d2kit.files import atomic_write, first_line, load_weights, require_tensors
 from istd.modeling.backbones import Network, build_network
 from istd.modeling.point_supervised import network_from_config, network_options
-from istd.recipe import Recipe, recipe_from_fields
+from istd.recipe import Recipe, check_recipe, recipe_from_fields
 
 LESPS_SOURCE = "github.com/XinyiYing/LESPS (log/SIRST3)"
 
@@ -27,7 +27,10 @@ def identify_lesps(state: dict[str, Tensor], path: str | os.PathLike) -> Recipe:
         name = "ACM"
     else:
         raise ValueError(f"'{path}' holds neither ACM nor ALCNet, which are the supported networks of LESPS.")
-    in_channels = state["stem.1.weight"].shape[1]
+    first = state.get("stem.1.weight")
+    if first is None or first.ndim != 4 or first.shape[1] not in (1, 3):
+        raise ValueError(f"'{path}' lacks the first layer of {name}, 'stem.1.weight' of 1 or 3 channels.")
+    in_channels = first.shape[1]
     norm = "BN" if any(key.startswith("fuse") and key.endswith("running_mean") for key in state) else "GN"
     return Recipe(name, {"in_channels": in_channels, "norm": norm}, pad_always=True)
 
@@ -43,18 +46,22 @@ def load_network(path: str | os.PathLike, key: str = "checkpoint") -> tuple[Netw
         FileNotFoundError, ValueError: the file is absent, holds no network, or holds tensors of another network.
     """
     content = load_weights(path, key, LESPS_SOURCE)
-    if not isinstance(content, dict) or not ({"model", "istd"} <= content.keys() or "state_dict" in content):
+    if not ({"model", "istd"} <= content.keys() or "state_dict" in content):
         raise ValueError(
             f"'{path}' holds no ISTD network: 'model' and 'istd', or LESPS' 'state_dict', are missing. A checkpoint of "
             "a training needs the config.yaml of that training as --config-file."
         )
     if "istd" in content:
-        state = content["model"]
-        recipe = recipe_from_fields(content["istd"], path)
+        state = require_tensors(content["model"], path)
+        recipe = check_recipe(recipe_from_fields(content["istd"], path), path)
     else:
-        state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+        published = require_tensors(content["state_dict"], path)
+        state = {name.removeprefix("model."): tensor for name, tensor in published.items()}
         recipe = identify_lesps(state, path)
-    network = build_network(recipe.network, **recipe.options)
+    try:
+        network = build_network(recipe.network, **recipe.options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"'{path}' describes no network that can be built: {first_line(error)}") from error
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -83,7 +90,7 @@ def load_student(cfg: CfgNode, path: str | os.PathLike) -> tuple[Network, Recipe
     """
     node = cfg.ISTD
     network = network_from_config(cfg)
-    state = load_weights(path, "MODEL.WEIGHTS").get("model", {})
+    state = require_tensors(load_weights(path, "MODEL.WEIGHTS").get("model", {}), path)
     for prefix in ("average.network.", "network."):
         if any(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -8,7 +8,7 @@ ISTD_VALUES: dict[str, Allowed] = {
     "ISTD.EVOLUTION.PERIOD": "[1, inf)",
     "ISTD.EVOLUTION.START": "[0, 1]",
     "ISTD.INPUT.CHANNELS": "[1, 3]",
-    "ISTD.INPUT.CROP": "[1, inf)",
+    "ISTD.INPUT.CROP": "[1, 4096]",
     "ISTD.INPUT.MEAN": "(-inf, inf)",
     "ISTD.INPUT.POLARITY": ("bright", "dark", "both"),
     "ISTD.INPUT.STD": "(0, inf)",

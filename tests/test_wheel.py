@@ -82,7 +82,8 @@ def test_its_metadata(wheel):
     assert metadata["Description-Content-Type"] == "text/markdown" and metadata["Requires-Python"] == ">=3.10"
     assert metadata.get_payload(decode=True).decode().strip() == (ROOT / "README.md").read_text().strip()
     required = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
-    assert required and not any(text.startswith(("opencv", "torch", "cityscapes")) for text in required)
+    assert "torch>=2.6" in required
+    assert not any(text.startswith(("opencv", "torchvision", "detectron2", "cityscapes")) for text in required)
     assert {"opencv", "opencv-headless", "onnx", "cityscapes"} <= set(metadata.get_all("Provides-Extra"))
 
 

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--model", help=".onnx, .pt or .pth of `istd export`, or a published LESPS file")
+    parser.add_argument("--trust", action="store_true", help="run a .pt file, which is a program")
     parser.add_argument("--config-file", help="configuration of a training; its config.yaml will do")
     parser.add_argument("--weights", help="checkpoint of that training (default: MODEL.WEIGHTS)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -43,7 +44,7 @@ def build_predictor(args: argparse.Namespace) -> ISTDPredictor:
     """Build the predictor that the arguments name."""
     options = {"threshold": args.threshold, "value_range": args.range, "tile": args.tile, "overlap": args.overlap}
     if args.model:
-        return ISTDPredictor.from_file(args.model, args.device, **options)
+        return ISTDPredictor.from_file(args.model, args.device, trust=args.trust, **options)
     from d2kit.config_files import compose_config  # This needs Detectron2.
     from istd import add_istd_config
 

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     if not scored:
         return
     files = [*args.output, args.int8] if args.int8 else args.output
-    runners = {"PyTorch": run_network(network, recipe)} | {path: open_model(path) for path in files}
+    runners = {"PyTorch": run_network(network, recipe)} | {path: open_model(path, trust=True) for path in files}
     scores = compare_runners(runners, scored)
     for name, figures in scores.items():
         print(name, *(f"{figure} {value:.3f}" for figure, value in figures.items()))

@@ -79,7 +79,7 @@ class ClusterTable(dict):
             if min(clusters.values(), default=0) < 0:
                 raise ValueError("it holds a negative cluster")
             return cls(clusters, path, content.get("features", ()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} is not a cluster file ({type(error).__name__}: {error}).") from error
 
 

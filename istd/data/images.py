@@ -20,7 +20,7 @@ from istd.data.sensor import RANGES, gray_from_raw, parse_range
 JPEG_EXTENSIONS = (".jpg", ".jpeg")
 EXTENSIONS = (".png", ".bmp", *JPEG_EXTENSIONS, *TIFF_EXTENSIONS, *ARRAY_EXTENSIONS)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in Pillow's own conversion
-MAX_PIXELS = 2**30  # OpenCV's own limit; Pillow's limit is a sixth of it and would refuse scans of whole scenes
+MAX_PIXELS = 178_956_970  # Pillow's default, above which it raises an error; detection takes about 40 bytes a pixel
 BYTE_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -173,7 +173,8 @@ def _open(path: str | os.PathLike):
 
 def _check_size(height: int, width: int) -> None:
     if int(height) * int(width) > MAX_PIXELS:  # Damaged TIFF headers give tuples, which int refuses.
-        raise ValueError(f"it has {width}x{height} pixels, which is more than {MAX_PIXELS}")
+        limit = f"{MAX_PIXELS} (istd.data.images.MAX_PIXELS)"
+        raise ValueError(f"it has {width}x{height} pixels, which is more than {limit}")
 
 
 def _luma_bytes(image: Image.Image) -> np.ndarray:

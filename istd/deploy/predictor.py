@@ -64,9 +64,11 @@ class ISTDPredictor:
         self.overlap = overlap
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **options) -> "ISTDPredictor":
+    def from_file(
+        cls, path: str | os.PathLike, device: str | torch.device = "cpu", *, trust: bool = False, **options
+    ) -> "ISTDPredictor":
         """Build a predictor of a file that `open_model` reads; `options` are those of the class."""
-        return cls(runner=open_model(path, device), **options)
+        return cls(runner=open_model(path, device, trust=trust), **options)
 
     def probability(self, image: np.ndarray) -> np.ndarray:
         """Predict the probability of a target at each pixel.

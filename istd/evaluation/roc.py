@@ -37,14 +37,15 @@ def read_curve(path: str | os.PathLike, split: str = "all") -> Curve:
     """
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))["metrics"]
+        figures = metrics.get(split, {})
+        if figures.get("ROC") is not None and figures["AUC"] is not None:
+            fpr, tpr = ([float(value) for value in figures["ROC"][name]] for name in ("fpr", "tpr"))
+            return Curve(fpr, tpr, float(figures["AUC"]))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{path}' does not exist.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"'{path}' is no result of the evaluator.") from error
-    roc = metrics.get(split, {}).get("ROC")
-    if roc is None or metrics[split]["AUC"] is None:
-        raise ValueError(f"'{path}' has no ROC of '{split}'; it has {', '.join(metrics)}.")
-    return Curve(roc["fpr"], roc["tpr"], metrics[split]["AUC"])
+    raise ValueError(f"'{path}' has no ROC of '{split}'; it has {', '.join(metrics)}.")
 
 
 def draw_roc(curves: Mapping[str, Curve], floor: float = 1e-6) -> Figure:

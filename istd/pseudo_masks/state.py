@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, first_line
 
 
 class PseudoMasks(Mapping):
@@ -118,10 +118,15 @@ class PseudoMasks(Mapping):
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "PseudoMasks":
-        """Read a file that `save` wrote."""
+        """Read a file that `save` wrote; a ValueError names a file that is damaged."""
         masks = cls()
-        with np.load(path, allow_pickle=False) as file:
-            masks.load_state_dict(file)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                masks.load_state_dict(file)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # Damaged bytes raise many types: BadZipFile, zlib.error, KeyError, struct.error.
+            raise ValueError(f"'{path}' holds no pseudo-masks that can be read ({first_line(error)}).") from error
         return masks
 
 

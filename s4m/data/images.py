@@ -131,7 +131,7 @@ def read_image(file_name: str, image_format: str, depth: str = "range") -> np.nd
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not an image, or ends before the image does.
+        ValueError: the file is not an image, is damaged, or has more pixels than Pillow allows.
     """
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Another package may have set it, and a torn image would load half gray.
@@ -141,6 +141,11 @@ def read_image(file_name: str, image_format: str, depth: str = "range") -> np.nd
         raise FileNotFoundError(f"image '{file_name}' does not exist") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"'{file_name}' is not an image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"image '{file_name}' is too large: {error} The limit is twice PIL.Image.MAX_IMAGE_PIXELS: cut the image "
+            "into tiles."
+        ) from error
     except Exception as error:  # Pillow's decoders raise many types for a damaged file.
         raise ValueError(f"image '{file_name}' is truncated or damaged ({error})") from error
     finally:
@@ -231,7 +236,7 @@ def first_missing(file_names: Iterable[str]) -> str | None:
     for folder, members in by_folder.items():
         try:
             present = set(os.listdir(folder or "."))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             present = set()
         for file_name in members:
             if os.path.basename(file_name) not in present:

@@ -1,9 +1,9 @@
 """Mappers turn dataset dicts into network inputs, for labeled images, unlabeled images and evaluation."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
@@ -11,9 +11,12 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 from fvcore.transforms.transform import TransformList
 
+from d2kit.coco_masks import decode_segmentation
 from s4m.data.geometry import build_geometry, valid_size
 from s4m.data.images import check_depth, read_image
 from s4m.data.void import void_regions
+
+MAX_MASK_BYTES = 2**31  # one byte for each pixel of the view and object: 1,500 objects of 1333x1024 pixels
 
 
 def without_labels(record: dict) -> dict:
@@ -44,12 +47,7 @@ def _transformed_mask(segmentation: list | dict, transforms: TransformList, sour
         # The rasterizer clips polygons at the view, so shapely is not needed as it is for Detectron2's clipping.
         points = [np.array(part, np.float64).reshape(-1, 2) for part in segmentation]
         return utils.polygons_to_bitmask([transforms.apply_coords(part).reshape(-1) for part in points], *view)
-    if isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
-    mask = mask_util.decode(segmentation)
-    if mask.shape != tuple(source):
-        raise ValueError(f"an RLE decodes to {mask.shape}, but the image is {tuple(source)}")
-    return transforms.apply_segmentation(mask).astype(bool)
+    return transforms.apply_segmentation(decode_segmentation(segmentation, *source)).astype(bool)
 
 
 class UnlabeledMapper:
@@ -136,7 +134,8 @@ class LabeledMapper(UnlabeledMapper):
 
         Raises:
             FileNotFoundError: the image is absent.
-            ValueError: the image cannot be read or has another size than its record, or a mask does not decode.
+            ValueError: the image cannot be read or has another size than its record, a mask does not decode, or the
+                masks take more than MAX_MASK_BYTES.
         """
         annotations = []
         crowds = []
@@ -163,6 +162,12 @@ class LabeledMapper(UnlabeledMapper):
 
     def _instances(self, annotations: list[dict], d: dict) -> Instances:
         view = tuple(d["image"].shape[1:])
+        needed = len(annotations) * math.prod(view)
+        if needed > MAX_MASK_BYTES:
+            raise ValueError(
+                f"image '{d['file_name']}': the masks of {len(annotations)} objects take {needed} bytes, more than "
+                f"{MAX_MASK_BYTES} (s4m.data.mappers.MAX_MASK_BYTES): cut the image into tiles."
+            )
         masks = torch.zeros((len(annotations), *view), dtype=torch.bool)
         boxes = []
         for number, annotation in enumerate(annotations):

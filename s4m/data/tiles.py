@@ -52,6 +52,30 @@ def cut_annotation(annotation: dict, mask: np.ndarray, box: tuple[int, int, int,
     return {**annotation, **part, "iscrowd": crowd}
 
 
+def cut_annotations(
+    annotations: list[dict],
+    size: tuple[int, int],
+    boxes: list[tuple[tuple[int, int], tuple[int, int]]],
+    min_share: float,
+) -> list[list[dict]]:
+    """Return the parts of an image's annotations in each tile; one mask at a time is in memory.
+
+    Args:
+        annotations: COCO annotations of the whole image.
+        size: (H, W) of the image.
+        boxes: ((y0, y1), (x0, x1)) of each tile in pixels of the image, y1 and x1 exclusive.
+        min_share: see `cut_annotation`.
+    """
+    parts: list[list[dict]] = [[] for _ in boxes]
+    for annotation in annotations:
+        mask = decode_segmentation(annotation["segmentation"], *size)
+        for tile_parts, ((y0, y1), (x0, x1)) in zip(parts, boxes, strict=True):
+            part = cut_annotation(annotation, mask, (x0, y0, x1, y1), min_share)
+            if part is not None:
+                tile_parts.append(part)
+    return parts
+
+
 def write_tiles(
     source: str | os.PathLike, images: str | os.PathLike, output: str | os.PathLike, tile: int, min_share: float = 0.2
 ) -> Path:
@@ -85,27 +109,20 @@ def write_tiles(
     for image in data["images"]:
         height, width = image["height"], image["width"]
         pixels = _read(Path(images, image["file_name"]), height, width)
-        masks = [_mask(annotation["segmentation"], height, width) for annotation in by_image[image["id"]]]
-        for (y0, y1), (x0, x1) in itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)):
+        boxes = list(itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)))
+        parts = cut_annotations(by_image[image["id"]], (height, width), boxes, min_share)
+        for ((y0, y1), (x0, x1)), tile_parts in zip(boxes, parts, strict=True):
             name = Path(image["file_name"])
             name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
             write_png(Path(output, "images", name), pixels[y0:y1, x0:x1])
             size = {"height": y1 - y0, "width": x1 - x0, "source_id": image["id"]}
             records.append({**image, **size, "id": len(records) + 1, "file_name": name.as_posix()})
-            for annotation, mask in zip(by_image[image["id"]], masks, strict=True):
-                part = cut_annotation(annotation, mask, (x0, y0, x1, y1), min_share)
-                if part is not None:
-                    annotations.append({**part, "id": len(annotations) + 1, "image_id": len(records)})
+            for part in tile_parts:
+                annotations.append({**part, "id": len(annotations) + 1, "image_id": len(records)})
     path = Path(output, "annotations.json")
     with atomic_write(path, "w") as file:
         json.dump({**data, "images": records, "annotations": annotations}, file)
     return path
-
-
-def _mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        segmentation = [part for part in segmentation if len(part) >= 6]  # A polygon has at least 3 points.
-    return decode_segmentation(segmentation, height, width)
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:

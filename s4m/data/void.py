@@ -2,8 +2,9 @@
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 from fvcore.transforms.transform import TransformList
+
+from d2kit.coco_masks import decode_segmentation
 
 _THICK = 9  # pixels; VOC's contours around objects are about 5 wide, and a little more where they meet
 
@@ -27,11 +28,9 @@ def void_regions(void: dict, transforms: TransformList, source: tuple[int, int])
         ValueError: the RLE does not decode to a mask of the source's size.
     """
     try:
-        mask = mask_util.decode(void)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its void is no RLE ({error})") from error
-    if mask.shape != tuple(source):
-        raise ValueError(f"its void decodes to {mask.shape}, but the image is {tuple(source)}")
+        mask = decode_segmentation(void, *source)
+    except ValueError as error:
+        raise ValueError(f"its void is no RLE of {source[1]}x{source[0]} pixels ({error})") from error
     thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((_THICK, _THICK), np.uint8))
     view = transforms.apply_segmentation(thick)
     count, labels = cv2.connectedComponents(np.ascontiguousarray(view), connectivity=8)

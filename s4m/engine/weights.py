@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from d2kit.checkpoint import AtomicCheckpointer
-from d2kit.files import load_weights
+from d2kit.files import load_weights, require_tensors
 from s4m.modeling.teacher_student import TeacherStudent
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ def network_weights(checkpoint: dict, network: str, path: str) -> dict:
         path: file of the checkpoint, for the message.
 
     Raises:
-        ValueError: the checkpoint is a TeacherStudent's but lacks that network.
+        ValueError: the checkpoint holds no weights, or is a TeacherStudent's that lacks the network.
     """
-    state = checkpoint.get("model", checkpoint)
+    state = require_tensors(checkpoint.get("model", checkpoint), path)
     if not _is_teacher_student(state):
         return state
     prefix = f"{network}."

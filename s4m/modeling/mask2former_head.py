@@ -145,7 +145,10 @@ def _check_folder(folder: str) -> None:
             f"MODEL.MASK2FORMER.PRETRAINED names '{folder}', which is no folder with a config.json and weights; such "
             "checkpoints are published at https://huggingface.co/models?search=mask2former."
         )
-    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    try:
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' cannot be read ({error}).") from error
     if model_type != "mask2former":
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{config}' describes a {model_type}, not a mask2former.")
 
@@ -179,6 +182,7 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
         whole, report = Mask2FormerForUniversalSegmentation.from_pretrained(
             folder,
             local_files_only=True,
+            weights_only=True,
             num_labels=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -186,7 +190,7 @@ def load_pretrained(cfg: CfgNode) -> tuple[TransformersBackbone, Mask2FormerHead
             train_num_points=cfg.MODEL.MASK2FORMER.POINTS,
             **_LOSS_WEIGHTS,
         )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # Damaged files raise many types, such as KeyError and SafetensorError.
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"MODEL.MASK2FORMER.PRETRAINED: '{folder}' does not load: {reason}") from error
     _check_report(folder, report)

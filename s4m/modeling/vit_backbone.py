@@ -8,7 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SimpleFeaturePyrami
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from d2kit.files import load_weights
+from d2kit.files import load_weights, require_tensors
 from d2kit.rng import seeded
 from d2kit.vit import build_timm_vit, load_strictly
 from s4m.modeling.normalization import require_imagenet_rgb
@@ -182,7 +182,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     model = timm.create_model(node.NAME, num_classes=0, **any_size)
     if node.CHECKPOINT:
         state = load_weights(node.CHECKPOINT, "MODEL.TIMM.CHECKPOINT")
-        state = state.get("model", state)
+        state = require_tensors(state.get("model", state), node.CHECKPOINT)
         classifier = f"{model.pretrained_cfg['classifier']}."
         state = {key: value for key, value in state.items() if not key.startswith(classifier)}
         load_strictly(model, state, node.NAME, node.CHECKPOINT)

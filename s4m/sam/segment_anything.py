@@ -6,7 +6,7 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
-from d2kit.files import load_weights
+from d2kit.files import load_weights, require_tensors
 from s4m.sam.segmenter import SEGMENTERS, PromptableSegmenter
 from s4m.sam.structures import Prompts
 
@@ -77,14 +77,15 @@ def load_sam(
         FileNotFoundError, ValueError: see `build_segmenter`.
     """
     state = load_weights(path, key, published_at)
-    guess = guess_model(state) if isinstance(state, dict) else None
+    require_tensors(state.get("model", state), path)
+    guess = guess_model(state)
     wrong = f"{key}: '{path}' is not a checkpoint of {name}"
     if guess not in (None, name):
         raise ValueError(f"{wrong}; it seems to be one of {guess}.")
     sam = build()
     try:
         sam.load_state_dict(convert(state))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{wrong}: its weights have other names or shapes. See {published_at}.") from error
     return sam
 

@@ -25,6 +25,31 @@ def test_every_kind_decodes_to_the_mask(segmentation):
     assert (decode_segmentation(segmentation, 5, 7) == MASK).all()
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "problem"),
+    [
+        ([[2, 1, 3e9, 1, 6, 3]], "polygon of other values"),
+        ([[2, 1, float("nan"), 1, 6, 3]], "polygon of other values"),
+        ([[2, 1, "6", 1, 6, 3]], "polygon of other values"),
+        ([[2, 1, 10**400, 1, 6, 3]], "polygon of other values"),
+        ({"size": [5, 7], "counts": [-1, 36]}, "no numbers of pixels"),
+        ({"size": [5, 7], "counts": [1, 35]}, "RLE of 36 pixels"),
+        ({"size": [5, 7], "counts": "0"}, "does not cover its image"),
+        ({"size": [5, 7], "counts": "0o"}, "counts are damaged"),
+        ({"size": [7, 5], "counts": COUNTS}, "RLE of size"),
+        ({"size": [5, 7], "counts": None}, "counts are damaged"),
+    ],
+)
+def test_what_pycocotools_would_read_beyond_its_memory_is_refused(segmentation, problem):
+    with pytest.raises(ValueError, match=problem):
+        decode_segmentation(segmentation, 5, 7)
+
+
+def test_the_size_of_an_image_has_a_limit():
+    with pytest.raises(ValueError, match="an object is in an image of 40000x40000 pixels"):
+        decode_segmentation([[2, 1, 6, 1, 6, 3]], 40000, 40000)
+
+
 @pytest.mark.parametrize("kind", [bool, np.uint8])
 def test_encoded_masks_are_json_with_their_area_and_box(kind):
     found = json.loads(json.dumps(encode_mask(MASK.astype(kind))))

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from d2kit.files import atomic_write, load_weights, write_png
+from d2kit.files import atomic_write, load_weights, require_tensors, write_png
 
 
 def test_replaces_whole_file_and_leaves_nothing_beside(tmp_path):
@@ -86,6 +87,37 @@ def test_load_weights_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match="evil.pth"):
         load_weights(tmp_path / "evil.pth", "KEY")
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_archive_that_torch_would_read_otherwise_is_damaged(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(5_000_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"a\.pth' is damaged: its parts are larger than the file"):
+        load_weights(path, "KEY")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0x10
+            archive.writestr(entry, content)
+    with pytest.raises(ValueError, match=r"a\.pth' is damaged: one of its parts is a folder"):
+        load_weights(path, "KEY")
+
+
+def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    for content in ([1], torch.ones(2), "text"):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"KEY: '.*a\.pth' is not a checkpoint .* no dictionary"):
+            load_weights(path, "KEY")
+    for state in (None, {1: torch.ones(2)}, {"a": [1.0]}):
+        with pytest.raises(ValueError, match="^'a.pth' holds a value of the type"):
+            require_tensors(state, "a.pth")
+    assert require_tensors({"a": torch.ones(2), "b": np.ones(2)}, "a.pth").keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize("shape, dtype", [((5, 7), np.uint8), ((5, 7, 3), np.uint8), ((5, 7), np.uint16)])

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from d2kit import require_detectron2
-from d2kit.require import require_extra
+from d2kit.require import require_extra, require_torch
 
 
 def test_present():
@@ -29,6 +29,16 @@ def test_old(monkeypatch, version, old):
             require_detectron2("istd")
     else:
         require_detectron2("istd")
+
+
+@pytest.mark.parametrize(("version", "old"), [("2.5.1+cu124", True), ("2.6.0", False), ("2.11.0a0", False)])
+def test_old_torch(monkeypatch, version, old):
+    monkeypatch.setattr("torch.__version__", version)
+    if old:
+        with pytest.raises(ImportError, match=r"PyTorch 2\.6 or newer is needed.*but 2\.5\.1\+cu124 is installed"):
+            require_torch()
+    else:
+        require_torch()
 
 
 def test_an_optional_library():

@@ -39,10 +39,12 @@ def test_other_files_are_refused(acm, tmp_path):
     path = tmp_path / "other.pth"
     with pytest.raises(FileNotFoundError, match="--files names the checkpoint '.*other.pth'"):
         load_network(path, "--files")
-    for content in ([1], {"model": {}}):
-        torch.save(content, path)
-        with pytest.raises(ValueError, match="other.pth' holds no ISTD network"):
-            load_network(path)
+    torch.save([1], path)
+    with pytest.raises(ValueError, match="other.pth' is not a checkpoint .* .it holds a value of the type list"):
+        load_network(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match="other.pth' holds no ISTD network"):
+        load_network(path)
     torch.save({"state_dict": {"model.weight": torch.zeros(1)}}, path)
     with pytest.raises(ValueError, match="other.pth' holds neither ACM nor ALCNet"):
         load_network(path)

@@ -163,6 +163,16 @@ def test_the_limit_of_pixels_is_ours_and_not_pillow_s(tmp_path, byte, deep, monk
             read_infrared(tmp_path / name)
 
 
+def test_an_image_that_would_fill_the_memory_is_refused_by_its_header(tmp_path):
+    Image.new("L", (1, 1)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = (20000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BadImageError, match=r"a\.png .*20000x20000 pixels.*istd\.data\.images\.MAX_PIXELS"):
+        read_infrared(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("extension", ["png", "tif", "jpg"])
 def test_what_is_no_image_is_named(tmp_path, extension):
     path = tmp_path / f"a.{extension}"

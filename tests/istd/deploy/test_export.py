@@ -38,7 +38,7 @@ def test_every_network_gives_the_same_at_any_size(name, build_settled, tmp_path)
     for suffix in (".onnx", ".pt", ".pth"):
         path = tmp_path / f"student{suffix}"
         export_student(network, recipe, path)
-        runners[suffix] = open_model(path)
+        runners[suffix] = open_model(path, trust=True)
         assert runners[suffix].recipe == recipe and runners[suffix].multiple == network.multiple
     for size in SIZES:
         gray = gray_image(size)
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_one_sentence(istd_cfg, tmp_path):
         path = tmp_path / f"broken{suffix}"
         path.write_bytes(b"not a network")
         with pytest.raises(ValueError, match=kind):
-            open_model(path)
+            open_model(path, trust=True)
 
 
 def test_a_foreign_onnx_file_is_refused(tmp_path):

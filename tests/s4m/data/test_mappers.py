@@ -251,6 +251,15 @@ def test_results_travel_between_processes(record):
     assert torch.equal(again["image"], d["image"]) and len(again["transforms"]) == len(d["transforms"])
 
 
+def test_the_masks_of_an_image_have_a_limit(record, monkeypatch):
+    mapper = LabeledMapper(config())
+    size = mapper(record(annotation(polygon())))["image"].shape[1:]
+    monkeypatch.setattr("s4m.data.mappers.MAX_MASK_BYTES", 2 * size.numel())
+    assert len(mapper(record(*[annotation(polygon())] * 2))["instances"]) == 2
+    with pytest.raises(ValueError, match=r"box\.png': the masks of 3 objects .*s4m\.data\.mappers\.MAX_MASK_BYTES"):
+        mapper(record(*[annotation(polygon())] * 3))
+
+
 def test_errors_name_the_image(record, tmp_path):
     mapper = LabeledMapper(config())
     with pytest.raises(FileNotFoundError, match="gone.png"):
@@ -258,7 +267,7 @@ def test_errors_name_the_image(record, tmp_path):
     with pytest.raises(ValueError, match=r"box\.png.*got \(60, 40\), expect \(61, 40\)"):
         mapper({**record(), "width": 61})
     small = mask_util.encode(np.asfortranarray(np.ones((3, 3), np.uint8)))
-    with pytest.raises(ValueError, match=r"box\.png': annotation 0 has no valid mask \(an RLE decodes to \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"box\.png': annotation 0 has no valid mask \(an object has an RLE of size"):
         mapper(record(annotation(small)))
     without = annotation(polygon())
     del without["segmentation"]

@@ -133,12 +133,15 @@ def test_bad_files_and_keys_are_named(build, small_cfg, stage1, tmp_path):
 
 
 def test_network_weights():
-    both = {"model": {"student.a": 1, "teacher.a": 2}, "iteration": 3}
-    assert network_weights(both, "student", "f") == {"a": 1}
-    assert network_weights(both, "teacher", "f") == {"a": 2}
-    assert network_weights({"a": 1}, "student", "f") == {"a": 1}
+    one, two = torch.ones(1), torch.zeros(1)
+    both = {"model": {"student.a": one, "teacher.a": two}, "iteration": 3}
+    assert network_weights(both, "student", "f") == {"a": one}
+    assert network_weights(both, "teacher", "f") == {"a": two}
+    assert network_weights({"a": one}, "student", "f") == {"a": one}
     with pytest.raises(ValueError, match="'f' holds no teacher"):
-        network_weights({"model": {"student.a": 1}}, "teacher", "f")
+        network_weights({"model": {"student.a": one}}, "teacher", "f")
+    with pytest.raises(ValueError, match="'f' holds a value of the type int as 'a' where a tensor is expected"):
+        network_weights({"a": 1}, "student", "f")
 
 
 def test_weights_that_are_not_finite_are_not_saved(build, tmp_path):
