@@ -8,6 +8,7 @@ ImportError for other mistakes of its user.
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -39,6 +40,11 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None, prog
         return module.run(parser.parse_args(arguments)) or 0
     except argparse.ArgumentError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"{parser.prog}: interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (OSError, ValueError, KeyError, ImportError) as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -56,6 +56,8 @@ def compose_config(
     cfg = get_cfg()
     for add in add_keys:
         add(cfg)
+    if len(options) % 2:
+        raise KeyError(f"the option {options[-1]} has no value")
     try:
         for file in files:
             _merge_file(cfg, find_config(file))
@@ -105,7 +107,7 @@ def _type_sentence(message: str) -> str:
         return message
     wanted, given, default, value, key = match.groups()
     hint = f"; one name needs a comma behind it: ('{value}',)" if (wanted, given) == ("tuple", "str") else ""
-    return f"{key} must be a {wanted} such as {default}, not the {given} {value}{hint}."
+    return f"{key} must be of the type {wanted}, such as {default}, not {value} of the type {given}{hint}."
 
 
 def named_architecture(files: Sequence[str | os.PathLike], options: Sequence[str] = ()) -> str:

@@ -97,6 +97,10 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     check_values(cfg, training.values)
     for name in (training.package, "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE must be cpu, cuda or such, not '{cfg.MODEL.DEVICE}'.") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger("detectron2").warning("There is no CUDA device, so MODEL.DEVICE becomes cpu.")
         cfg.MODEL.DEVICE = "cpu"

@@ -76,7 +76,8 @@ def build_tiny_sam() -> Sam:
 def _build(name: str, checkpoint: str, device: torch.device | str, chunk: int) -> SamSegmenter:
     """Build the tiny SAM with a checkpoint, or with the package's weights, whose training `tiny_sam.json` records."""
     key = CHECKPOINT_KEY if checkpoint else "s4m.sam.tiny"
-    sam = load_sam(name, build_tiny_sam, checkpoint or str(WEIGHTS), key, "tools/train_tiny_sam.py, which trains it")
+    published_at = 'no address: the package carries it, and S4M.SAM.CHECKPOINT "" takes it'
+    sam = load_sam(name, build_tiny_sam, checkpoint or str(WEIGHTS), key, published_at)
     return SamSegmenter(name, sam, device, chunk)
 
 

@@ -71,12 +71,13 @@ def test_an_integer_stands_for_a_float(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("TEST_KEYS.COUNT", "1.5", "TEST_KEYS.COUNT must be a int such as 2, not the float 1.5."),
-        ("TEST_KEYS.RATE", "much", "TEST_KEYS.RATE must be a float such as 0.5, not the str much."),
+        ("TEST_KEYS.COUNT", "1.5", "TEST_KEYS.COUNT must be of the type int, such as 2, not 1.5 of the type float."),
+        ("TEST_KEYS.RATE", "much", "TEST_KEYS.RATE must be of the type float, such as 0.5, not much of the type str."),
         (
             "TEST_KEYS.NAMES",
             "('b')",
-            "TEST_KEYS.NAMES must be a tuple such as ('a',), not the str b; one name needs a comma behind it: ('b',).",
+            "TEST_KEYS.NAMES must be of the type tuple, such as ('a',), not b of the type str; one name needs a comma "
+            "behind it: ('b',).",
         ),
     ],
 )
