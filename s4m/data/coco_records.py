@@ -7,14 +7,15 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from d2kit.rle import count_lists, count_strings
 from s4m.data.coco_ids import number_annotations, number_records, plain_id
 from s4m.data.coco_shapes import repair_shapes
 from s4m.data.faults import ERROR, Faults
 from s4m.data.images import read_header
-from s4m.data.rle import count_lists, count_strings
 
 _FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _CROWDS_TOLD = 0.02  # of all annotations; COCO has 1.2 %
+_LARGEST_AREA = 1e10  # pixels, up to which COCO's evaluation counts objects
 
 
 def _whole(value: object) -> int | None:
@@ -184,14 +185,14 @@ def _repair_flag(annotation: dict, faults: Faults) -> None:
 def _repair_area(annotation: dict, faults: Faults) -> None:
     """Make `area` a positive number, or leave it out so that the mask's is taken, in place."""
     value = annotation.get("area", 1)
-    if type(value) in (int, float) and 0 < value < math.inf:
+    if type(value) in (int, float) and 0 < value <= _LARGEST_AREA:
         return
     try:
         number = float(value[0] if isinstance(value, list) and len(value) == 1 else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     told = f"annotation {annotation.get('id')} has the area {str(value)[:40]!r}"
-    if 0 < number < math.inf:
+    if 0 < number <= _LARGEST_AREA:
         annotation["area"] = number
         faults.repaired("areas of another type, read as numbers", told)
     else:
