@@ -4,6 +4,7 @@ import math
 import ntpath
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -82,6 +83,10 @@ def _repair_names(images: list[dict], root: str | None, faults: Faults) -> None:
             faults.error("file names that leave the folder of the images", f"the image '{new}' leaves its folder")
         elif root is not None and not _exists(os.path.join(root, new)):
             missing.append(os.path.join(root, new))
+    counts = Counter(image["file_name"] for image in images)
+    for name in (name for name, count in counts.items() if count > 1):
+        told = f"'{name}' is listed {counts[name]} times"
+        faults.warning("images that are listed several times, each with a part of the objects", told)
     for path in missing:
         faults.error("images that do not exist", f"lists the image '{path}', which does not exist", FileNotFoundError)
 
@@ -245,7 +250,19 @@ def repair_coco(data: dict, faults: Faults, image_root: str | os.PathLike | None
     if annotations and not kept and not faults.of(ERROR):
         faults.error("no usable annotation", f"none of its {len(annotations)} annotations has a usable mask")
     number_annotations(kept, faults)
+    _tell_copies(kept, faults)
     data["annotations"] = kept
+
+
+def _tell_copies(annotations: list[dict], faults: Faults) -> None:
+    """Add a warning if objects are there twice: the same box of the same class in the same image."""
+    seen = set()
+    for annotation in annotations:
+        key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
+        if key in seen:
+            told = f"annotation {annotation['id']} has the image, the class and the box of one before"
+            faults.warning("objects that are there twice", told)
+        seen.add(key)
 
 
 def tell_crowds(annotations: Iterable[dict], faults: Faults) -> None:
