@@ -94,7 +94,7 @@ def _register_by_path(name: str, root: str, split: str, text: str | None) -> Non
     register_sirst(name, locate(root, name), split, **options)
 
 
-FORMS = (Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", "sirst:([^:]+):([^:]+)(?::(.*))?", _register_by_path),)
+FORMS = (Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", r"sirst:(.+?):([^:=]+)(?::(\w+=.*)?)?", _register_by_path),)
 
 
 def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:

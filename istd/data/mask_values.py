@@ -6,6 +6,7 @@ from PIL import Image
 
 MAX_INSTANCE_NUMBER = 32  # integer values up to this are always numbers of instances or classes
 NOISE = 1 / 8  # Weaker regions than this share of the largest value are ringing of a resized mask.
+RINGING = 1 / 4  # Regions of a JPEG that are weaker than this share of the largest value are its ringing.
 STRAY = 1 / 4  # Weak regions are stray values beside white targets if they have less than this share of the pixels.
 MOST = 1 / 2  # A mask with a larger share of targets is inverted.
 
@@ -70,7 +71,8 @@ def foreground(values: np.ndarray, lossy: bool = False, colored: bool = False) -
 
     Raises:
         ValueError: values are not finite; most pixels are targets; a JPEG has small values only; or some regions are
-            soft while others lie below half of the largest value, so that each rule could lose or enlarge a target.
+            soft while others lie below half of the largest value, or a JPEG has such others, so that each rule could
+            lose or enlarge a target.
     """
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite")
@@ -91,6 +93,7 @@ def _targets(values: np.ndarray, lossy: bool, colored: bool) -> tuple[np.ndarray
     if lossy and top <= MAX_INSTANCE_NUMBER:
         raise ValueError(f"its largest value is {top:g}: a JPEG does not keep a mask of 0 and 1; save it as PNG")
     if lossy:
+        _check_lossy(values, float(top))
         return above_half, 0
     distinct = np.unique(values[values > 0])
     integral = np.array_equal(distinct, np.floor(distinct))
@@ -110,6 +113,18 @@ def _targets(values: np.ndarray, lossy: bool, colored: bool) -> tuple[np.ndarray
             f"{peaks[weak].max():g}; save it as 0 and 255"
         )
     return above_half, 0
+
+
+def _check_lossy(values: np.ndarray, top: float) -> None:
+    """Raise ValueError if a JPEG has gray regions that are neither ringing nor few, such as instance numbers."""
+    nonzero = (values > top * NOISE).astype(np.uint8)
+    peaks, _, areas = _regions(values, nonzero)
+    weak = (peaks > top * RINGING) & (peaks <= top / 2)
+    if areas[weak].sum() >= STRAY * areas.sum():
+        raise ValueError(
+            f"it is ambiguous: regions of at most {peaks[weak].max():g} beside others of {top:g}, and a JPEG does not "
+            "keep instance numbers; save it as PNG"
+        )
 
 
 def _white(dtype: np.dtype) -> tuple[float, ...]:

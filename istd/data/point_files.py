@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation
+from d2kit.rle import count_lists, count_strings
 from istd.data.findings import Findings
+from istd.data.images import MAX_PIXELS
 from istd.data.names import image_key
 from istd.data.point_tables import Entry
 from istd.data.text import read_text
@@ -35,22 +37,31 @@ def read_coco(path: Path, findings: Findings) -> dict[str, Callable[[int, int], 
     """
     try:
         content = json.loads(read_text(path))
-        images = {image["id"]: image for image in content["images"]}
+        images = {_id(image["id"]): image for image in content["images"]}
         annotations: dict[str, list] = {image_key(image["file_name"]): [] for image in images.values()}
         everything = list(content.get("annotations") or ())
-        crowds = [annotation for annotation in everything if int(annotation.get("iscrowd") or 0)]
+        crowds = [annotation for annotation in everything if _is_crowd(annotation)]
         if crowds and len(crowds) == len(everything):
             sentence = f"{path}: every annotation is a crowd; they are taken as targets."
             findings.add("repaired", "crowds that are taken as targets", sentence, len(crowds))
         elif crowds:
-            everything = [annotation for annotation in everything if not int(annotation.get("iscrowd") or 0)]
+            everything = [annotation for annotation in everything if not _is_crowd(annotation)]
             findings.add("warning", "crowds that are left out", f"{path}: they are no targets.", len(crowds))
         for annotation in everything:
-            image = images[annotation["image_id"]]
+            image = images[_id(annotation["image_id"])]
             annotations[image_key(image["file_name"])].append((annotation, image))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a COCO annotation file ({type(error).__name__}: {error}).") from error
     return {key: _coco_entry(path, pairs) for key, pairs in annotations.items()}
+
+
+def _id(value: object) -> str:
+    """Return an id as text, so that 7, 7.0 and "7" are the same."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_crowd(annotation: dict) -> bool:
+    return str(annotation.get("iscrowd")).strip().lower() in ("1", "1.0", "true", "yes")
 
 
 def _coco_entry(path: Path, pairs: Sequence[tuple[dict, dict]]) -> Callable[[int, int], Entry]:
@@ -61,7 +72,7 @@ def _coco_entry(path: Path, pairs: Sequence[tuple[dict, dict]]) -> Callable[[int
             size = _size(image.get("width"), image.get("height"))
             try:
                 points.append(_coco_point(annotation, size or (width, height)))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 name = f"{path}: annotation {annotation.get('id')} of image '{image['file_name']}'"
                 raise ValueError(f"{name} has no key point, segmentation or box that is a place ({error}).") from error
         return Entry(path, points, size)
@@ -112,28 +123,61 @@ def _finite(point: Point) -> Point:
 
 
 def _center_of_segmentation(segmentation: object, size: Point) -> Point | None:
-    """Return the middle of the pixel of the mask that is nearest to its centroid, or None without a mask."""
+    """Return the middle of the pixel of the mask that is nearest to its centroid, or None without a mask.
+
+    Raises:
+        ValueError: the polygon or the RLE is damaged, or has too many pixels.
+    """
     if not segmentation:
         return None
-    width, height = map(round, size)
     if isinstance(segmentation, dict):
-        height, width = segmentation["size"]
-    else:
-        polygons = segmentation if isinstance(segmentation[0], (list, tuple)) else [segmentation]
-        segmentation = [polygon for polygon in polygons if len(polygon) >= 6]
-        values = np.array([value for polygon in segmentation for value in polygon], np.float64)
-        if not np.isfinite(values).all() or (np.abs(values) > FURTHEST * max(size)).any():
-            raise ValueError("its polygon is not finite or lies far outside")
-        if values.size and values.max() <= 1 < min(size):
-            return center_of_polygon(np.array(segmentation[0]).reshape(-1, 2))
-        if not values.size:
-            return None
+        height, width = map(int, segmentation["size"])
+        _check_rle(segmentation["counts"], height, width)
+        center = _center_of_mask(segmentation, height, width)
+        return None if center is None else (center[0] * size[0] / width, center[1] * size[1] / height)
+    polygons = [np.array(part, np.float64).ravel() for part in _parts(segmentation)]
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not polygons:
+        return None
+    corners = np.concatenate(polygons).reshape(-1, 2)
+    if not np.isfinite(corners).all() or (np.abs(corners) > FURTHEST * max(size)).any():
+        raise ValueError("its polygon is not finite or lies far outside")
+    if corners.max() <= 1 < min(size):
+        return center_of_polygon(polygons[0].reshape(-1, 2))
+    # Only the part of the image that holds the polygon is drawn, because a json may claim an image of any size.
+    left, top = np.maximum(np.floor(corners.min(0)) - 1, 0)
+    right, bottom = np.minimum(np.ceil(corners.max(0)) + 1, np.round(size))
+    if right <= left or bottom <= top:
+        return None
+    shifted = [(polygon.reshape(-1, 2) - (left, top)).ravel().tolist() for polygon in polygons]
+    center = _center_of_mask(shifted, int(bottom - top), int(right - left))
+    return None if center is None else (center[0] + left, center[1] + top)
+
+
+def _parts(segmentation: list) -> list:
+    """Return the polygons of a segmentation, which may also be one polygon, or lists of [x, y]."""
+    return segmentation if isinstance(segmentation[0], (list, tuple)) else [segmentation]
+
+
+def _check_rle(counts: object, height: int, width: int) -> None:
+    """Raise ValueError if run lengths do not add up, because pycocotools decodes them to what is in memory."""
+    if not isinstance(counts, (str, list)):
+        raise ValueError("the counts of its RLE are neither list nor text")
+    pixels = int((count_strings if isinstance(counts, str) else count_lists)([counts])[0])
+    if pixels != height * width:
+        raise ValueError(f"its RLE of {width}x{height} pixels is damaged")
+
+
+def _center_of_mask(segmentation: list | dict, height: int, width: int) -> Point | None:
+    """Return the middle of the pixel of the mask that is nearest to its centroid, or None if the mask is empty."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its mask has {width}x{height} pixels, which is more than {MAX_PIXELS}")
     mask = decode_segmentation(segmentation, height, width)
     if not mask.any():
         return None
     rows, columns = np.nonzero(mask)
     x, y = nearest_on_target(mask > 0, np.array([columns.mean(), rows.mean()]))
-    return (x + 0.5) * size[0] / width, (y + 0.5) * size[1] / height
+    return x + 0.5, y + 0.5
 
 
 def nearest_on_target(target: np.ndarray, center: np.ndarray) -> tuple[int, int]:
@@ -211,7 +255,7 @@ def read_labelme(path: Path) -> Entry:
         content = json.loads(read_text(path))
         points = [_shape_center(shape) for shape in content["shapes"]]
         return Entry(path, points, _size(content.get("imageWidth"), content.get("imageHeight")))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a labelme file ({type(error).__name__}: {error}).") from error
 
 

@@ -35,7 +35,7 @@ class Source:
 
 
 def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dict[str, str]]:
-    """List the images and videos among files and in folders and their subfolders, in order.
+    """List the images and videos among files and in folders and their subfolders, in order, without hidden files.
 
     Returns:
         the sources, and the reason for each input that has none.
@@ -43,7 +43,7 @@ def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dic
     sources: dict[str, Source] = {}
     refused = {}
     for given in map(Path, inputs):
-        files = sorted(given.rglob("*")) if given.is_dir() else [given]
+        files = _visible_files(given) if given.is_dir() else [given]
         known = [path for path in files if path.suffix.lower() in (*EXTENSIONS, *VIDEOS) and path.is_file()]
         if not known and given.is_dir():
             refused[str(given)] = f"the folder {given} holds no image and no video."
@@ -57,6 +57,12 @@ def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dic
             is_sequence = path.suffix.lower() in VIDEOS or count_frames(path) > 1
             sources[name] = Source(path, name, is_sequence)
     return list(sources.values()), refused
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Return the files below a folder in order, without hidden files and what is in hidden folders."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Iterator[np.ndarray]]:

@@ -46,7 +46,7 @@ def read_json(json_file: str | os.PathLike) -> dict:
             data = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
-    except (ValueError, IsADirectoryError) as error:
+    except (ValueError, IsADirectoryError, RecursionError) as error:
         raise ValueError(f"'{json_file}' is not a JSON file ({error})") from error
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise ValueError(f"'{json_file}' is not in COCO format: it holds no list 'images'")

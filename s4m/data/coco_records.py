@@ -4,17 +4,19 @@ import math
 import ntpath
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from d2kit.rle import count_lists, count_strings
 from s4m.data.coco_ids import number_annotations, number_records, plain_id
 from s4m.data.coco_shapes import repair_shapes
 from s4m.data.faults import ERROR, Faults
 from s4m.data.images import read_header
-from s4m.data.rle import count_lists, count_strings
 
 _FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _CROWDS_TOLD = 0.02  # of all annotations; COCO has 1.2 %
+_LARGEST_AREA = 1e10  # pixels, up to which COCO's evaluation counts objects
 
 
 def _whole(value: object) -> int | None:
@@ -81,6 +83,10 @@ def _repair_names(images: list[dict], root: str | None, faults: Faults) -> None:
             faults.error("file names that leave the folder of the images", f"the image '{new}' leaves its folder")
         elif root is not None and not _exists(os.path.join(root, new)):
             missing.append(os.path.join(root, new))
+    counts = Counter(image["file_name"] for image in images)
+    for name in (name for name, count in counts.items() if count > 1):
+        told = f"'{name}' is listed {counts[name]} times"
+        faults.warning("images that are listed several times, each with a part of the objects", told)
     for path in missing:
         faults.error("images that do not exist", f"lists the image '{path}', which does not exist", FileNotFoundError)
 
@@ -184,14 +190,14 @@ def _repair_flag(annotation: dict, faults: Faults) -> None:
 def _repair_area(annotation: dict, faults: Faults) -> None:
     """Make `area` a positive number, or leave it out so that the mask's is taken, in place."""
     value = annotation.get("area", 1)
-    if type(value) in (int, float) and 0 < value < math.inf:
+    if type(value) in (int, float) and 0 < value <= _LARGEST_AREA:
         return
     try:
         number = float(value[0] if isinstance(value, list) and len(value) == 1 else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     told = f"annotation {annotation.get('id')} has the area {str(value)[:40]!r}"
-    if 0 < number < math.inf:
+    if 0 < number <= _LARGEST_AREA:
         annotation["area"] = number
         faults.repaired("areas of another type, read as numbers", told)
     else:
@@ -244,7 +250,19 @@ def repair_coco(data: dict, faults: Faults, image_root: str | os.PathLike | None
     if annotations and not kept and not faults.of(ERROR):
         faults.error("no usable annotation", f"none of its {len(annotations)} annotations has a usable mask")
     number_annotations(kept, faults)
+    _tell_copies(kept, faults)
     data["annotations"] = kept
+
+
+def _tell_copies(annotations: list[dict], faults: Faults) -> None:
+    """Add a warning if objects are there twice: the same box of the same class in the same image."""
+    seen = set()
+    for annotation in annotations:
+        key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
+        if key in seen:
+            told = f"annotation {annotation['id']} has the image, the class and the box of one before"
+            faults.warning("objects that are there twice", told)
+        seen.add(key)
 
 
 def tell_crowds(annotations: Iterable[dict], faults: Faults) -> None:

@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
+from s4m.data.conventions import tell_percentages, tell_rows, tell_swapped
 from s4m.data.faults import Faults
 from s4m.data.rle import check_rle, name_of, numbers_in, rle_box
 
@@ -89,6 +90,9 @@ class _Polygons:
         self._faults = faults
         self._count = 0
         self._fractions: list[str] = []
+        self._extents: list[np.ndarray] = []
+        self._boxes: list[np.ndarray] = []
+        self._sides: list[np.ndarray] = []
 
     def check(self, annotations: Sequence[dict], sides: np.ndarray) -> np.ndarray:
         """Check annotations whose segmentations are polygons.
@@ -112,6 +116,9 @@ class _Polygons:
         high = extents[:, 2:4]
         reach = sides.max(1, keepdims=True)
         finite = np.isfinite(extents[:, :4]).all(1)
+        self._extents.append(extents[finite, :4])
+        self._boxes.append(_boxes(annotations)[finite])
+        self._sides.append(sides[finite])
         with np.errstate(invalid="ignore"):
             far = finite & ((low < -reach) | (high > sides + reach)).any(1)
             unit = (low >= _UNIT[0]).all(1) & (high <= _UNIT[1]).all(1) & (extents[:, 4] > 0)
@@ -147,8 +154,14 @@ class _Polygons:
             annotation["segmentation"] = parts or [[math.nan] * 6]
         return annotation["segmentation"]
 
-    def tell_fractions(self) -> None:
-        """Add an error if polygons lie within 0..1, as fractions of the image's sides do."""
+    def tell_all(self) -> None:
+        """Add the errors of a whole json: polygons in fractions or percentages of the image, or with y before x."""
+        if not self._extents:
+            return
+        extents = np.concatenate(self._extents)
+        sides = np.concatenate(self._sides)
+        tell_swapped(extents, np.concatenate(self._boxes), sides, self._faults)
+        tell_percentages(extents, sides, self._faults)
         count = len(self._fractions)
         if count > _SHARE_OF_FRACTIONS * self._count:
             told = f"the coordinates of {count} of {self._count} polygons lie within 0..1 and are no pixels"
@@ -244,13 +257,15 @@ def repair_shapes(annotations: Sequence[dict], sizes: Mapping[int, tuple[int, in
         extents.append(extent)
         overlaps.append(iou)
         wrong.append(bad)
-    rules.tell_fractions()
+    rules.tell_all()
     if not kept:
         return kept
     bad = np.concatenate(wrong)
     if bad.mean() > _SYSTEMATIC:
         bad |= np.concatenate(overlaps) < _SAME_BOX
     extent = np.concatenate(extents)
+    encoded = [kept[number] for number in np.flatnonzero(bad) if isinstance(kept[number]["segmentation"], dict)]
+    tell_rows([annotation["segmentation"] for annotation in encoded], _boxes(encoded), faults)
     for number in np.flatnonzero(bad):
         annotation = kept[number]
         told = f"{name_of(annotation)} has the box {annotation.get('bbox')}"

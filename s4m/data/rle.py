@@ -1,4 +1,4 @@
-"""Run lengths of COCO annotations are proved here: pycocotools decodes damaged ones to whatever is in memory."""
+"""RLE of COCO annotations are checked here before anything decodes them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,8 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2kit.rle import count_lists, count_strings
 from s4m.data.faults import Faults
-
-_NO_COUNT = -1  # of a damaged RLE
-_FIRST = 48  # "0", which stands for 0
-_VALUE = 31  # the bits of a character that hold a part of a run
-_SIGN = 16  # the bit that makes a run negative in its last character
-_MORE = 32  # the bit that says that the run goes on
-_LONGEST = 7  # characters of a run
 
 
 def name_of(annotation: dict) -> str:
@@ -33,72 +27,6 @@ def numbers_in(value: object) -> Iterator[float]:
             yield float(value)
         except (TypeError, ValueError, OverflowError):
             yield math.nan
-
-
-def count_lists(counts: Sequence[list]) -> np.ndarray:
-    """Return the pixels (N,) int64 of uncompressed RLEs; -1 where a run is no length."""
-    totals = []
-    for runs in counts:
-        proper = all(type(run) in (int, float) and run >= 0 and run == int(run) for run in runs)
-        totals.append(sum(map(int, runs)) if proper else _NO_COUNT)
-    return np.array(totals, np.int64)
-
-
-def count_strings(counts: Sequence[str]) -> np.ndarray:
-    """Return the pixels (N,) int64 of compressed RLEs; -1 where the text is no RLE or a run is no length.
-
-    The format is that of COCO's API (`rleToString` in maskApi.c): a run is written in characters of 5 bits, the lowest
-    first, each with a bit that says whether more follow; from the fourth run on, the difference to the run before the
-    last is written. All texts are decoded together.
-    """
-    totals = np.zeros(len(counts), np.int64)
-    filled = [number for number, text in enumerate(counts) if text]
-    if not filled:
-        return totals
-    codes = [counts[number].encode("ascii", "replace") for number in filled]
-    values = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - _FIRST
-    ends = np.cumsum([len(code) for code in codes])  # one past the last character of each text
-    owner = np.repeat(np.arange(len(codes)), np.diff(ends, prepend=0))
-    last = (values & _MORE) == 0
-    bad = np.zeros(len(codes), bool)
-    bad[owner[(values < 0) | (values > _MORE + _VALUE)]] = True
-    bad[~last[ends - 1]] = True
-    last[ends - 1] = True
-    stops = np.flatnonzero(last)
-    starts = np.concatenate([[0], stops[:-1] + 1])
-    lengths = stops - starts + 1
-    bad[owner[starts[lengths > _LONGEST]]] = True
-    places = np.minimum(np.arange(len(values)) - np.repeat(starts, lengths), _LONGEST)
-    runs = np.add.reduceat((values & _VALUE) << (5 * places), starts)
-    negative = (values[stops] & _SIGN) != 0
-    runs -= np.where(negative, np.int64(1) << (5 * np.minimum(lengths, _LONGEST)), 0)
-    of_text = owner[starts]
-    runs = _undo_differences(runs, of_text)
-    bad[of_text[runs < 0]] = True
-    sums = np.zeros(len(codes), np.int64)
-    np.add.at(sums, of_text, runs)
-    totals[filled] = np.where(bad, _NO_COUNT, sums)
-    return totals
-
-
-def _undo_differences(runs: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return the runs of texts whose run m, from the fourth on, is written as its difference to run m - 2.
-
-    Args:
-        runs: (N,) as written.
-        owner: (N,) number of the text of each run, rising.
-    """
-    first = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
-    position = np.arange(len(runs)) - np.repeat(first, np.diff(np.append(first, len(runs))))
-    # The first run stands alone; the odd ones add up among themselves, and so do the even ones from the third on.
-    family = owner * 3 + np.where(position == 0, 0, np.where(position % 2 == 1, 1, 2))
-    order = np.argsort(family, kind="stable")
-    summed = np.cumsum(runs[order])
-    begins = np.flatnonzero(np.diff(family[order], prepend=-1))
-    before = np.concatenate([[0], summed])[begins]
-    result = np.empty_like(runs)
-    result[order] = summed - np.repeat(before, np.diff(np.append(begins, len(runs))))
-    return result
 
 
 def check_rle(annotations: Sequence[dict], sides: np.ndarray, faults: Faults) -> np.ndarray:

@@ -259,6 +259,14 @@ def test_registering(root):
     assert resolve_datasets([name]) == (name,)
 
 
+@pytest.mark.parametrize("options", ["", ":", ":points=,masks="])
+def test_a_root_with_colons(root, options, tmp_path_factory):
+    folder = shutil.copytree(root, tmp_path_factory.mktemp("colons") / "run_12:30:00")
+    name = f"sirst:{folder}:train.txt{options}"
+    resolve_datasets([name])
+    assert len(DatasetCatalog.get(name)) == len(load_sirst(folder, "train"))
+
+
 def test_names_by_path(root):
     plain, with_options = f"sirst:{root}:train.txt", f"sirst:{root}:train:points=,masks="
     assert resolve_datasets([plain, with_options, plain]) == (plain, with_options, plain)

@@ -95,6 +95,22 @@ def test_jpeg_has_no_numbers_of_instances(tmp_path):
     assert np.array_equal(read_mask(path), TARGETS)
 
 
+@pytest.mark.parametrize("numbers", [(60, 60, 120, 120), (85, 170, 255, 255)])
+def test_instance_numbers_in_a_jpeg_are_refused(tmp_path, numbers):
+    mask = np.kron(spots(numbers), np.ones((4, 4), np.uint8))
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=98)
+    with pytest.raises(BadImageError, match=r"m\.jpg .*ambiguous: regions of at most .* save it as PNG"):
+        read_mask(tmp_path / "m.jpg")
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 95])
+def test_neither_ringing_nor_a_stray_value_makes_a_jpeg_ambiguous(tmp_path, quality):
+    mask = np.kron(TARGETS, np.full((4, 4), 255, np.uint8))
+    mask[0:2, 0:2] = 120
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=quality)
+    assert np.mean(read_mask(tmp_path / "m.jpg") != (mask > 127)) < 0.01
+
+
 def test_a_weak_target_beside_soft_ones_is_named(tmp_path):
     mask = SOFT.copy()
     mask[9:11, 9] = 100

@@ -260,3 +260,50 @@ def test_a_white_picture_has_no_points(tmp_path):
 def test_swapped_points_are_hinted_at(tmp_path):
     with pytest.raises(ValueError, match=r"point \(4, 25\) is outside.*Are x and y swapped"):
         read(write_csv(tmp_path, "image,x,y\na,4,25\n"))
+
+
+@pytest.mark.parametrize("counts", ["PPYo0", "0", [10, 5], [2**40, 1], [-5, 605], None, ""])
+def test_a_damaged_rle_is_refused(tmp_path, counts):
+    path = write_coco(tmp_path, [{"segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}])
+    with pytest.raises(ValueError, match=r"p\.json: annotation 5 of image 'a\.png'.* RLE"):
+        read(path)
+
+
+def test_a_polygon_in_an_image_of_any_claimed_size_takes_little_memory(tmp_path):
+    scale = 100_000
+    corners = [value * scale for value in (3.25, 4.25, 3.2501, 4.25, 3.2501, 4.2501, 3.25, 4.2501)]
+    path = write_coco(tmp_path, [{"segmentation": [corners]}], width=WIDTH * scale, height=HEIGHT * scale)
+    assert read(path) == [[3, 4]]
+
+
+def test_an_rle_of_too_many_pixels_is_refused(tmp_path):
+    side = 2**17
+    segmentation = {"size": [side, side], "counts": [2**31, 2**31, 2**31, 2**31, 2**31, 2**31, 2**31, 2**31]}
+    path = write_coco(tmp_path, [{"segmentation": segmentation}])
+    with pytest.raises(ValueError, match=r"p\.json: annotation 5 .* more than"):
+        read(path)
+
+
+def test_polygons_of_pairs_are_read(tmp_path):
+    path = write_coco(tmp_path, [{"segmentation": [[[2, 3], [5, 3], [5, 6], [2, 6]]]}])
+    assert read(path) == [[3, 4]]
+
+
+@pytest.mark.parametrize(("image_id", "other"), [("1", 1), (1, "1"), (1.0, "1"), ("b-2", "b-2")])
+def test_ids_of_images_in_any_type_meet(tmp_path, image_id, other):
+    path = write_coco(tmp_path, [{"bbox": [3, 4, 1, 1], "image_id": image_id}], id=other)
+    assert read(path) == [[3, 4]]
+
+
+@pytest.mark.parametrize("value", [None, False, "false", "0", 0.0, ""])
+def test_objects_that_are_no_crowds_stay(tmp_path, value):
+    path = write_coco(tmp_path, [{"bbox": [3, 4, 1, 1], "iscrowd": value}, {"bbox": [9, 9, 1, 1], "iscrowd": "1"}])
+    assert read(path) == [[3, 4]]
+
+
+@pytest.mark.parametrize("name", ["p.json", "a.json"])
+def test_a_json_nested_too_deep_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=name):
+        read(path if name == "p.json" else tmp_path)

@@ -10,7 +10,8 @@ from istd.deploy.sources import find_sources, open_frames
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    for name in ("b.png", "a.TIF", "a.png", "notes.txt", "below/a.png", "below/c.MP4"):
+    hidden = ("._b.png", "below/._c.MP4", ".cut/a.png")
+    for name in ("b.png", "a.TIF", "a.png", "notes.txt", "below/a.png", "below/c.MP4", *hidden):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")

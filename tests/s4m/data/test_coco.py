@@ -122,9 +122,10 @@ def test_absent_image_and_json_are_named(tmp_path):
         validate_coco(tmp_path / "none.json")
 
 
-def test_not_json_is_named(tmp_path):
+@pytest.mark.parametrize("text", ['{"images": [', "[" * 100_000])
+def test_not_json_is_named(tmp_path, text):
     path = tmp_path / "torn.json"
-    path.write_text('{"images": [')
+    path.write_text(text)
     with pytest.raises(ValueError, match=r"torn\.json' is not a JSON file"):
         validate_coco(path)
 

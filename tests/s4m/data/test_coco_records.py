@@ -83,7 +83,7 @@ def test_iscrowd_of_another_type_is_1(data, read, value):
     assert type(content["annotations"][1]["iscrowd"]) is int and not faults.of(ERROR)
 
 
-@pytest.mark.parametrize("value", [None, [], "", "none", -5, 0, float("nan"), {"px": 3}])
+@pytest.mark.parametrize("value", [None, [], "", "none", -5, 0, float("nan"), {"px": 3}, 10**400, 1e11])
 def test_areas_that_are_none_are_left_to_the_mask(data, read, value, assert_right):
     rewrite(data, "annotations", "area", lambda _: value)
     content, faults = read(data)

@@ -108,7 +108,8 @@ def test_a_compressed_rle_that_was_cut_is_refused_wherever_it_was_cut(data, read
 
 
 @pytest.mark.parametrize(
-    "counts", ["", "\u00e9\u00e9", "b'abc'", "zzzzzzzzzzzzzzzz", [-4, 2404], [1.5, 2398.5], [2399], ["a"], 7, {"a": 1}]
+    "counts",
+    ["", "\u00e9\u00e9", "b'abc'", "z" * 16, [-4, 2404], [1.5, 2398.5], [2399], ["a"], 7, {"a": 1}, [2**64, 1]],
 )
 def test_other_damaged_rle_is_refused(data, read, counts):
     data["annotations"][2]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
