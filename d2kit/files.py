@@ -83,6 +83,31 @@ def unused_name(name: str, used: Container[str]) -> str:
     return next(candidate for candidate in names if candidate not in used)
 
 
+def read_picture(path: str | os.PathLike, flags: int) -> np.ndarray | None:
+    """Read an image file by `cv2.imdecode` with the given flags; None if OpenCV cannot read it.
+
+    `cv2.imread` ends the whole process where a name is not UTF-8.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    content = np.fromfile(path, np.uint8)
+    return cv2.imdecode(content, flags) if content.size else None
+
+
+def require_utf8(path: str | os.PathLike) -> str:
+    """Return the path for OpenCV's readers and writers of videos, which end the whole process if it is not UTF-8.
+
+    Raises:
+        ValueError: the path is not UTF-8; the message names it.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{ascii(os.fspath(path))} is not UTF-8, as OpenCV needs it for videos: rename it.") from error
+    return os.fspath(path)
+
+
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Write pixels (H, W) gray or (H, W, 3) BGR, uint8 or uint16, as a PNG file by `atomic_write`.
 

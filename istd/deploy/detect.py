@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2kit.files import atomic_write, inside, write_png
+from d2kit.files import atomic_write, inside, require_utf8, write_png
 from istd.data.images import read_infrared
 from istd.deploy.detections import COLUMNS, draw_overlay, table_rows
 from istd.deploy.predictor import ISTDPredictor
@@ -168,20 +168,21 @@ def write_video(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None
 
     Raises:
         OSError: OpenCV has no encoder here, or the file cannot be written.
+        ValueError: the path is not UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = require_utf8(path.with_name(f".{path.stem}.part{path.suffix}"))
     writer = None
     try:
         for picture in pictures:
             if writer is None:
                 size = picture.shape[1::-1]
-                writer = cv2.VideoWriter(os.fspath(part), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+                writer = cv2.VideoWriter(part, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
                 if not writer.isOpened():
                     raise OSError(f"cannot write {path}: OpenCV has no encoder for it here.")
             writer.write(picture)
     finally:
         if writer is not None:
             writer.release()
-            if part.is_file():
+            if os.path.isfile(part):
                 os.replace(part, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2kit.files import unused_name
+from d2kit.files import require_utf8, unused_name
 from istd.data.frames import count_frames, iterate_frames
 from istd.data.images import EXTENSIONS, BadImageError, gray_from_file_values
 
@@ -93,7 +93,7 @@ def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Itera
     """
     if Path(path).suffix.lower() not in VIDEOS:
         return DEFAULT_RATE, _read_stack(path, value_range)
-    capture = cv2.VideoCapture(os.fspath(path))
+    capture = cv2.VideoCapture(require_utf8(path))
     if not capture.isOpened():
         raise BadImageError(f"{os.fspath(path)} cannot be read as a video.")
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
-from d2kit.files import atomic_write, inside, require_apart, unused_name, write_png
+from d2kit.files import atomic_write, inside, read_picture, require_apart, unused_name, write_png
 from s4m.data.coco import validate_coco
 from s4m.data.images import read_header, read_stored, size_problem_of, turn
 
@@ -130,7 +130,7 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
         pixels = read_stored(str(path))  # OpenCV turns some of these, and fails for others.
         pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     else:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = read_picture(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"'{path}' cannot be read as an image")
     pixels = turn(pixels, header.orientation)
