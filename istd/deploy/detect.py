@@ -49,8 +49,9 @@ class DetectionRun:
         remove_results(self.folder)
         for name in RESULTS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._append(TABLE, ",".join(COLUMNS) + "\n")
         self._append(LINES, "")
+        (self.folder / TABLE).unlink(missing_ok=True)
+        self._append(TABLE, ",".join(COLUMNS) + "\n")
         self.records: list[dict] = []
         self.failed: dict[str, str] = {}
 

@@ -333,6 +333,8 @@ def test_results_in_the_folder_of_the_images_are_not_read_again(gray_predictor, 
 
 
 def test_an_empty_folder_alone(gray_predictor, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.csv").write_text("a table without its json\n")
     status, document = run(tmp_path, tmp_path / "out")
     assert status == 1 and document["images"] == [] and list(document["failed"]) == [str(tmp_path)]
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 1
