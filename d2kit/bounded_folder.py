@@ -78,7 +78,7 @@ class BoundedFolder:
             self._written += size
 
     def _path(self, key: str) -> Path:
-        name = _checksum(key.encode()).hex()
+        name = _checksum(key.encode(errors="surrogatepass")).hex()
         return self.folder / name[:2] / f"{name}{self._suffix}"
 
     def _has_room(self, size: int) -> bool:

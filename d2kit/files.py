@@ -1,10 +1,11 @@
-"""Functions that write files and images atomically and read weights safely."""
+"""Functions that write files and images atomically, keep them in their folder and read weights safely."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full.
+        ValueError: a text holds a name that is not UTF-8.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -48,7 +50,68 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
             temporary.unlink()
         if isinstance(error, OSError):
             raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror or error}") from error
+        if isinstance(error, UnicodeEncodeError):
+            raise ValueError(f"'{path}' cannot be written: {ascii(error.object.strip())} is not UTF-8") from error
         raise
+
+
+def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
+    """Return the path of a file of an output folder whose name comes from data.
+
+    Args:
+        folder: the output folder, which need not exist.
+        name: path below the folder; it may hold subfolders.
+
+    Raises:
+        ValueError: the name, or a symbolic link in the folder, leads out of the folder; or no file can have the name.
+    """
+    path = Path(folder, name)
+    try:
+        leads_out = Path(folder).resolve() not in path.resolve().parents
+    except (ValueError, OSError, RuntimeError) as error:  # A zero byte, a half of a character, or a ring of links.
+        raise ValueError(f"{ascii(os.fspath(name))} cannot be the name of a file: {error}") from error
+    if leads_out:
+        raise ValueError(f"'{os.fspath(name)}' leads out of the folder '{os.fspath(folder)}', so it is not written.")
+    return path
+
+
+def require_apart(output: str | os.PathLike, source: str | os.PathLike) -> None:
+    """Raise ValueError if an output folder is, holds or lies in a folder of inputs, which it could replace."""
+    output_path = Path(output).resolve()
+    source_path = Path(source).resolve()
+    if output_path.is_relative_to(source_path) or source_path.is_relative_to(output_path):
+        raise ValueError(f"'{output}' would mix with the inputs in '{source}': choose another output.")
+
+
+def unused_name(name: str, used: Container[str]) -> str:
+    """Return the name, or the first of NAME_2, NAME_3, ... if it is used already."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in names if candidate not in used)
+
+
+def read_picture(path: str | os.PathLike, flags: int) -> np.ndarray | None:
+    """Read an image file by `cv2.imdecode` with the given flags; None if OpenCV cannot read it.
+
+    `cv2.imread` ends the whole process where a name is not UTF-8.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    content = np.fromfile(path, np.uint8)
+    return cv2.imdecode(content, flags) if content.size else None
+
+
+def require_utf8(path: str | os.PathLike) -> str:
+    """Return the path for OpenCV's readers and writers of videos, which end the whole process if it is not UTF-8.
+
+    Raises:
+        ValueError: the path is not UTF-8; the message names it.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{ascii(os.fspath(path))} is not UTF-8, as OpenCV needs it for videos: rename it.") from error
+    return os.fspath(path)
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import torch
 
 def derive_seed(*parts: int | str) -> int:
     """Hash the parts, for example (cfg.SEED, "labeled", position), to a 31-bit seed."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") & 0x7FFFFFFF
 
 

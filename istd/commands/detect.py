@@ -5,7 +5,8 @@ r"""Detect infrared small targets in images, folders and videos of any size.
 
 The folder `detections` gets masks, overlays, detections.csv and detections.json. The tables hold the centroid x, y and
 the box x0, y0, x1, y1 in pixels (right and lower edges exclusive), the area in pixels and the score (largest
-probability) of each detection. A file that cannot be read is named and left out; the exit status is then 1. With an
+probability) of each detection. Rows are written when their image is done; until the end of the run, detections.jsonl
+stands for detections.json. A file that cannot be read is named and left out; the exit status is then 1. With an
 exported file as --model, Detectron2 is not needed.
 """
 
@@ -59,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
         raise argparse.ArgumentError(None, "give either --model or --config-file.")
     if args.tile < 0 or (args.tile and not 0 <= args.overlap < args.tile):
         raise argparse.ArgumentError(None, "0 <= --overlap < --tile is needed, or --tile 0.")
+    sources, refused = find_sources(args.inputs, args.output)
     detection = DetectionRun(build_predictor(args), args.output)
-    sources, refused = find_sources(args.inputs)
     detection.failed.update(refused)
     try:
         for source in tqdm(sources, desc="files", unit="file"):
             detection.add(source, partial(tqdm, desc=source.name, unit="frame", leave=False))
-    finally:  # An interrupted run keeps the tables of its finished files.
+    finally:  # An interrupted run gets its detections.json, too.
         detection.close()
     count = sum(len(record["detections"]) for record in detection.records)
     print(f"{count} detections in {len(detection.records)} images and frames: {args.output}")

@@ -6,13 +6,12 @@ istd points /data/own/masks --output points.csv --kind coarse --seed 1
 
 import argparse
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from d2kit.files import atomic_write, write_png
+from d2kit.files import atomic_write, inside, require_apart, write_png
 from d2kit.rng import derive_seed
 from istd.data.images import EXTENSIONS, read_mask
 from istd.data.mask_files import image_of_mask
@@ -55,14 +54,17 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if not masks.is_dir():
         raise FileNotFoundError(f"{masks} is not a folder of masks.")
-    if output.exists() and (not args.overwrite or os.path.samefile(masks, output)):
-        raise FileExistsError(f"{output} exists: choose another output, or --overwrite (never the masks).")
+    is_table = output.suffix.lower() == ".csv"
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f"{output} exists: choose another output, or --overwrite.")
+    if not is_table:
+        require_apart(output, masks)
     images = list(points_of_folder(masks, args.kind, args.seed))
-    if output.suffix.lower() == ".csv":
+    if is_table:
         lines = [(name, *point) for name, points, _ in images for point in points or [("", "")]]
         with atomic_write(output, "w") as file:
             csv.writer(file).writerows([("image", "x", "y"), *lines])
     else:
         for name, points, shape in images:
-            write_png(output / f"{name}.png", draw_points(points, *shape))
+            write_png(inside(output, f"{name}.png"), draw_points(points, *shape))
     print(f"{sum(len(points) for _, points, _ in images)} points of {len(images)} images: {output}")

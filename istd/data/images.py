@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from d2kit.files import read_picture
 from istd.data.arrays import ARRAY_EXTENSIONS, open_array
 from istd.data.frames import TIFF_EXTENSIONS, count_frames, frame_stack
 from istd.data.mask_values import byte_values, foreground, has_color, largest_channel
@@ -243,7 +244,7 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         if not array.size:
             raise ValueError("it holds no image")
         return array
-    array = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    array = read_picture(path, cv2.IMREAD_UNCHANGED)
     if array is None:
         raise BadImageError(f"{os.fspath(path)} cannot be read as an image.")
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array

@@ -1,9 +1,9 @@
 """Detections, which are the connected regions of a probability map, their table and their drawing."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -44,19 +44,14 @@ def find_detections(probability: np.ndarray, threshold: float) -> list[Detection
     ]
 
 
-def write_table(file: TextIO, rows: Iterable[tuple[str, int | None, Sequence[Detection]]]) -> None:
-    """Write a CSV with a line of COLUMNS for each detection; `frame` is empty for images.
-
-    Args:
-        file: open text file.
-        rows: file name, frame number and detections of each image or frame.
-    """
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, frame, detections in rows:
-        for detection in detections:
-            x, y = (round(value, 3) for value in detection.centroid)
-            writer.writerow([name, frame, x, y, *detection.box, detection.area, round(detection.score, 5)])
+def table_rows(name: str, frame: int | None, detections: Iterable[Detection]) -> str:
+    """Return the lines of a CSV with COLUMNS for the detections of an image, or of a frame of a sequence."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for detection in detections:
+        x, y = (round(value, 3) for value in detection.centroid)
+        writer.writerow([name, frame, x, y, *detection.box, detection.area, round(detection.score, 5)])
+    return text.getvalue()
 
 
 def draw_overlay(gray: np.ndarray, mask: np.ndarray, detections: Sequence[Detection]) -> np.ndarray:

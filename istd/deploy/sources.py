@@ -1,6 +1,5 @@
 """The files that a detection run reads: images and sequences, also in folders, each with a unique name for results."""
 
-import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from d2kit.files import require_utf8, unused_name
 from istd.data.frames import count_frames, iterate_frames
 from istd.data.images import EXTENSIONS, BadImageError, gray_from_file_values
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_RATE = 25.0  # frames per second
+RESULTS = ("masks", "overlays")  # the folders in the output folder of a detection run
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
 
@@ -34,17 +35,35 @@ class Source:
     is_sequence: bool
 
 
-def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dict[str, str]]:
+def find_sources(
+    inputs: Iterable[str | os.PathLike], output: str | os.PathLike
+) -> tuple[list[Source], dict[str, str]]:
     """List the images and videos among files and in folders and their subfolders, in order, without hidden files.
+
+    Args:
+        inputs: files and folders.
+        output: folder of the run; the results that it holds are not listed.
 
     Returns:
         the sources, and the reason for each input that has none.
+
+    Raises:
+        ValueError: an input lies in the results, which a run replaces.
     """
+    results = {Path(output, name).resolve() for name in RESULTS}
     sources: dict[str, Source] = {}
     refused = {}
     for given in map(Path, inputs):
+        if not results.isdisjoint([given.resolve(), *given.resolve().parents]):
+            raise ValueError(f"{given} lies in the results of an earlier run: choose another --output.")
         files = _visible_files(given) if given.is_dir() else [given]
-        known = [path for path in files if path.suffix.lower() in (*EXTENSIONS, *VIDEOS) and path.is_file()]
+        known = [
+            path
+            for path in files
+            if path.suffix.lower() in (*EXTENSIONS, *VIDEOS)
+            and path.is_file()
+            and results.isdisjoint(path.resolve().parents)
+        ]
         if not known and given.is_dir():
             refused[str(given)] = f"the folder {given} holds no image and no video."
         elif not known:
@@ -52,8 +71,7 @@ def find_sources(inputs: Iterable[str | os.PathLike]) -> tuple[list[Source], dic
             refused[str(given)] = f"{given} {problem}."
         for path in known:
             stem = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").as_posix()
-            names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-            name = next(name for name in names if name not in sources)
+            name = unused_name(stem, sources)
             is_sequence = path.suffix.lower() in VIDEOS or count_frames(path) > 1
             sources[name] = Source(path, name, is_sequence)
     return list(sources.values()), refused
@@ -81,7 +99,7 @@ def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Itera
     """
     if Path(path).suffix.lower() not in VIDEOS:
         return DEFAULT_RATE, _read_stack(path, value_range)
-    capture = cv2.VideoCapture(os.fspath(path))
+    capture = cv2.VideoCapture(require_utf8(path))
     if not capture.isOpened():
         raise BadImageError(f"{os.fspath(path)} cannot be read as a video.")
     rate = capture.get(cv2.CAP_PROP_FPS)

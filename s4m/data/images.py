@@ -12,6 +12,8 @@ import tifffile
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, ImageFile
 
+from d2kit.files import read_picture
+
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 DEPTHS = ("range", "type")  # of INPUT.DEPTH
 _ORIENTATION = 0x0112  # tag of EXIF
@@ -81,7 +83,7 @@ def read_stored(file_name: str) -> np.ndarray:
         if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
             pixels = np.moveaxis(pixels, 0, 2)
     else:
-        pixels = cv2.imread(file_name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = read_picture(file_name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is None:
             raise ValueError("OpenCV cannot read it")
         if pixels.ndim == 3 and pixels.shape[2] >= 3:

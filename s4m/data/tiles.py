@@ -3,13 +3,14 @@
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
-from d2kit.files import atomic_write, write_png
+from d2kit.files import atomic_write, inside, read_picture, require_apart, unused_name, write_png
 from s4m.data.coco import validate_coco
 from s4m.data.images import read_header, read_stored, size_problem_of, turn
 
@@ -82,6 +83,7 @@ def write_tiles(
     """Cut all images of a COCO json into tiles; every pixel of an image is in exactly one tile.
 
     A tile is named after its image, with `_y<first row>_x<first column>` added, and has the image's id as `source_id`.
+    Where a.png and a.bmp are both images, the tiles of the second are named after a_2.
 
     Args:
         source: path of the json.
@@ -95,34 +97,48 @@ def write_tiles(
 
     Raises:
         FileNotFoundError: the json or an image is absent.
-        ValueError: `tile` is not positive, `validate_coco` refuses the json, or an image is damaged or has another size
-            than the json says.
+        ValueError: `tile` is not positive, files of the source could be replaced, `validate_coco` refuses the json, an
+            image is damaged or has another size than the json says, or a tile's path leads out of `output`.
     """
-    if tile < 1:
-        raise ValueError(f"tiles of {tile} pixels: there must be at least one")
+    _check(Path(source), Path(images), Path(output), tile)
     data = validate_coco(source, images)
     by_image: dict[int, list[dict]] = {image["id"]: [] for image in data["images"]}
     for annotation in data.get("annotations", ()):
         by_image[annotation["image_id"]].append(annotation)
     records = []
     annotations = []
-    for image in data["images"]:
+    for image, stem in zip(data["images"], _stems(data["images"]), strict=True):
         height, width = image["height"], image["width"]
         pixels = _read(Path(images, image["file_name"]), height, width)
         boxes = list(itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)))
         parts = cut_annotations(by_image[image["id"]], (height, width), boxes, min_share)
         for ((y0, y1), (x0, x1)), tile_parts in zip(boxes, parts, strict=True):
-            name = Path(image["file_name"])
-            name = name.with_name(f"{name.stem}_y{y0}_x{x0}.png")
-            write_png(Path(output, "images", name), pixels[y0:y1, x0:x1])
+            name = f"{stem}_y{y0}_x{x0}.png"
+            write_png(inside(Path(output, "images"), name), pixels[y0:y1, x0:x1])
             size = {"height": y1 - y0, "width": x1 - x0, "source_id": image["id"]}
-            records.append({**image, **size, "id": len(records) + 1, "file_name": name.as_posix()})
+            records.append({**image, **size, "id": len(records) + 1, "file_name": Path(name).as_posix()})
             for part in tile_parts:
                 annotations.append({**part, "id": len(annotations) + 1, "image_id": len(records)})
     path = Path(output, "annotations.json")
     with atomic_write(path, "w") as file:
         json.dump({**data, "images": records, "annotations": annotations}, file)
     return path
+
+
+def _check(source: Path, images: Path, output: Path, tile: int) -> None:
+    if tile < 1:
+        raise ValueError(f"tiles of {tile} pixels: there must be at least one")
+    require_apart(output / "images", images)
+    if output.resolve() in (source.parent.resolve(), source.resolve().parent):  # The json may be a symbolic link.
+        raise ValueError(f"'{output}' holds the json to be cut: choose another output.")
+
+
+def _stems(images: Sequence[dict]) -> list[str]:
+    """Return the unique path of each image without its extension."""
+    stems: dict[str, None] = {}
+    for image in images:
+        stems[unused_name(os.path.splitext(os.path.normpath(image["file_name"]))[0], stems)] = None
+    return list(stems)
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:
@@ -132,7 +148,7 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
         pixels = read_stored(str(path))  # OpenCV turns some of these, and fails for others.
         pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     else:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = read_picture(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"'{path}' cannot be read as an image")
     pixels = turn(pixels, header.orientation)

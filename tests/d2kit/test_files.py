@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2kit.files import atomic_write, load_weights, require_tensors, write_png
+from d2kit.files import atomic_write, inside, load_weights, require_tensors, write_png
 
 
 def test_replaces_whole_file_and_leaves_nothing_beside(tmp_path):
@@ -43,6 +43,29 @@ def test_full_disk_is_one_sentence_with_the_name(tmp_path):
         with atomic_write(path):
             raise OSError(28, "No space left on device")
     assert path.read_bytes() == b"old"
+
+
+def test_text_that_is_not_utf_8_is_named_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match=r"file' cannot be written: 'caf\\udce9.png,1' is not UTF-8"):
+        with atomic_write(path, "w") as file:
+            file.write("caf\udce9.png,1\n")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_names_that_stay_in_their_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path / "real")  # The folder itself may be a link.
+    folder = tmp_path / "folder"
+    for name in ("a.png", "new/a.png", "new/../a.png", "..a", "caf\udce9.png"):
+        assert inside(folder, name) == folder / name
+    (tmp_path / "real" / "ring").symlink_to("ring")
+    for name in ("", ".", "..", "../a.png", "new/../../a.png", os.fspath(tmp_path / "a.png"), "../folder2/a"):
+        with pytest.raises(ValueError, match="leads out of the folder '.*folder'"):
+            inside(folder, name)
+    with pytest.raises(ValueError, match=r"'a\\x00.png' cannot be the name of a file"):
+        inside(folder, "a\0.png")
 
 
 def test_kill_leaves_old_or_new(tmp_path):

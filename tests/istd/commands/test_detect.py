@@ -2,7 +2,13 @@
 
 import argparse
 import csv
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -18,6 +24,23 @@ from istd.commands import detect
 from istd.data import images
 from istd.deploy import ISTDPredictor, Runner
 from istd.modeling import build_network
+
+# `istd detect` with the predictor of `gray_predictor`, in a process that takes 50 ms for an image.
+SLOW = """
+import sys, time
+from d2kit.commands import run_command
+from istd.checkpoints import Recipe
+from istd.commands import detect
+from istd.deploy import ISTDPredictor, Runner
+
+def slow(images):
+    time.sleep(0.05)
+    return images.clamp(0, 1)
+
+recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
+detect.build_predictor = lambda options: ISTDPredictor(runner=Runner(slow, recipe, 1))
+sys.exit(run_command(detect, sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -194,7 +217,124 @@ def test_an_interrupted_run_keeps_its_tables(gray_predictor, tmp_path, monkeypat
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 2
 
 
+def read_lines(output):
+    """Records of detections.jsonl, and files of the rows of detections.csv."""
+    lines = (output / "detections.jsonl").read_text().splitlines()
+    with open(output / "detections.csv", newline="") as file:
+        return [json.loads(line) for line in lines], [row["file"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_keeps_its_rows(gray_predictor, tmp_path, number):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for index in range(200):
+        Image.fromarray(scene()).save(folder / f"{index:03}.png")
+    arguments = [sys.executable, "-c", SLOW, str(folder), "--model", "x", "--output", str(output)]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if (output / "detections.jsonl").is_file() and (output / "detections.jsonl").read_bytes().count(b"\n") > 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait() == -number
+    records, rows = read_lines(output)
+    files = [str(folder / f"{index:03}.png") for index in range(len(records))]
+    assert 3 < len(records) < 200 and [record["file"] for record in records] == files
+    assert rows == files[: len(rows)] and len(rows) >= len(files) - 1, "one image may be half entered"
+    assert all(record["detections"][0]["area"] == 12 for record in records)
+    assert all(np.count_nonzero(np.asarray(Image.open(output / record["mask"]))) == 12 for record in records)
+
+    (output / "masks" / ".000.png.01234567.tmp").write_bytes(b"half")
+    for path in sorted(folder.iterdir())[2:]:
+        path.unlink()
+    with open(output / "detections.jsonl", "a") as file:
+        file.write('{"file": "cut o')
+    document = run(folder, output)[1]  # The next run begins anew.
+    assert [record["file"] for record in document["images"]] == files[:2]
+    assert len(list((output / "masks").iterdir())) <= 3, "at most one mask was not listed yet"
+    assert not (output / "detections.jsonl").exists()
+
+
+def test_names_that_are_not_utf_8(gray_predictor, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        for one in ("a", name, "z"):
+            (folder / f"{one}.png").write_bytes(cv2.imencode(".png", scene())[1].tobytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    for suffix in (".npy", ".avi"):  # OpenCV can read and write no video of such a name.
+        np.save(folder / "stack.npy", np.stack([scene()] * 2))
+        (folder / "stack.npy").rename(folder / f"{name}{suffix}")
+    arguments = [sys.executable, "-c", SLOW, str(folder), "--model", "x", "--output", str(output)]
+    assert subprocess.run(arguments, stderr=subprocess.DEVNULL).returncode == 1
+    document = json.loads((output / "detections.json").read_text())
+    files = [record["file"] for record in document["images"]]
+    assert files == [str(folder / f"{one}.png") for one in ("a", name, "z")]
+    assert all((output / record["mask"]).is_file() for record in document["images"])
+    assert all((output / record["overlay"]).is_file() for record in document["images"])
+    rows = (output / "detections.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4 and rows[2].startswith(f"{folder}/caf\\udce9.png,")
+    assert sorted(document["failed"]) == [str(folder / f"{name}{suffix}") for suffix in (".avi", ".npy")]
+    assert all("is not UTF-8" in reason for reason in document["failed"].values())
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_rows(gray_predictor, tmp_path, monkeypatch, capsys):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in "abcde":
+        Image.fromarray(scene()).save(folder / f"{name}.png")
+    synchronize, calls = os.fsync, []
+
+    def fill(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:  # A mask and an overlay are written for each of two images.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synchronize(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill)
+    assert run_command(detect, [str(folder), "--model", "x", "--output", str(output)]) == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    records, rows = read_lines(output)
+    assert [Path(record["file"]).stem for record in records] == ["a", "b"] == [Path(row).stem for row in rows]
+    assert len(calls) == 6, "the third mask and detections.json failed, and nothing was tried after them"
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("blocked", ["out", "out/masks", "out/detections.csv"])
+def test_the_output_is_tried_before_the_first_image(monkeypatch, tmp_path, capsys, blocked):
+    def refuse(_):
+        raise AssertionError("an image was predicted")
+
+    runner = Runner(refuse, Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1), 1)
+    monkeypatch.setattr(detect, "build_predictor", lambda _: ISTDPredictor(runner=runner))
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    if blocked == "out/detections.csv":
+        (tmp_path / blocked).mkdir(parents=True)
+    else:
+        (tmp_path / blocked).parent.mkdir(exist_ok=True)
+        (tmp_path / blocked).write_bytes(b"a file")
+    arguments = [str(tmp_path / "a.png"), "--model", "x", "--output", str(tmp_path / "out")]
+    assert run_command(detect, arguments) == 1
+    assert str(tmp_path / blocked) in capsys.readouterr().err
+
+
+def test_results_in_the_folder_of_the_images_are_not_read_again(gray_predictor, tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    for _ in range(2):
+        document = run(tmp_path, tmp_path)[1]
+        assert [record["file"] for record in document["images"]] == [str(tmp_path / "a.png")]
+    before = (tmp_path / "masks" / "a.png").read_bytes()
+    assert run_command(detect, [str(tmp_path / "masks"), "--model", "x", "--output", str(tmp_path)]) == 1
+    assert (tmp_path / "masks" / "a.png").read_bytes() == before
+
+
 def test_an_empty_folder_alone(gray_predictor, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.csv").write_text("a table without its json\n")
     status, document = run(tmp_path, tmp_path / "out")
     assert status == 1 and document["images"] == [] and list(document["failed"]) == [str(tmp_path)]
     assert (tmp_path / "out" / "detections.csv").read_text().count("\n") == 1

@@ -42,7 +42,10 @@ def test_nothing_is_written_over_unless_told(masks, capsys):
     before = {path.name: path.read_bytes() for path in masks.iterdir()}
     for extra in ([], ["--overwrite"]):
         assert run_command(command, [str(masks), "--output", str(masks), *extra]) == 1
-    assert "exists: choose another output" in capsys.readouterr().err
+    for output in (masks / "points", masks.parent):
+        assert run_command(command, [str(masks), "--output", str(output), "--overwrite"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert "exists: choose another output" in errors[0] and all("mix with the inputs" in line for line in errors[1:])
     assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
     output = masks.parent / "p.csv"
     output.write_text("mine")

@@ -1,11 +1,9 @@
 """Detections as numbers, as a table, as a picture."""
 
-import io
-
 import numpy as np
 import pytest
 
-from istd.deploy.detections import BOX_COLOR, MASK_COLOR, Detection, draw_overlay, find_detections, write_table
+from istd.deploy.detections import BOX_COLOR, MASK_COLOR, Detection, draw_overlay, find_detections, table_rows
 
 
 @pytest.fixture
@@ -27,10 +25,8 @@ def test_numbers(probability):
 
 def test_table(probability):
     found = find_detections(probability, 0.5)
-    file = io.StringIO()
-    write_table(file, [("a.png", None, found), ("b.mp4", 7, found[1:]), ("c.png", None, [])])
-    assert file.getvalue().splitlines() == [
-        "file,frame,x,y,x0,y0,x1,y1,area,score",
+    text = table_rows("a.png", None, found) + table_rows("b.mp4", 7, found[1:]) + table_rows("c.png", None, [])
+    assert text.splitlines() == [
         "a.png,,21.5,11.0,20,10,24,13,12,0.9",
         "a.png,,5.5,30.5,5,30,7,32,2,0.75",
         "b.mp4,7,5.5,30.5,5,30,7,32,2,0.75",

@@ -19,7 +19,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_a_folder_in_order_with_unique_names(folder):
-    sources, refused = find_sources([folder, folder / "b.png"])
+    sources, refused = find_sources([folder, folder / "b.png"], folder.parent / "out")
     assert refused == {}
     assert [(source.path.relative_to(folder).as_posix(), source.name, source.is_sequence) for source in sources] == [
         ("a.TIF", "a", False),
@@ -31,10 +31,25 @@ def test_a_folder_in_order_with_unique_names(folder):
     ]
 
 
+def test_results_are_not_read_again(folder):
+    for name in ("masks/b.png", "overlays/b.png", "overlays/below/c.mp4"):
+        path = folder / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (folder / "link.png").symlink_to(folder / "out" / "masks" / "b.png")
+    (folder / "out" / "mine.png").write_bytes(b"")
+    sources, refused = find_sources([folder], folder / "out")
+    names = [source.path.relative_to(folder).as_posix() for source in sources]
+    assert names == ["a.TIF", "a.png", "b.png", "below/a.png", "below/c.MP4", "out/mine.png"] and refused == {}
+    for given in ("masks", "masks/b.png", "overlays/below"):
+        with pytest.raises(ValueError, match=f"{given} lies in the results of an earlier run: choose another --output"):
+            find_sources([folder / "out" / given], folder / "out")
+
+
 def test_what_gives_nothing_is_named(folder):
     (folder / "empty").mkdir()
     inputs = [folder / "empty", folder / "notes.txt", folder / "absent.png"]
-    sources, refused = find_sources(inputs)
+    sources, refused = find_sources(inputs, folder / "out")
     assert sources == [] and list(refused) == [str(path) for path in inputs]
     assert [reason.split(" ", 1)[1] for reason in refused.values()][1:] == [
         "is neither an image nor a video.",

@@ -20,5 +20,6 @@ def test_options_reach_the_files(tmp_path, capsys):
 
 def test_one_sentence_says_what_is_wrong(tmp_path, capsys):
     missing = tmp_path / "none.json"
-    assert run_command(tiles, ["--json", str(missing), "--images", str(tmp_path), "--output", str(tmp_path / "out")])
+    folders = ["--images", str(tmp_path / "images"), "--output", str(tmp_path / "out")]
+    assert run_command(tiles, ["--json", str(missing), *folders]) == 1
     assert f"error: COCO json '{missing}' does not exist" in capsys.readouterr().err

@@ -114,6 +114,38 @@ def test_bad_images_are_named_and_no_json_is_left(source, damage, message):
     assert not (folder / "tiles/annotations.json").exists()
 
 
+def test_images_of_one_name_have_tiles_of_their_own(source):
+    folder, pixels = source
+    cv2.imwrite(str(folder / "images/two.bmp"), 255 - pixels["two.png"])
+    names = ["two.png", "a/../two.bmp", "a/one.png"]
+    sizes = [(4, 4), (4, 4), (6, 10)]
+    images = [
+        {"id": number, "file_name": name, "height": height, "width": width}
+        for number, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
+    ]
+    (folder / "names.json").write_text(json.dumps({"images": images}))
+    path = write_tiles(folder / "names.json", folder / "images", folder / "tiles", tile=10)
+    tiles = [image["file_name"] for image in json.loads(path.read_text())["images"]]
+    assert tiles == ["two_y0_x0.png", "two_2_y0_x0.png", "a/one_y0_x0.png"]
+    written = [cv2.imread(str(folder / "tiles/images" / name)) for name in tiles[:2]]
+    assert (written[0] == pixels["two.png"]).all() and (written[1] == 255 - pixels["two.png"]).all()
+
+
+@pytest.mark.parametrize("output", [".", "images", "images/tiles", "other/..", "deep"])
+def test_the_source_is_never_replaced(source, output):
+    folder, _ = source
+    json_file, images = folder / "source.json", folder / "images"
+    (folder / "other").mkdir()
+    if output == "deep":  # The images lie in the folder `images` of the output.
+        images = folder / "deep" / "images" / "below"
+        images.parent.mkdir(parents=True)
+        (folder / "images").rename(images)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="choose another output"):
+        write_tiles(json_file, images, folder / output, tile=5)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_tiles_of_no_pixels_are_refused(source):
     with pytest.raises(ValueError, match="tiles of 0 pixels"):
         write_tiles(source[0] / "source.json", source[0] / "images", source[0] / "tiles", tile=0)
