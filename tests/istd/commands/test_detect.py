@@ -209,7 +209,7 @@ def test_an_interrupted_run_keeps_its_tables(gray_predictor, tmp_path, monkeypat
         raise zlib.error("incorrect data check") if path.stem == "a" else KeyboardInterrupt
 
     monkeypatch.setattr(images, "_read_bytes", fail)
-    assert run(folder, tmp_path / "out") == 128 + signal.SIGINT
+    assert run(folder, tmp_path / "out")[0] == 128 + signal.SIGINT
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [Path(record["file"]).name for record in document["images"]] == ["b.png"]
     assert list(document["failed"]) == [str(folder / "a.png")]
