@@ -1,6 +1,7 @@
 """OUTPUT_DIR as the folder of one training: who holds it, and what a killed process left in it."""
 
 import contextlib
+import fnmatch
 import itertools
 import json
 import logging
@@ -83,9 +84,14 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _clean(folder: Path) -> None:
-    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
+    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json.
+
+    Folders inside that other trainings have held stay as they are.
+    """
+    for place, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not Path(place, name, LOCK).exists()]
+        for name in fnmatch.filter(names, ".*.tmp"):
+            Path(place, name).unlink()
     metrics = folder / "metrics.json"
     if metrics.is_file() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
         logger.warning("The last line of '%s' is cut off, as its training was killed; it is passed over.", metrics)
