@@ -71,10 +71,15 @@ def test_a_folder_is_free_after_its_training(tmp_path):
 
 
 def test_what_a_killed_training_left_is_cleaned(tmp_path, caplog):
-    (tmp_path / ".model_final.pth.abc.tmp").write_bytes(b"half")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".lock").touch()  # That folder is of another training, which may be writing.
+    for place in (tmp_path, tmp_path / "inner", tmp_path / "other"):
+        (place / ".model_final.pth.abc.tmp").write_bytes(b"half")
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iterat')
     with hold_folder(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "metrics.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "inner", "metrics.json", "other"]
+    assert [path.parent.name for path in tmp_path.rglob("*.tmp")] == ["other"]
     assert (tmp_path / "metrics.json").read_text() == '{"iteration": 19}\n{"iterat\n'
     assert "metrics.json' is cut off" in caplog.text
 
