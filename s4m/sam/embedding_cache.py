@@ -17,9 +17,10 @@ class EmbeddingCache:
 
     A full folder loses nothing and gets nothing new: other images are embedded each time, after one warning. So the
     folder is for one segmenter and one set of images. Damaged files count as absent, and a folder that cannot be
-    written is one warning; see `BoundedFolder`. A warm and a cold cache give the same bits: each image is embedded in an
-    encoder call of its own, because its last bits depend on the batch, and features are rounded to fp16 even if they do
-    not come from the disk.
+    written is one warning; see `BoundedFolder`.
+
+    A warm and a cold cache give the same bits: each image is embedded in an encoder call of its own, because its last
+    bits depend on the batch, and features are rounded to fp16 even if they do not come from the disk.
 
     Args:
         folder: folder that is made when missing; processes may share it.
@@ -72,5 +73,6 @@ class EmbeddingCache:
     def _write(self, key: str, embedding: Embedding) -> None:
         frame = embedding.frames[0]
         payload = io.BytesIO()
-        torch.save({"features": embedding.features.cpu(), "frame": (frame.image_size, frame.input_size, frame.side)}, payload)
+        state = {"features": embedding.features.cpu(), "frame": (frame.image_size, frame.input_size, frame.side)}
+        torch.save(state, payload)
         self.files.write(key, payload.getvalue())

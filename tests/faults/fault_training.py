@@ -48,13 +48,15 @@ class Events:
         self._kill_at = kill_at
         self._numbers = itertools.count()
         self._times = Counter()
-        self._record = open(record, "w", encoding="utf-8")  # The process keeps it open until its end.
+        self._record = record
+        record.write_text("", encoding="utf-8")
 
     def __call__(self, name: str, before_death: Callable[[], None] = lambda: None) -> None:
         """Tell that an event happens; `before_death` is called before the process dies of it."""
         self._times[name] += 1
         name = name if self._times[name] == 1 else f"{name} #{self._times[name]}"
-        print(name, file=self._record, flush=True)
+        with self._record.open("a", encoding="utf-8") as file:
+            print(name, file=file)
         if self._kill_at in (name, next(self._numbers)):
             before_death()
             os.kill(os.getpid(), signal.SIGKILL)
