@@ -26,6 +26,4 @@ def istd_options(folder: Path) -> list[str]:
     root = folder / "scenes"
     write_scenes(root, 10, seed=3, size=(48, 64), splits=(0.6, 0.2), empty_share=0.0)
     sets = {"TRAIN": "train", "VALIDATION": "val", "TEST": "test"}
-    return [
-        item for key, split in sets.items() for item in (f"DATASETS.{key}", repr((f"sirst:{root}:{split}.txt",)))
-    ]
+    return [item for key, split in sets.items() for item in (f"DATASETS.{key}", repr((f"sirst:{root}:{split}.txt",)))]
