@@ -27,7 +27,7 @@ test: setup  ## run the tests in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup  ## kill 200 trainings at random points, resume them, and count what is lost
-	PYTHONPATH=. $(BIN)/python tests/faults/soak.py
+	$(BIN)/python tests/faults/soak.py
 
 lint: setup  ## run ruff
 	$(BIN)/ruff check .
