@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup setup-cityscapes demo demo-istd test lint docs check
+.PHONY: help setup setup-cityscapes demo demo-istd test soak lint docs check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,6 +25,9 @@ demo-istd: setup  ## the schemes of ISTD on synthetic scenes
 
 test: setup  ## run the tests in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: setup  ## kill 200 trainings at random points, resume them, and count what is lost
+	$(BIN)/python tests/faults/soak.py
 
 lint: setup  ## run ruff
 	$(BIN)/ruff check .

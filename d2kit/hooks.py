@@ -9,7 +9,7 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-from d2kit.files import atomic_write, damage
+from d2kit.files import atomic_write
 from d2kit.rng import derive_seed, seed_everything
 from d2kit.run_folder import read_note, set_aside
 
@@ -65,19 +65,28 @@ class KeptCheckpoints(d2_hooks.PeriodicCheckpointer):
     """
 
     def before_train(self) -> None:
-        """Count the checkpoints of a resumed training; set those of an earlier training aside."""
+        """Count the checkpoints before the start of a resumed training; set those of an earlier training aside."""
         super().before_train()
         folder = Path(self.checkpointer.save_dir)
         if self.trainer.start_iter == 0:
             set_aside(folder)
         elif self.max_to_keep is not None:
-            self.recent_checkpoints = sorted(map(str, folder.glob(f"{self.file_prefix}_[0-9]*.pth")))
+            paths = sorted(folder.glob(f"{self.file_prefix}_[0-9]*.pth"))
+            # A later one, which a kill left untagged, is written again.
+            before = [path for path in paths if int(path.stem.rpartition("_")[2]) < self.trainer.start_iter]
+            self.recent_checkpoints = list(map(str, before))
 
     def after_train(self) -> None:
-        """Write the final file where there is none."""
-        final = Path(self.checkpointer.save_dir, f"{self.file_prefix}_final.pth")
-        if self.trainer.iter >= self.max_iter and (not final.is_file() or damage(final)):
-            self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
+        """Write the final file of a training that is resumed after its last iteration.
+
+        What is in its place may be of a shorter training.
+        """
+        last = self.trainer.start_iter - 1
+        if last + 1 >= self.max_iter:
+            iteration = self.trainer.iter
+            self.trainer.iter = last  # The checkpoint holds it, and a longer training continues after it.
+            self.checkpointer.save(f"{self.file_prefix}_final", iteration=last)
+            self.trainer.iter = iteration
 
 
 class PromptWriter(d2_hooks.PeriodicWriter):

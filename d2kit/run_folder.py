@@ -1,6 +1,7 @@
 """OUTPUT_DIR as the folder of one training: who holds it, and what a killed process left in it."""
 
 import contextlib
+import fnmatch
 import itertools
 import json
 import logging
@@ -83,9 +84,14 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _clean(folder: Path) -> None:
-    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
+    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json.
+
+    Folders inside that other trainings have held stay as they are.
+    """
+    for place, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not Path(place, name, LOCK).exists()]
+        for name in fnmatch.filter(names, ".*.tmp"):
+            Path(place, name).unlink()
     metrics = folder / "metrics.json"
     if metrics.is_file() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
         logger.warning("The last line of '%s' is cut off, as its training was killed; it is passed over.", metrics)
@@ -108,14 +114,18 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def can_resume(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds a checkpoint to resume from, that is, the file `last_checkpoint`.
+    """Whether a folder holds a checkpoint to resume from: the file `last_checkpoint`, or a single periodic checkpoint.
+
+    A training that is killed after its first checkpoint is written, and before it is tagged, leaves the latter.
 
     Raises:
-        ValueError: there are checkpoints, but no such file: a training from its start would take their place.
+        ValueError: there are several checkpoints, but no such file: a training from its start would take their place.
     """
     periodic = sorted(Path(folder).glob("model_[0-9]*.pth"))
-    if Path(folder, "last_checkpoint").is_file() or not periodic:
-        return Path(folder, "last_checkpoint").is_file()
+    if Path(folder, "last_checkpoint").is_file() or len(periodic) == 1:
+        return True
+    if not periodic:
+        return False
     raise ValueError(
         f"'{folder}' holds '{periodic[-1].name}', but no file last_checkpoint that names the one to resume from: "
         "write its name into that file, or train without --resume."
@@ -125,14 +135,18 @@ def can_resume(folder: str | os.PathLike) -> bool:
 def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
     """The checkpoint that a resumed training continues from: the one that `last_checkpoint` names.
 
-    If that one is missing or damaged, it is the newest whole one of the others, with a warning.
+    If that one is missing or damaged, or if there is no such file, it is the newest whole one of the others, with a
+    warning.
 
     Raises:
         ValueError: none is whole.
     """
     folder = Path(folder)
-    last = folder / Path(folder, "last_checkpoint").read_text(encoding="utf-8", errors="replace").strip()
-    for path in [last, *sorted(folder.glob("model_[0-9]*.pth"), reverse=True)]:
+    tag = folder / "last_checkpoint"
+    tagged = [folder / tag.read_text(encoding="utf-8", errors="replace").strip()] if tag.is_file() else []
+    if not tagged:
+        logger.warning("'%s' has no file last_checkpoint: the training resumes from its only checkpoint.", folder)
+    for path in [*tagged, *sorted(folder.glob("model_[0-9]*.pth"), reverse=True)]:
         reason = damage(path) if path.is_file() else "it is missing"
         if not reason:
             return path

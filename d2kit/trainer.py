@@ -90,6 +90,11 @@ class ResumableTrainer(DefaultTrainer):
             state_dict = {**state_dict, "_trainer": {**inner, "grad_scaler": fresh}}
         super().load_state_dict(state_dict)
 
+    def after_train(self) -> None:
+        """Run the hooks; Detectron2 counts one iteration too many where a resumed training has none left."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or `MODEL.WEIGHTS`, and let the data begin with the next iteration.
 

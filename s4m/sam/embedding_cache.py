@@ -17,8 +17,10 @@ class EmbeddingCache:
 
     A full folder loses nothing and gets nothing new: other images are embedded each time, after one warning. So the
     folder is for one segmenter and one set of images. Damaged files count as absent, and a folder that cannot be
-    written is one warning; see `BoundedFolder`. Features are rounded to fp16 even if they do not come from the disk, so
-    that a warm and a cold cache give the same numbers.
+    written is one warning; see `BoundedFolder`.
+
+    A warm and a cold cache give the same bits: each image is embedded in an encoder call of its own, because its last
+    bits depend on the batch, and features are rounded to fp16 even if they do not come from the disk.
 
     Args:
         folder: folder that is made when missing; processes may share it.
@@ -48,12 +50,10 @@ class EmbeddingCache:
         missing = [name for name in keys if name not in entries]
         self.hits += len(entries)
         self.misses += len(missing)
-        if missing:
-            fresh = self.segmenter.encode([load(name) for name in missing])
-            fresh = Embedding(fresh.features.half(), fresh.frames)
-            for index, name in enumerate(missing):
-                entries[name] = fresh[[index]]
-                self._write(keys[name], entries[name])
+        for name in missing:
+            fresh = self.segmenter.encode([load(name)])
+            entries[name] = Embedding(fresh.features.half(), fresh.frames)
+            self._write(keys[name], entries[name])
         features = [entries[name].features.to(self.segmenter.device) for name in file_names]
         return Embedding(torch.cat(features).float(), [entries[name].frames[0] for name in file_names])
 
@@ -73,7 +73,6 @@ class EmbeddingCache:
     def _write(self, key: str, embedding: Embedding) -> None:
         frame = embedding.frames[0]
         payload = io.BytesIO()
-        # A slice that is no clone would be saved with the storage of its whole batch.
-        features = embedding.features.cpu().clone()
-        torch.save({"features": features, "frame": (frame.image_size, frame.input_size, frame.side)}, payload)
+        state = {"features": embedding.features.cpu(), "frame": (frame.image_size, frame.input_size, frame.side)}
+        torch.save(state, payload)
         self.files.write(key, payload.getvalue())

@@ -71,10 +71,15 @@ def test_a_folder_is_free_after_its_training(tmp_path):
 
 
 def test_what_a_killed_training_left_is_cleaned(tmp_path, caplog):
-    (tmp_path / ".model_final.pth.abc.tmp").write_bytes(b"half")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".lock").touch()  # That folder is of another training, which may be writing.
+    for place in (tmp_path, tmp_path / "inner", tmp_path / "other"):
+        (place / ".model_final.pth.abc.tmp").write_bytes(b"half")
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iterat')
     with hold_folder(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "metrics.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "inner", "metrics.json", "other"]
+    assert [path.parent.name for path in tmp_path.rglob("*.tmp")] == ["other"]
     assert (tmp_path / "metrics.json").read_text() == '{"iteration": 19}\n{"iterat\n'
     assert "metrics.json' is cut off" in caplog.text
 
@@ -125,7 +130,14 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path, caplog):
         checkpoint_to_resume(tmp_path)
 
 
+def test_a_first_checkpoint_that_a_kill_left_untagged_is_resumed(tmp_path, caplog):
+    only = checkpoint(tmp_path, "model_0000003.pth")
+    assert can_resume(tmp_path) and checkpoint_to_resume(tmp_path) == only
+    assert f"'{tmp_path}' has no file last_checkpoint" in caplog.text
+
+
 def test_checkpoints_without_the_file_that_names_one_are_not_overwritten(tmp_path):
+    checkpoint(tmp_path, "model_0000001.pth")
     checkpoint(tmp_path, "model_0000003.pth")
     with pytest.raises(ValueError, match=r"'model_0000003\.pth', but no file last_checkpoint"):
         can_resume(tmp_path)

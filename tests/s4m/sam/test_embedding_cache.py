@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,27 @@ def test_it_equals_encoding_to_half_precision_and_reads_each_image_once(tiny, fi
     for one, other in zip(tiny.decode(warm, prompts), tiny.decode(plain, prompts), strict=True):
         torch.testing.assert_close(one.masks, other.masks, rtol=1e-2, atol=0.1)
         torch.testing.assert_close(one.quality, other.quality, rtol=1e-2, atol=1e-2)
+
+
+def test_a_batch_gives_the_same_bits_whatever_the_cache_holds(tiny, files, tmp_path):
+    """An encoder whose results depend on its batch, as those of a large SAM do, shows whether the cache lets them."""
+
+    class BatchDependent:
+        fingerprint, device = tiny.fingerprint, tiny.device
+
+        def encode(self, images):
+            embedding = tiny.encode(images)
+            return replace(embedding, features=embedding.features + len(images))
+
+    def encode(folder, names):
+        return EmbeddingCache(tmp_path / folder, BatchDependent(), 1.0).encode_files(names, load).features
+
+    cold = encode("cold", files)
+    encode("partly_warm", files[1:2])
+    assert torch.equal(encode("partly_warm", files), cold)
+    assert torch.equal(encode("cold", files), cold)
+    full = EmbeddingCache(tmp_path / "full", BatchDependent(), 1 / 2**30)
+    assert torch.equal(full.encode_files(files, load).features, cold)
 
 
 def test_an_image_that_changed_and_another_segmenter_are_misses(tiny, files, tmp_path):
