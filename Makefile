@@ -26,8 +26,9 @@ demo-istd: setup  ## the schemes of ISTD on synthetic scenes
 test: setup  ## run the tests in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-soak: setup  ## kill 200 trainings at random points, resume them, and count what is lost
+soak: setup  ## kill 200 trainings at random points, and mutate 1,000 files of each kind
 	$(BIN)/python tests/faults/soak.py
+	MUTATIONS=1000 $(BIN)/python -m pytest tests/faults/test_mutated_files.py
 
 lint: setup  ## run ruff
 	$(BIN)/ruff check .

@@ -90,22 +90,22 @@ class KeptCheckpoints(d2_hooks.PeriodicCheckpointer):
 
 
 class PromptWriter(d2_hooks.PeriodicWriter):
-    """Detectron2's PeriodicWriter that also writes after each evaluation, so that a kill loses none of its figures."""
+    """Detectron2's PeriodicWriter that also writes at evaluations and checkpoints, so that a kill loses no figure."""
 
-    def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int):
+    def __init__(self, writers: Sequence[EventWriter], period: int, more: Sequence[int]):
         """
         Args:
             writers: as for PeriodicWriter.
             period: iterations between two writes.
-            evaluation_period: iterations between two evaluations; 0: there are none.
+            more: further periods at which it writes, such as those of evaluations and checkpoints; 0 stands for none.
         """
         super().__init__(writers, period)
-        self._evaluation_period = evaluation_period
+        self._more = [further for further in more if further > 0]
 
     def after_step(self) -> None:
         """Write if it is time."""
-        evaluated = self._evaluation_period > 0 and (self.trainer.iter + 1) % self._evaluation_period == 0
-        if evaluated and self.trainer.iter + 1 < self.trainer.max_iter:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and any(done % further == 0 for further in self._more):
             for writer in self._writers:
                 writer.write()
         else:

@@ -68,14 +68,12 @@ class ResumableTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """Return Detectron2's hooks with the seeds, checkpoints and writers of `d2kit.hooks`."""
         hooks = [SeedEveryStep(max(self.cfg.SEED, 0)), *super().build_hooks()]
-        solver, evaluation = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        checkpoint = self.cfg.SOLVER.CHECKPOINT_PERIOD
         for place, hook in enumerate(hooks):
             if isinstance(hook, d2_hooks.PeriodicCheckpointer):
-                hooks[place] = KeptCheckpoints(
-                    self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=self.kept_checkpoints
-                )
+                hooks[place] = KeptCheckpoints(self.checkpointer, checkpoint, max_to_keep=self.kept_checkpoints)
             elif isinstance(hook, d2_hooks.PeriodicWriter):
-                hooks[place] = PromptWriter(hook._writers, LOG_PERIOD, evaluation)
+                hooks[place] = PromptWriter(hook._writers, LOG_PERIOD, (self.cfg.TEST.EVAL_PERIOD, checkpoint))
         return hooks
 
     def state_dict(self) -> dict:

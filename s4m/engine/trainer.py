@@ -1,6 +1,7 @@
 """S4MTrainer is Detectron2's DefaultTrainer with the two-stream loader, the teacher and the evaluation of both."""
 
 import os
+import re
 from collections import OrderedDict
 
 import torch
@@ -23,9 +24,28 @@ from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
 from s4m.sam.embedding_cache import EmbeddingCache
 
+METRICS = re.compile(r"(bbox|segm|boundary)/AP(50|75|s|m|l|-.+)?|voc/APr(50|70|_vol)(-.+)?")
+
 
 def _position(hooks: list[HookBase], hook_class: type[HookBase]) -> int:
     return next(i for i, hook in enumerate(hooks) if isinstance(hook, hook_class))
+
+
+def best_metric(cfg: CfgNode) -> str:
+    """Return the full name of the metric that S4M.BEST_METRIC names; of several test sets the first one counts.
+
+    Raises:
+        ValueError: no evaluator gives such a metric.
+    """
+    metric, sets = cfg.S4M.BEST_METRIC, cfg.DATASETS.TEST
+    named = next((name for name in sets if metric.startswith(f"{name}/")), sets[0])
+    metric = metric.removeprefix(f"{named}/")
+    if not METRICS.fullmatch(metric):
+        raise ValueError(
+            f"S4M.BEST_METRIC is '{metric}', but the metrics are bbox, segm or boundary with /AP, /AP50, /AP75, /APs, "
+            "/APm, /APl or /AP-CLASS, and of VOC voc/APr50, voc/APr70 and voc/APr_vol."
+        )
+    return "/".join([cfg.S4M.TEST.NETWORK, *([named] if len(sets) > 1 else []), metric])
 
 
 class S4MTrainer(ResumableTrainer):
@@ -86,8 +106,7 @@ class S4MTrainer(ResumableTrainer):
             return hooks
         after_evaluation = []
         if comm.is_main_process():
-            metric = f"{cfg.S4M.TEST.NETWORK}/{cfg.S4M.BEST_METRIC}"
-            after_evaluation.append(BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric))
+            after_evaluation.append(BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, best_metric(cfg)))
         if teacher is not None and cfg.S4M.QUALITY_IMAGES > 0:
             after_evaluation.append(PseudoLabelQualityHook(cfg, self.network))
         start = _position(hooks, d2_hooks.EvalHook)

@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import json
 import logging
+import os
 import pickle
 import random
 import subprocess
@@ -41,7 +42,7 @@ from s4m.data.coco import load_coco
 from s4m.data.images import read_image
 from s4m.data.mappers import LabeledMapper
 
-COUNT = 70  # mutations of each kind
+COUNT = int(os.environ.get("MUTATIONS", 70))  # mutations of each kind
 END = 300  # bytes; half of the mutations are so close to an end of the file, where headers and directories are
 RECIPE = Recipe("ACM", {"in_channels": 1, "norm": "BN"})
 MASK = np.zeros((20, 30), np.uint8)
@@ -271,7 +272,7 @@ def test_a_mutated_file_crashes_nothing(tmp_path):
     if not all(importlib.util.find_spec(library) for library in ("onnx", "onnxruntime")):
         names.remove("onnx")
     command = [sys.executable, __file__, ",".join(names), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + COUNT)
     assert done.returncode == 0, f"it ended by {done.returncode} at {done.stderr[-500:]}"
     assert json.loads(done.stdout.splitlines()[-1]) == []
 

@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 
-from s4m.engine.trainer import S4MTrainer
+from s4m.engine.trainer import S4MTrainer, best_metric
 
 
 @pytest.fixture
@@ -64,6 +64,25 @@ def test_trains_evaluates_and_logs(make_trainer, tmp_path):
     events = b"".join(path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
     assert b"pseudo-labels (left teacher, right refined)" in events
     assert b"pseudo-labels of a test image (left teacher, right refined)" in events
+
+
+@pytest.mark.parametrize(
+    ("metric", "sets", "wanted"),
+    [
+        ("segm/AP", ("a",), "student/segm/AP"),
+        ("bbox/AP-big cat", ("a",), "student/bbox/AP-big cat"),
+        ("voc/APr_vol", ("a",), "student/voc/APr_vol"),
+        ("segm/AP50", ("a", "coco:b.json:b/c"), "student/a/segm/AP50"),
+        ("coco:b.json:b/c/segm/AP50", ("a", "coco:b.json:b/c"), "student/coco:b.json:b/c/segm/AP50"),
+    ],
+)
+def test_the_metric_of_the_best_checkpoint(small_cfg, metric, sets, wanted):
+    cfg = small_cfg("stage1", semi=False)
+    cfg.S4M.BEST_METRIC, cfg.DATASETS.TEST = metric, sets
+    assert best_metric(cfg) == wanted
+    cfg.S4M.BEST_METRIC = "segm/APP"
+    with pytest.raises(ValueError, match=r"^S4M\.BEST_METRIC is 'segm/APP', but the metrics are"):
+        best_metric(cfg)
 
 
 def test_best_checkpoint_is_by_the_network_that_is_evaluated(make_trainer, monkeypatch, tmp_path):
