@@ -64,12 +64,14 @@ def grow_mask(
 
     Each point has a window of 49x49 pixels, whose median is the background. The largest value among the 3x3 pixels
     around the point is the peak, and the contrast is the peak minus the background.
+
     1. The last level is gain * sqrt(noise / contrast), between 0.05 and 0.7. With a gain of 1, the gray value there
        lies above the background by the geometric mean of the noise and the contrast.
     2. Levels fall from 0.7 to the last level in steps of 0.05. At each, the region is the 8-connected part of
        {gray >= background + level * contrast} that holds the peak.
     3. The growth ends at the level before the region leaks: before it touches a side of the window inside the image,
        has more than `max_area` pixels, or has more than twice its area at the level before plus 8 pixels.
+
     The point's own pixel always joins the mask.
 
     Example: with a noise of 10, a target of contrast 90 grows to the level sqrt(10 / 90) = 0.33, and a faint one of
