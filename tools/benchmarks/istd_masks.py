@@ -17,6 +17,7 @@ from istd.pseudo_masks.evolve import ROUND_UP, evolve_mask, region_peak_threshol
 SIDE = 256  # An image's side in pixels is about that of SIRST's images.
 SPEED_GOALS = {2: 4.0, 60: 8.0, 2000: 50.0}  # By the number of regions, the metrics are at least this much faster.
 EVOLUTION_REGIONS = 5
+CONSTANTS = evolve_mask.__kwdefaults__  # The plain form takes the published constants of label evolution.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +106,7 @@ def ir_metrics(options: argparse.Namespace) -> Iterator[Case]:
 
 def evolve_mask_plainly(mask: np.ndarray, probability: np.ndarray, **constants: float) -> np.ndarray:
     """Return what `evolve_mask` returns without points, by a full-image dilation and component pass per region."""
-    c = SimpleNamespace(**evolve_mask.__kwdefaults__ | constants)
+    c = SimpleNamespace(**CONSTANTS | constants)
     grow = np.zeros(mask.shape, bool)
     for region in measure.regionprops(measure.label(mask > c.region_threshold, connectivity=2)):
         seed = np.zeros(mask.shape, np.uint8)

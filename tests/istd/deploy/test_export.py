@@ -146,7 +146,7 @@ def test_a_device_that_is_not_there_is_told(tmp_path, caplog, suffix, builder):
     path = tmp_path / f"student{suffix}"
     export_student(build_network("ACM"), Recipe("ACM"), path)
     gray = gray_image((40, 50))
-    assert np.array_equal(open_model(path, "cuda")(gray), open_model(path)(gray))
+    assert np.array_equal(open_model(path, "cuda", trust=True)(gray), open_model(path, trust=True)(gray))
     assert len(caplog.records) == 1
     assert f"student{suffix}' runs on the CPU" in caplog.text and builder in caplog.text
     with pytest.raises(ValueError, match="the device 'gpu' is neither cpu nor cuda"):

@@ -108,7 +108,7 @@ def test_any_batch_gives_finite_losses_and_gradients(whole, labeled, unlabeled):
 def test_structural_distillation_reaches_the_pixel_decoder_and_the_backbone(whole):
     torch.manual_seed(0)
     whole.zero_grad()
-    losses = whole.train()([scene(0)])
+    losses = whole.train()({"labeled": [scene(0)], "unlabeled": []})
     losses["loss_structure"].backward()
     assert whole.student.head.pixel_decoder.mask_projection.weight.grad.abs().sum() > 0
     assert whole.student.backbone.res2[0].conv1.weight.grad.abs().sum() > 0

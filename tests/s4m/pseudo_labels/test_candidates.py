@@ -26,7 +26,8 @@ class Painter:
         self.quality, self.calls = torch.tensor(quality), []
 
     def encode(self, images):
-        frames = [Frame.longest_side(tuple(image.shape[1:]), max(image.shape[1:])) for image in images]
+        sizes = [tuple(image.shape[1:]) for image in images]
+        frames = [Frame(size, size, max(size)) for size in sizes]
         side = max(max(image.shape[1:]) for image in images)
         padded = [
             torch.nn.functional.pad(i[0], (0, side - i.shape[2], 0, side - i.shape[1]), value=255) for i in images
