@@ -141,10 +141,10 @@ def find_image(folder: str | os.PathLike, name: str, suffixes: Sequence[str] = (
     return None
 
 
-def stretch(grey: np.ndarray) -> np.ndarray:
+def stretch(gray: np.ndarray) -> np.ndarray:
     """Map the 1st to the 99.9th percentile of (H, W) float gray values to 0..255, for display."""
-    low, high = np.percentile(grey, (1, 99.9))
-    return np.clip((grey - low) / max(high - low, 1e-6) * 255, 0, 255)
+    low, high = np.percentile(gray, (1, 99.9))
+    return np.clip((gray - low) / max(high - low, 1e-6) * 255, 0, 255)
 
 
 @contextlib.contextmanager

@@ -145,9 +145,9 @@ class ISTDMapper:
             result["mask"] = torch.from_numpy(mask)
         return result
 
-    def _tensor(self, grey: np.ndarray) -> torch.Tensor:
+    def _tensor(self, gray: np.ndarray) -> torch.Tensor:
         """Repeat (H, W) gray values to (C, H, W)."""
-        return torch.from_numpy(np.ascontiguousarray(np.broadcast_to(grey, (self.channels, *grey.shape))))
+        return torch.from_numpy(np.ascontiguousarray(np.broadcast_to(gray, (self.channels, *gray.shape))))
 
     @staticmethod
     def _check(shape: tuple[int, ...], dataset_dict: dict, array_name: str, file_name: str) -> None:

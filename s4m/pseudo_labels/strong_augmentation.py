@@ -12,7 +12,7 @@ def strong_augment(
     *,
     jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
     jitter_prob: float = 0.8,
-    grey_prob: float = 0.2,
+    gray_prob: float = 0.2,
     blur_sigma: Sequence[float] = (0.1, 2.0),
     blur_prob: float = 0.5,
     bgr: bool,
@@ -26,7 +26,7 @@ def strong_augment(
         image: (3, H, W) uint8; it is not changed.
         jitter: greatest change of brightness, contrast, saturation (factors 1 +- value) and hue (turns). The four
             changes come in random order.
-        jitter_prob, grey_prob, blur_prob: probability of each step, in [0, 1].
+        jitter_prob, gray_prob, blur_prob: probability of each step, in [0, 1].
         blur_sigma: least and greatest standard deviation in pixels.
         bgr: whether the channels are blue, green, red; otherwise they are red, green, blue.
         generator: a generator on the CPU; None draws from torch's global one.
@@ -36,7 +36,7 @@ def strong_augment(
     result = image.flip(0) if bgr else image
     if chance[0] < jitter_prob:
         result = _jitter_colors(result, jitter, chance[3:7], order)
-    if chance[1] < grey_prob:
+    if chance[1] < gray_prob:
         result = TF.rgb_to_grayscale(result, num_output_channels=3)
     if chance[2] < blur_prob:
         low, high = blur_sigma

@@ -141,7 +141,7 @@ def test_labeled_images_are_augmented_for_the_student_alone(whole, encoded, monk
 
     monkeypatch.setattr(whole.student, "losses_and_features", spy("student", whole.student.losses_and_features))
     monkeypatch.setattr(whole.segmenter, "encode", spy("sam", whole.segmenter.encode))
-    strong = {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_prob": 1.0, "grey_prob": 0.0, "blur_sigma": (0.1, 2.0)}
+    strong = {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_prob": 1.0, "gray_prob": 0.0, "blur_sigma": (0.1, 2.0)}
     data = [scene(3)]
     plain, _ = step(whole, batch(data, []))
     monkeypatch.setattr(whole, "strong_labeled", {**strong, "blur_prob": 1.0, "bgr": True})

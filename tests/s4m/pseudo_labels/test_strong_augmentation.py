@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from s4m.pseudo_labels.strong_augmentation import strong_augment
 
-OFF = {"jitter_prob": 0.0, "grey_prob": 0.0, "blur_prob": 0.0}
+OFF = {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0}
 
 
 def generator(seed=0):
@@ -25,13 +25,13 @@ def test_all_off_is_the_image(image):
 
 
 def test_grey_is_luminance_of_the_right_channels(image):
-    grey = strong_augment(image, bgr=False, generator=generator(), **{**OFF, "grey_prob": 1.0})
+    grey = strong_augment(image, bgr=False, generator=generator(), **{**OFF, "gray_prob": 1.0})
     expected = 0.2989 * image[0] + 0.587 * image[1] + 0.114 * image[2]
     assert (grey.float() - expected).abs().max() <= 1
     assert (grey == grey[:1]).all()
 
 
-@pytest.mark.parametrize("step", ["jitter_prob", "grey_prob", "blur_prob"])
+@pytest.mark.parametrize("step", ["jitter_prob", "gray_prob", "blur_prob"])
 def test_channel_order_changes_only_the_order(image, step):
     on = {**OFF, step: 1.0}
     rgb = strong_augment(image, bgr=False, generator=generator(), **on)
@@ -74,7 +74,7 @@ def test_blur_is_torchvisions(image):
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (2, 40)])
 def test_tiny_images(size):
     image = torch.full((3, *size), 77, dtype=torch.uint8)
-    result = strong_augment(image, bgr=True, generator=generator(), jitter_prob=1, grey_prob=1, blur_prob=1)
+    result = strong_augment(image, bgr=True, generator=generator(), jitter_prob=1, gray_prob=1, blur_prob=1)
     assert result.shape == image.shape
     assert result.dtype == torch.uint8
 
@@ -89,7 +89,7 @@ def test_seeded_and_without_side_effects(image):
 
 def test_probabilities(image):
     changed = [
-        not torch.equal(strong_augment(image, bgr=True, generator=generator(s), **{**OFF, "grey_prob": 0.2}), image)
+        not torch.equal(strong_augment(image, bgr=True, generator=generator(s), **{**OFF, "gray_prob": 0.2}), image)
         for s in range(300)
     ]
     assert 0.12 < sum(changed) / 300 < 0.28
