@@ -193,12 +193,14 @@ def require_tensors(state: Any, path: str | os.PathLike) -> dict:
     """Return a state dict, which maps names to tensors or arrays.
 
     Raises:
-        ValueError: `state` is something else; the message names `path`.
+        ValueError: `state` is empty or something else; the message names `path`.
     """
     if not isinstance(state, dict):
         raise ValueError(
             f"'{path}' holds a value of the type {type(state).__name__} where the weights of a network are expected."
         )
+    if not state:
+        raise ValueError(f"'{path}' holds no weights.")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
             wrong = f"a value of the type {type(value).__name__} as '{name}'"

@@ -140,6 +140,8 @@ def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path):
     for state in (None, {1: torch.ones(2)}, {"a": [1.0]}):
         with pytest.raises(ValueError, match="^'a.pth' holds a value of the type"):
             require_tensors(state, "a.pth")
+    with pytest.raises(ValueError, match="^'a.pth' holds no weights"):
+        require_tensors({}, "a.pth")
     assert require_tensors({"a": torch.ones(2), "b": np.ones(2)}, "a.pth").keys() == {"a", "b"}
 
 

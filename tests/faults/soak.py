@@ -60,21 +60,28 @@ class Subject:
         random = Random(seed)
         kills = 0
         events = []
-        for _ in range(random.choice([1, 1, 1, 2, 3])):
+        wanted = random.choice([1, 1, 1, 2, 3])
+        while kills < wanted:
             process, event = self._kill(name, kills > 0, random)
-            if process.exitcode != -signal.SIGKILL:
-                break  # It ended before the event; what it left is compared all the same.
-            kills += 1
-            events.append(event)
+            if process.exitcode == -signal.SIGKILL:
+                kills += 1
+                events.append(event)
+            elif kills:
+                break  # The resumed training ended before the event.
+            else:
+                self._remove(name)  # It ended before its first kill, so it is tried again.
         process = self._trainings.start(name, resume=True)
         process.join()
         lines = [f"it ends with {process.exitcode}"] if process.exitcode else []
         lines += differences(self._trainings.folder / "whole", self._trainings.folder / name)
         print(f"{self._package} {name}: {', '.join(events)}: {'LOST: ' + '; '.join(lines) if lines else 'survived'}")
         if not lines:
-            for place in (name, f"{name}_cache"):
-                shutil.rmtree(self._trainings.folder / place, ignore_errors=True)
+            self._remove(name)
         return kills, lines
+
+    def _remove(self, name: str) -> None:
+        for place in (name, f"{name}_cache"):
+            shutil.rmtree(self._trainings.folder / place, ignore_errors=True)
 
     def _kill(self, name: str, resume: bool, random: Random):
         if random.random() < BY_TIME:
