@@ -14,10 +14,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2kit.coco_masks import decode_segmentation
+from d2kit.faults import ERROR, Faults
 from d2kit.files import atomic_write
 from s4m.data.coco_ids import number_annotations
 from s4m.data.coco_records import repair_coco, select_classes
-from s4m.data.faults import ERROR, Faults
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
     """
     data, faults = read_coco(json_file, image_root)
     faults.refuse()
-    faults.log(logger)
+    faults.log()
     return data
 
 
@@ -216,7 +216,7 @@ class CocoSet:
         records, faults = self.read()
         faults.refuse()
         if not was_read:
-            faults.log(logger)
+            faults.log()
         return records
 
 
@@ -252,8 +252,7 @@ def read_set(name: str) -> tuple[list[dict], Faults]:
     try:
         return DatasetCatalog.get(name), faults
     except (ValueError, OSError, KeyError, AssertionError) as error:
-        is_absent = isinstance(error, FileNotFoundError)
-        faults.error("sets that cannot be loaded", str(error), FileNotFoundError if is_absent else ValueError)
+        faults.error("sets that cannot be loaded", error)
         return [], faults
 
 

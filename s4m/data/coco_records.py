@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from d2kit.faults import ERROR, Faults
 from d2kit.rle import count_lists, count_strings
 from s4m.data.coco_ids import number_annotations, number_records, plain_id
 from s4m.data.coco_shapes import repair_shapes
-from s4m.data.faults import ERROR, Faults
 from s4m.data.images import read_header
 
 _FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
@@ -88,7 +88,8 @@ def _repair_names(images: list[dict], root: str | None, faults: Faults) -> None:
         told = f"'{name}' is listed {counts[name]} times"
         faults.warning("images that are listed several times, each with a part of the objects", told)
     for path in missing:
-        faults.error("images that do not exist", f"lists the image '{path}', which does not exist", FileNotFoundError)
+        told = f"lists the image '{path}', which does not exist"
+        faults.error("images that do not exist", FileNotFoundError(told))
 
 
 def _repair_size(image: dict, number: int, root: str | None, faults: Faults) -> bool:

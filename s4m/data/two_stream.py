@@ -11,12 +11,12 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 
 from d2kit.datasets import errors_name
+from d2kit.faults import Faults
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
 from s4m.data.check import ON_BAD_IMAGE, check_set, tell_classes, tell_copies
 from s4m.data.classes import classes_of, training_classes, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
-from s4m.data.faults import Faults
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def _load(name: str, key: str, **options) -> list[dict]:
         records, faults = check_set(name, **options)
         faults.refuse()
     if comm.is_main_process():
-        faults.log(logger)
+        faults.log()
     return records
 
 
@@ -121,7 +121,7 @@ def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]
         if comm.is_main_process():
             faults = Faults(f"DATASETS.TEST '{name}'")
             tell_classes(name, training_classes(cfg), faults)
-            faults.log(logger)
+            faults.log()
     if comm.is_main_process():
         for sentence in tell_copies(labeled, unlabeled, tested):
             logger.warning(sentence)
