@@ -17,7 +17,7 @@ from s4m.data.coco_records import tell_crowds
 from s4m.data.duplicates import find_copies
 from s4m.data.header_cache import read_headers
 from s4m.data.images import first_missing, size_problem_of
-from s4m.data.mappers import crowds_as_objects
+from s4m.data.mappers import crowds_as_objects, without_labels
 
 ON_BAD_IMAGE = ("skip", "stop")
 
@@ -171,7 +171,8 @@ def check_config(cfg: CfgNode) -> list[Faults]:
             )
             if key == "TEST" and not faults.of(ERROR):
                 tell_classes(name, training_classes(cfg), faults)
-            records_of_key += records
+            records_of_key += map(without_labels, records)
+            del records  # The labels of two sets are not in memory at once.
             all_faults.append(faults)
     if not any(faults.of(ERROR) for faults in all_faults):
         together = Faults("all sets together")

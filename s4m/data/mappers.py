@@ -27,7 +27,7 @@ def without_labels(record: dict) -> dict:
 def crowds_as_objects(records: Iterable[dict]) -> list[dict]:
     """Return dataset dicts whose crowd regions are objects."""
     return [
-        record | {"annotations": [annotation | {"iscrowd": 0} for annotation in record["annotations"]]}
+        record | {"annotations": [a | {"iscrowd": 0} if a.get("iscrowd") else a for a in record["annotations"]]}
         if "annotations" in record
         else record
         for record in records

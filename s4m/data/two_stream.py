@@ -99,8 +99,8 @@ def load_unlabeled(names: Sequence[str], on_bad_image: str = "skip") -> list[dic
         raise ValueError(f"INPUT.ON_BAD_IMAGE must be {' or '.join(ON_BAD_IMAGE)}, not '{on_bad_image}'")
     dicts = []
     for name in names:
-        records = _load(name, "DATASETS.UNLABELED", labeled=False, skip_bad=on_bad_image == "skip")
-        dicts += map(without_labels, records)
+        skips = on_bad_image == "skip"
+        dicts += map(without_labels, _load(name, "DATASETS.UNLABELED", labeled=False, skip_bad=skips))
     return dicts
 
 
@@ -117,7 +117,8 @@ def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]
     """
     tested = []
     for name in cfg.DATASETS.TEST:
-        tested += _load(name, "DATASETS.TEST", labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+        options = {"labeled": True, "objects_of_crowds": cfg.INPUT.CROWDS_AS_OBJECTS}
+        tested += map(without_labels, _load(name, "DATASETS.TEST", **options))
         if comm.is_main_process():
             faults = Faults(f"DATASETS.TEST '{name}'")
             tell_classes(name, training_classes(cfg), faults)
@@ -162,8 +163,9 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         seed = comm.shared_random_seed()
         logger.info("SEED is %d, so the data follow the random seed %d, drawn for this run.", cfg.SEED, seed)
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+    # The unlabeled set comes first, because its json may be the labeled one: both would be in memory at once.
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED, cfg.INPUT.ON_BAD_IMAGE)
+    labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
     check_tests(cfg, labeled, unlabeled)
     workers = cfg.DATALOADER.NUM_WORKERS
     labeled_workers = max(workers // 2, min(workers, 1)) if unlabeled else workers
