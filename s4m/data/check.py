@@ -59,7 +59,7 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             told = f"'{path}' has the orientation {header.orientation}"
             faults.warning("images with an EXIF orientation, read as they are shown, where their json must be", told)
         if header.deep:
-            faults.warning("images of more than 8 bits, scaled as INPUT.DEPTH says", f"'{path}'")
+            faults.warning("images of more than 8 bits, scaled as INPUT.RANGE says", f"'{path}'")
     return good
 
 
