@@ -14,7 +14,7 @@ from d2kit.faults import ERROR, Faults
 from s4m.data.classes import classes_of, training_classes
 from s4m.data.coco import complete_annotations, is_coco_set, read_content, read_set, write_json
 from s4m.data.coco_records import tell_crowds
-from s4m.data.duplicates import find_copies
+from s4m.data.duplicates import find_copies, find_reencoded
 from s4m.data.header_cache import read_headers
 from s4m.data.images import first_missing, size_problem_of
 from s4m.data.mappers import crowds_as_objects, without_labels
@@ -111,7 +111,7 @@ def tell_classes(name: str, trained: Sequence[str], faults: Faults) -> None:
 
 
 def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequence[dict]) -> list[str]:
-    """Return sentences about images that are in two sets by the bytes of their files.
+    """Return sentences about images that are in two sets by the bytes of their files, or as pictures.
 
     The same path among labeled and unlabeled images is fine, because the unlabeled set may be the whole training set.
     """
@@ -124,6 +124,8 @@ def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequ
     sentences = []
     for first, second, what in rules:
         copies = find_copies(first, second)
+        paired = {path for pair in copies for path in pair}
+        copies += find_reencoded(first - paired, second - paired)
         if copies:
             sentences.append(f"{len(copies)} {what}, for example '{copies[0][1]}' is '{copies[0][0]}'")
     return sentences
