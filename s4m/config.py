@@ -57,8 +57,8 @@ def _add_input_and_solver_config(cfg: CN) -> None:
     cfg.INPUT.ON_BAD_IMAGE = "skip"
     # True takes annotations with iscrowd 1 for objects, as brush tools export all their masks.
     cfg.INPUT.CROWDS_AS_OBJECTS = False
-    # Images of more than 8 bits are scaled by their own least and greatest value ("range") or by their type ("type").
-    cfg.INPUT.DEPTH = "range"
+    # Raw values (more than 8 bits, floats) are stretched to 0..255 from their own "extremes" or those of their "type".
+    cfg.INPUT.RANGE = "extremes"
 
     # True leaves VOC's void regions that are wider than contours out of the losses; Detectron2's own heads need False.
     cfg.INPUT.IGNORE_VOID = True

@@ -3,7 +3,7 @@
 from d2kit.ranges import Allowed
 
 S4M_VALUES: dict[str, Allowed] = {
-    "INPUT.DEPTH": ("range", "type"),
+    "INPUT.RANGE": ("extremes", "type"),
     "INPUT.LSJ.MIN_SCALE": "(0, 10]",
     "INPUT.LSJ.MAX_SCALE": "(0, 10]",
     "INPUT.LSJ.SIZE": "[1, 4096]",

@@ -1,8 +1,8 @@
 r"""Find every fault of data sets: of images, masks, points, names, and of what training needs.
 
     istd check sirst:my_targets:train.txt sirst:my_targets:test.txt
-    istd check istd/networks/alcnet.yaml istd/schemes/pal.yaml \
-        --opts DATASETS.TRAIN "('sirst:my_targets:train.txt',)" DATASETS.VALIDATION "()" DATASETS.TEST "()"
+    istd check --config-file istd/networks/alcnet.yaml --overlay istd/schemes/pal.yaml \
+        DATASETS.TRAIN "('sirst:my_targets:train.txt',)" DATASETS.VALIDATION "()" DATASETS.TEST "()"
 
 A configuration is checked as its training would use it: all data sets of DATASETS.TRAIN, VALIDATION and TEST. Faults
 are errors, which training refuses, repairs, which reading makes each time, and warnings. The exit status is 1 if there
@@ -11,33 +11,14 @@ is an error. The data are never written.
 
 import argparse
 
-from d2kit.config_files import compose_config
+from d2kit.check_command import add_arguments, compose, print_all
 from istd import add_istd_config
 from istd.data.check import check_config, check_groups
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        help="data sets, or configuration files (.yaml), of which each is merged on top of the last",
-    )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="configuration keys")
+__all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the faults; returns 1 if there is an error."""
-    files = [name for name in args.inputs if name.endswith((".yaml", ".yml"))]
-    names = [name for name in args.inputs if name not in files]
-    if files and names:
-        raise argparse.ArgumentError(None, "give either configuration files or data sets.")
-    cfg = compose_config(files, args.opts, [add_istd_config])
-    findings = check_config(cfg) if files else check_groups({name: [name] for name in names}, cfg)
-    for line in findings.lines():
-        print(line)
-    counts = [
-        sum(cause.count for cause in findings if cause.level == level) for level in ("error", "repaired", "warning")
-    ]
-    print("{} errors, {} repaired, {} warnings".format(*counts))
-    return 1 if findings.errors else 0
+    names, cfg = compose(args, add_istd_config)
+    return print_all(check_groups({name: [name] for name in names}, cfg) if names else check_config(cfg))

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from istd.data.report import Report, log_once
+from d2kit.faults import Report, log_once
 from istd.data.sensor import RANGES, fill_not_finite, gray_from_raw, parse_range
 
 ARRAY_EXTENSIONS = (".npy", ".raw")

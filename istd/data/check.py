@@ -8,9 +8,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from d2kit.faults import ERROR, Faults
 from istd.data.check_facts import Facts, Reading, read_facts
 from istd.data.datasets import name_defaults, resolve_datasets
-from istd.data.findings import Findings
 from istd.data.images import JPEG_EXTENSIONS
 from istd.data.polarity import check_polarity
 from istd.data.spots import Spot, judge_spots, why_none_is_easy
@@ -23,44 +23,46 @@ INVERTED = 0.5  # A mask with more than this share of target pixels shows the ba
 MISPLACED = 0.5  # Points and masks do not belong together if more than this share of the points lies off the masks.
 
 
-def check_config(cfg: CfgNode) -> Findings:
-    """Check the data sets of a configuration: DATASETS.TRAIN, VALIDATION and TEST; every image and mask is read."""
-    findings = Findings()
+def check_config(cfg: CfgNode) -> list[Faults]:
+    """Check the data sets of a configuration; every image and mask is read.
+
+    Returns:
+        the faults of DATASETS.TRAIN, VALIDATION and TEST, and before them those of their defaults if there are any.
+    """
+    faults = Faults("DATASETS")
     try:
-        name_defaults(cfg, findings)
+        name_defaults(cfg, faults)
     except FileNotFoundError as error:
-        findings.add("error", "data sets", error)
-        return findings
-    findings.take(check_groups({f"DATASETS.{key}": cfg.DATASETS[key] for key in KEYS}, cfg))
-    return findings
+        faults.error("data sets", error)
+        return [faults]
+    return [faults] * bool(list(faults)) + check_groups({f"DATASETS.{key}": cfg.DATASETS[key] for key in KEYS}, cfg)
 
 
 def check_before_training(cfg: CfgNode) -> None:
-    """Log what `check_config` finds.
+    """Check the data sets of a configuration, after their registration, and log what is found.
 
     Raises:
-        ValueError: there is an error; the sentence names the key and tells how many other causes there are.
+        FileNotFoundError, ValueError: there is an error; the sentence names the key.
     """
-    findings = check_config(cfg)
-    errors = findings.errors
-    if not errors:
-        findings.log(__name__)
-        return
-    others = len(errors) - 1
-    if others:
-        logger.error("The check of the data sets found:\n%s", "\n".join(findings.lines()))
-    more = f" The data sets have {others} other fault{'s' * (others > 1)}, see above." if others else ""
-    key, colon, _ = errors[0].name.partition(": ")
-    raise ValueError(f"{key + colon if colon else ''}{errors[0]}{more}")
+    all_faults = check_groups({f"DATASETS.{key}": cfg.DATASETS[key] for key in KEYS}, cfg)
+    if any(faults.of(ERROR) for faults in all_faults):
+        lines = [line for faults in all_faults for line in faults.lines()]
+        logger.error("The check of the data sets found:\n%s", "\n".join(lines))
+    for faults in all_faults:
+        faults.refuse()
+        faults.log()
 
 
-def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
+def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> list[Faults]:
     """Check data sets that are registered or named by their path.
 
     Args:
         groups: names of data sets by configuration key, such as DATASETS.TRAIN, or by any other name; rules that depend
             on what a set is for are applied to the keys.
         cfg: configuration, whose ISTD keys say how images are read and what training needs.
+
+    Returns:
+        the faults of each group.
     """
     node = cfg.ISTD
     reading = Reading(
@@ -69,25 +71,25 @@ def check_groups(groups: Mapping[str, Sequence[str]], cfg: CfgNode) -> Findings:
         scale=target_scale(node.LABELS.TARGET_SIZE),
         easy_share=node.LABELS.EASY_SHARE,
     )
-    findings = Findings()
+    all_faults = []
     seen: dict[str, dict[str, str]] = {}
     for key, names in groups.items():
-        part = Findings()
-        records, facts = _read_group(names, reading, part)
-        _judge_files(records, facts, part)
+        faults = Faults(key)
+        records, facts = _read_group(names, reading, faults)
+        _judge_files(records, facts, faults)
         if key == "DATASETS.TRAIN":
-            _judge_training(records, facts, cfg, part)
+            _judge_training(records, facts, cfg, faults)
         elif key in ("DATASETS.VALIDATION", "DATASETS.TEST"):
-            _judge_scored(records, part)
+            _judge_scored(records, faults)
         else:
-            for cause in judge_spots(_spots(records, facts), node.INPUT.POLARITY, node.LABELS.TARGET_SIZE):
-                part.add("warning", cause.name, cause.examples[0], cause.count)
-        _judge_copies(key, records, facts, seen, part)
-        findings.take(part, f"{key}: ")
-    return findings
+            for fault in judge_spots(_spots(records, facts), node.INPUT.POLARITY, node.LABELS.TARGET_SIZE):
+                faults.warning(fault.headline, fault.examples[0], fault.count)
+        _judge_copies(key, records, facts, seen, faults)
+        all_faults.append(faults)
+    return all_faults
 
 
-def _read_group(names: Sequence[str], reading: Reading, findings: Findings) -> tuple[list[dict], list[Facts]]:
+def _read_group(names: Sequence[str], reading: Reading, faults: Faults) -> tuple[list[dict], list[Facts]]:
     """Return the dicts of several data sets and their facts."""
     records = []
     facts = []
@@ -95,66 +97,66 @@ def _read_group(names: Sequence[str], reading: Reading, findings: Findings) -> t
         try:
             resolve_datasets([name])
             read_all = MetadataCatalog.get(name).get("read_all")
-            dicts = read_all(findings) if read_all else DatasetCatalog.get(name)
+            dicts = read_all(faults) if read_all else DatasetCatalog.get(name)
         except (ValueError, OSError) as error:
-            findings.add("error", "data sets", error)
+            faults.error("data sets", error)
             continue
         records += dicts
         facts += read_facts(dicts, reading, name)
     return records, facts
 
 
-def _judge_files(records: Sequence[dict], facts: Sequence[Facts], findings: Findings) -> None:
+def _judge_files(records: Sequence[dict], facts: Sequence[Facts], faults: Faults) -> None:
     """Apply the rules for images, masks, and points beside masks."""
     points = 0
     points_off = []
     empty = []
     for record, fact in zip(records, facts, strict=True):
         for note in fact.notes:
-            findings.add(*note)
+            faults.add(*note)
         for error, cause in ((fact.image_error, "images"), (fact.mask_error, "masks")):
             if error:
-                findings.add("error", f"{cause} that cannot be read", error)
+                faults.error(f"{cause} that cannot be read", error)
         if not fact.image_error and not fact.digest:
-            findings.add("warning", "images of one value", f"{record['file_name']} has the same value everywhere.")
+            faults.warning("images of one value", f"{record['file_name']} has the same value everywhere.")
         if fact.mask_share < 0:
             continue
         mask = record["mask_file"]
         if fact.mask_share > INVERTED:
             sentence = f"{100 * fact.mask_share:.1f} % of mask {mask} is target: targets are white in a mask."
-            findings.add("error", "inverted masks", sentence)
+            faults.error("inverted masks", sentence)
         if not fact.mask_share:
             empty.append(mask)
-            _judge_empty_mask(record, findings)
+            _judge_empty_mask(record, faults)
         points += len(record.get("points") or ())
         points_off += [mask] * fact.points_off
     masks = sum("mask_file" in record for record in records)
     if empty and len(empty) == masks:
         level = "error" if points else "warning"
-        findings.add(level, "empty masks", f"all {masks} masks are empty, {empty[0]} for one.", masks)
+        faults.add(level, "empty masks", f"all {masks} masks are empty, {empty[0]} for one.", masks)
     elif len(points_off) > MISPLACED * points:
         sentence = f"{len(points_off)} of {points} points lie beside the masks' targets, in {points_off[0]} for one."
-        findings.add("warning", "points beside masks", sentence, len(points_off))
+        faults.warning("points beside masks", sentence, len(points_off))
 
 
-def _judge_empty_mask(record: dict, findings: Findings) -> None:
+def _judge_empty_mask(record: dict, faults: Faults) -> None:
     """Apply the rules for a mask without target, which is a fault beside points."""
     if not record.get("points"):
         return
     sentence = f"mask {record['mask_file']} is all black, but its image has {len(record['points'])} points"
     if Path(record["mask_file"]).suffix.lower() in JPEG_EXTENSIONS:
         sentence += ": a JPEG does not keep a mask of 0 and 1; save it as PNG."
-        findings.add("error", "masks that cannot be read", sentence)
+        faults.error("masks that cannot be read", sentence)
     else:
-        findings.add("warning", "empty masks beside points", f"{sentence}.")
+        faults.warning("empty masks beside points", f"{sentence}.")
 
 
-def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNode, findings: Findings) -> None:
+def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNode, faults: Faults) -> None:
     """Apply the rules for images to train on."""
     node = cfg.ISTD.LABELS
     if not records:
-        if not findings.errors:
-            findings.add("error", "data sets", "there is no image to train on.")
+        if not faults.of(ERROR):
+            faults.error("data sets", "there is no image to train on.")
         return
     by_masks = node.SOURCE == "masks"
     label = "mask_file" if by_masks else "points"
@@ -162,18 +164,19 @@ def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNod
         if record.get(label) is None:
             name = "mask" if by_masks else "points"
             sentence = f"{record['file_name']} has no {name}, which ISTD.LABELS.SOURCE '{node.SOURCE}' needs."
-            findings.add("error", f"images without {name}", sentence)
-    if by_masks or findings.errors:
+            faults.error(f"images without {name}", sentence)
+    if by_masks or faults.of(ERROR):
         return
     spots = _spots(records, facts)
     size = node.TARGET_SIZE if node.START == "contours" else math.inf
     judged = judge_spots(spots, cfg.ISTD.INPUT.POLARITY, size)
     needs_easy = node.START == "contours" and node.POOL == "easy"
-    if needs_easy and not judged.errors and not any(fact.easy for fact in facts):
+    if needs_easy and not judged.of(ERROR) and not any(fact.easy for fact in facts):
         sentence = why_none_is_easy(len(records), spots, cfg.ISTD.INPUT.POLARITY, size)
-        findings.add("error", "first masks", sentence)
+        faults.error("first masks", sentence)
     else:
-        findings.take(judged)
+        for fault in judged:
+            faults.add(fault.level, fault.headline, fault.examples[0], fault.count)
 
 
 def _spots(records: Sequence[dict], facts: Sequence[Facts]) -> list[tuple[str, Spot]]:
@@ -181,16 +184,16 @@ def _spots(records: Sequence[dict], facts: Sequence[Facts]) -> list[tuple[str, S
     return [(record["file_name"], spot) for record, fact in zip(records, facts, strict=True) for spot in fact.spots]
 
 
-def _judge_scored(records: Sequence[dict], findings: Findings) -> None:
+def _judge_scored(records: Sequence[dict], faults: Faults) -> None:
     """Apply the rules for images to validate or test on."""
     for record in records:
         if "mask_file" not in record and record.get("points") is None:
             sentence = f"{record['file_name']} cannot be scored, because it has neither a mask nor points."
-            findings.add("error", "images without mask and points", sentence)
+            faults.error("images without mask and points", sentence)
 
 
 def _judge_copies(
-    key: str, records: Sequence[dict], facts: Sequence[Facts], seen: dict[str, dict[str, str]], findings: Findings
+    key: str, records: Sequence[dict], facts: Sequence[Facts], seen: dict[str, dict[str, str]], faults: Faults
 ) -> None:
     """Tell images that a group holds twice, or that a group before holds too, by content.
 
@@ -202,7 +205,7 @@ def _judge_copies(
         file = record["file_name"]
         if fact.digest in own:
             sentence = f"{file} is the same image as {own[fact.digest]}."
-            findings.add("warning", "images that are there twice", sentence)
+            faults.warning("images that are there twice", sentence)
         elif fact.digest:
             own[fact.digest] = file
     for other, files in seen.items():
@@ -211,5 +214,5 @@ def _judge_copies(
             first, second = own[both[0]], files[both[0]]
             where = first if first == second else f"{first}, which is {second}"
             sentence = f"{len(both)} images of {key} are images of {other}, too: {where}, for one."
-            findings.add("warning", f"images of {other}", sentence, len(both))
+            faults.warning(f"images of {other}", sentence, len(both))
     seen[key] = own

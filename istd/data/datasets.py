@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
-from istd.data.findings import Findings
+from d2kit.faults import Faults
 from istd.data.sirst_folder import SirstFolder
 
 OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch", "unit")
@@ -31,10 +31,10 @@ def load_sirst(root: str | os.PathLike, split: str, **options) -> list[dict]:
     Raises:
         FileNotFoundError, ValueError: a file is absent or unfit; the message names it.
     """
-    findings = Findings()
-    dicts = SirstFolder(root, split, **options).read(findings)
-    findings.raise_first()
-    findings.log(__name__)
+    faults = Faults()
+    dicts = SirstFolder(root, split, **options).read(faults)
+    faults.refuse()
+    faults.log()
     return dicts
 
 
@@ -48,13 +48,22 @@ def register_sirst(
     `SirstFolder.read`.
     """
 
-    def load() -> list[dict]:
-        prepare()
-        return load_sirst(root, split, **options)
+    was_read = False  # The faults are told the first time.
 
-    def read_all(findings: Findings) -> list[dict]:
+    def read_all(faults: Faults) -> list[dict]:
+        nonlocal was_read
+        was_read = True
         prepare()
-        return SirstFolder(root, split, **options).read(findings)
+        return SirstFolder(root, split, **options).read(faults)
+
+    def load() -> list[dict]:
+        faults = Faults()
+        tells = not was_read
+        dicts = read_all(faults)
+        faults.refuse()
+        if tells:
+            faults.log()
+        return dicts
 
     DatasetCatalog.register(name, load)
     metadata = MetadataCatalog.get(name)
@@ -110,13 +119,13 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
 
 def resolve_config_datasets(cfg: CfgNode) -> None:
     """Register the data sets that DATASETS.TRAIN, VALIDATION and TEST name by path. Errors name the key."""
-    findings = Findings()
-    name_defaults(cfg, findings)
-    findings.log(__name__)
+    faults = Faults()
+    name_defaults(cfg, faults)
+    faults.log()
     resolve_config(cfg, ("TRAIN", "VALIDATION", "TEST"), FORMS)
 
 
-def name_defaults(cfg: CfgNode, findings: Findings) -> None:
+def name_defaults(cfg: CfgNode, faults: Faults) -> None:
     """Add a warning for data sets that a configuration still has by default while DATASETS.TRAIN names others.
 
     Raises:
@@ -137,4 +146,4 @@ def name_defaults(cfg: CfgNode, findings: Findings) -> None:
                 locate(name.split(":")[1], name)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{sentence}; {error}") from error
-            findings.add("warning", "data sets by default", f"{sentence}.")
+            faults.warning("data sets by default", f"{sentence}.")

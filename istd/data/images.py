@@ -11,11 +11,11 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from d2kit.faults import Report, log_once
 from d2kit.files import read_picture
 from istd.data.arrays import ARRAY_EXTENSIONS, open_array
 from istd.data.frames import TIFF_EXTENSIONS, count_frames, frame_stack
 from istd.data.mask_values import byte_values, foreground, has_color, largest_channel
-from istd.data.report import Report, log_once
 from istd.data.sensor import RANGES, gray_from_raw, parse_range
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg")

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2kit.faults import Report, log_once
 from istd.data.images import find_image
 from istd.data.names import image_files, image_key
-from istd.data.report import Report, log_once
 
 MASK_FOLDERS = ("masks", "mask", "label", "labels", "gt")
 MASK_SUFFIXES = ("", "_pixels0", "_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_GT")  # behind the name

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation
+from d2kit.faults import Faults
 from d2kit.rle import count_lists, count_strings
-from istd.data.findings import Findings
 from istd.data.images import MAX_PIXELS
 from istd.data.names import image_key
 from istd.data.point_tables import Entry
@@ -25,7 +25,7 @@ FRACTIONS = (1.0, 1.0)  # size for coordinates that are shares of the width and 
 FURTHEST = 10  # A polygon may reach beyond its image by so many of its sides; a larger one is not drawn.
 
 
-def read_coco(path: Path, findings: Findings) -> dict[str, Callable[[int, int], Entry]]:
+def read_coco(path: Path, faults: Faults) -> dict[str, Callable[[int, int], Entry]]:
     """Read a COCO json; crowds are left out unless every annotation is one.
 
     Returns:
@@ -43,10 +43,10 @@ def read_coco(path: Path, findings: Findings) -> dict[str, Callable[[int, int], 
         crowds = [annotation for annotation in everything if _is_crowd(annotation)]
         if crowds and len(crowds) == len(everything):
             sentence = f"{path}: every annotation is a crowd; they are taken as targets."
-            findings.add("repaired", "crowds that are taken as targets", sentence, len(crowds))
+            faults.repaired("crowds that are taken as targets", sentence, len(crowds))
         elif crowds:
             everything = [annotation for annotation in everything if not _is_crowd(annotation)]
-            findings.add("warning", "crowds that are left out", f"{path}: they are no targets.", len(crowds))
+            faults.warning("crowds that are left out", f"{path}: they are no targets.", len(crowds))
         for annotation in everything:
             image = images[_id(annotation["image_id"])]
             annotations[image_key(image["file_name"])].append((annotation, image))

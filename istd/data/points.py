@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from istd.data.findings import Findings
+from d2kit.faults import Faults
 from istd.data.images import SizeMismatch, find_image, image_size, read_mask
 from istd.data.names import NameTable, spellings
 from istd.data.point_files import FRACTIONS, nearest_on_target, read_coco, read_labelme, read_voc, read_yolo
@@ -34,17 +34,17 @@ class PointSource:
         source: a folder of images with a white dot on each target (any EXTENSIONS), of VOC xml files, of YOLO txt files
             or of labelme json files; a COCO json; or a CSV. `istd.data.point_files` and `read_csv` say what a point is.
         unit: "pixels", or "fraction" or "percent" of the image's width and height.
-        findings: collection that gets repairs and warnings; None makes one, see the attribute `findings`.
+        faults: collection that gets repairs and warnings; None makes one, see the attribute `faults`.
 
     Raises:
         FileNotFoundError, ValueError: the source is absent or unreadable; the message names it.
     """
 
-    def __init__(self, source: str | os.PathLike, unit: str = "pixels", findings: Findings | None = None):
+    def __init__(self, source: str | os.PathLike, unit: str = "pixels", faults: Faults | None = None):
         if unit not in UNITS:
             raise ValueError(f"the unit of points must be one of {', '.join(UNITS)}, not '{unit}'.")
         self.source = Path(source)
-        self.findings = Findings() if findings is None else findings
+        self.faults = Faults() if faults is None else faults
         self._size = UNITS[unit]
         self._largest = 0.0
         self._whole = True  # whether all coordinates so far are whole numbers
@@ -61,7 +61,7 @@ class PointSource:
     def __call__(self, name: str, height: int, width: int) -> PointList:
         """Return the points of image `name` in the source's order, without duplicates.
 
-        Points of a file that gives another size of the image are scaled. Repairs go to `findings`.
+        Points of a file that gives another size of the image are scaled. Repairs go to `faults`.
 
         Raises:
             KeyError: the source does not know the image.
@@ -81,11 +81,11 @@ class PointSource:
         unique = [list(point) for point in dict.fromkeys(map(tuple, points))]
         if len(unique) < len(points):
             sentence = f"{entry.file}: image '{name}' has two points on one pixel; they are merged."
-            self.findings.add("repaired", "points on one pixel", sentence)
+            self.faults.repaired("points on one pixel", sentence)
         return unique
 
     def check_all(self) -> None:
-        """Apply the rules for all points that were returned so far; dots that may be two go to `findings`.
+        """Apply the rules for all points that were returned so far; dots that may be two go to `faults`.
 
         Raises:
             ValueError: every coordinate is a fraction within 0..1, so no pixel.
@@ -95,7 +95,7 @@ class PointSource:
             large = [dot for dot in self._dots if dot[0] >= JOINED * usual] if count > len(self._dots) / 2 else []
             for pixels, file in large:
                 sentence = f"{file}: a dot has {pixels} pixels where most have {usual}; it may be two that touch."
-                self.findings.add("warning", "dots that may be two", sentence)
+                self.faults.warning("dots that may be two", sentence)
         if self._size is None and self._largest <= 1 and not self._whole:
             raise ValueError(
                 f"{self.source}: all coordinates lie within 0..1 and are no pixel indices: add the option "
@@ -107,7 +107,7 @@ class PointSource:
         if suffix == ".csv":
             return read_csv(self.source)
         if suffix == ".json":
-            return read_coco(self.source, self.findings)
+            return read_coco(self.source, self.faults)
         raise ValueError(f"{self.source} is no source of points: a folder, a .json or a .csv file is expected.")
 
     def _find_in_table(self, name: str, height: int, width: int) -> Entry | None:
@@ -142,7 +142,7 @@ class PointSource:
             if pixels > LARGEST_DOT * mask.size:
                 raise ValueError(f"{path}: {pixels} of {mask.size} pixels are white, which are no points.")
             sentence = f"{path}: {len(points)} dots have {pixels} pixels; each becomes the pixel at its center."
-            self.findings.add("repaired", "images with dots of several pixels", sentence)
+            self.faults.repaired("images with dots of several pixels", sentence)
         return Entry(path, sorted(points, key=lambda point: point[::-1]), index=True)
 
     def _pixels(self, entry: Entry, name: str, height: int, width: int) -> PointList:
@@ -161,7 +161,7 @@ class PointSource:
                     f"{entry.file}: its image '{name}' has {size[0]:g}x{size[1]:g} pixels, and the image here "
                     f"{width}x{height}; its points are scaled."
                 )
-                self.findings.add("repaired", "images with points of another resolution", sentence)
+                self.faults.repaired("images with points of another resolution", sentence)
         if size == (width, height):
             return [[math.floor(x + offset), math.floor(y + offset)] for x, y in entry.points]
         return [[_scaled(x + offset, size[0], width), _scaled(y + offset, size[1], height)] for x, y in entry.points]

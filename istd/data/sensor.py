@@ -8,7 +8,7 @@ import re
 import cv2
 import numpy as np
 
-from istd.data.report import Report, log_once
+from d2kit.faults import Report, log_once
 
 RANGES = ("percentiles", "type")  # A range may also be two numbers, "LOW..HIGH".
 PERCENTILES = (0.1, 99.999)  # A higher share would cut off targets: 99.9 costs 4 IoU on NUAA-SIRST.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from istd.data.findings import Findings
+from d2kit.faults import Faults
 from istd.data.images import SizeMismatch, find_image, image_size
 from istd.data.mask_files import check_missing, find_mask, mask_folder
 from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
@@ -58,8 +58,8 @@ class SirstFolder:
         self._characteristics = characteristics
         self._skips = on_mismatch == "skip"
 
-    def read(self, findings: Findings) -> list[dict]:
-        """Read the split; faults of single images are added to `findings` instead of raised.
+    def read(self, faults: Faults) -> list[dict]:
+        """Read the split; faults of single images are added to `faults` instead of raised.
 
         Returns:
             the dicts of `istd.data.datasets.load_sirst`, of the images without a fault.
@@ -68,30 +68,30 @@ class SirstFolder:
             FileNotFoundError, ValueError: a file or a folder of all images is absent or unfit; the message names it.
         """
         split_file = _split_file(self._root, self._split)
-        self._masks = mask_folder(self._root, self._mask_option, findings.add) if self._mask_option else None
+        self._masks = mask_folder(self._root, self._mask_option, faults.add) if self._mask_option else None
         for folder in filter(None, (self._images, self._masks)):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
-        source = self._point_source(findings)
+        source = self._point_source(faults)
         characteristic_of = _read_characteristics(self._root, self._characteristics)
         dicts = []
         for name in _read_split(split_file):
-            record = self._read_image(name, split_file, source, findings)
+            record = self._read_image(name, split_file, source, faults)
             if record is None:
                 continue
             characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
-            _collect(findings, "unit of the points", source.check_all)
+            _collect(faults, "unit of the points", source.check_all)
         if self._masks is not None and dicts:
             _collect(
-                findings,
+                faults,
                 "names of the masks",
-                lambda: check_missing(dicts, self._masks, self._images, findings.add),
+                lambda: check_missing(dicts, self._masks, self._images, faults.add),
             )
         return dicts
 
-    def _point_source(self, findings: Findings) -> PointSource | None:
+    def _point_source(self, faults: Faults) -> PointSource | None:
         if self._points is None:
             return None
         if not self._points.exists() and self._masks is not None:
@@ -99,9 +99,9 @@ class SirstFolder:
                 f"the points '{self._points}' do not exist: `istd points {self._masks} --output {self._points}` makes "
                 "them from the masks, and the option points= means that there are none."
             )
-        return PointSource(self._points, self._unit, findings)
+        return PointSource(self._points, self._unit, faults)
 
-    def _read_image(self, name: str, split_file: Path, source: PointSource | None, findings: Findings) -> dict | None:
+    def _read_image(self, name: str, split_file: Path, source: PointSource | None, faults: Faults) -> dict | None:
         """Return the dict of one image, or None if it has a fault."""
         record: dict = {}
         steps = {
@@ -114,12 +114,12 @@ class SirstFolder:
                 step()
             except SizeMismatch as error:
                 if self._skips:
-                    findings.add("repaired", "images that are left out", f"{error} The image is skipped.")
+                    faults.repaired("images that are left out", f"{error} The image is skipped.")
                 else:
-                    findings.add("error", f"{cause} of another size", error)
+                    faults.error(f"{cause} of another size", error)
                 return None
             except (ValueError, OSError) as error:
-                findings.add("error", cause, error)
+                faults.error(cause, error)
                 return None
         return record
 
@@ -179,11 +179,11 @@ class SirstFolder:
         record["points"] = points
 
 
-def _collect(findings: Findings, cause: str, check: Callable[[], None]) -> None:
+def _collect(faults: Faults, cause: str, check: Callable[[], None]) -> None:
     try:
         check()
     except ValueError as error:
-        findings.add("error", cause, error)
+        faults.error(cause, error)
 
 
 def _find(folder: Path, name: str) -> Path | None:

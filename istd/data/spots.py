@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from istd.data.findings import Findings
+from d2kit.faults import Faults
 from istd.pseudo_masks.initialize import MAX_AREA, WINDOW, target_scale
 
 REACHES = (10, 40)  # pixels from the point to the sides of the windows whose medians are the background
@@ -58,7 +58,7 @@ def spots_at(gray: np.ndarray, points: Sequence[Sequence[int]]) -> list[Spot]:
     return [spot_at(gray, x, y) for x, y in points]
 
 
-def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: float) -> Findings:
+def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: float) -> Faults:
     """Return what is wrong with the points of a training set.
 
     Args:
@@ -66,7 +66,7 @@ def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: f
         polarity: ISTD.INPUT.POLARITY.
         target_size: ISTD.LABELS.TARGET_SIZE, or infinity if first masks are no contours.
     """
-    findings = Findings()
+    faults = Faults()
     clear = [(file, spot) for file, spot in spots if spot.sign]
     wrong = [file for file, spot in clear if spot.sign < 0]
     if polarity != "both" and len(wrong) >= max(1, TOLD_SHARE * len(clear)):
@@ -77,7 +77,7 @@ def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: f
             f"to {value}."
         )
         level = "error" if len(wrong) >= REFUSED_SHARE * len(clear) else "warning"
-        findings.add(level, f"points on {seen} spots", sentence, len(wrong))
+        faults.add(level, f"points on {seen} spots", sentence, len(wrong))
     large = [file for file, spot in clear if spot.area > target_size**2]
     if len(large) >= max(1, TOLD_SHARE * len(clear)):
         scale = target_scale(target_size)
@@ -87,21 +87,21 @@ def judge_spots(spots: Sequence[tuple[str, Spot]], polarity: str, target_size: f
             f"which lie in a window of {WINDOW * scale:g} pixels a side and have at most {MAX_AREA * scale**2:g} "
             f"pixels: set ISTD.LABELS.TARGET_SIZE to {size}, about the side of the largest targets."
         )
-        findings.add("warning", "points on large spots", sentence, len(large))
+        faults.warning("points on large spots", sentence, len(large))
     nothing = [file for file, spot in spots if not spot.sign]
     if len(nothing) >= max(1, NOTHING_SHARE * len(spots)):
         sentence = (
             f"the images show no spot at {len(nothing)} of {len(spots)} points, in {nothing[0]} for one: check whether "
             "the points belong to these images, have their resolution, and have x before y."
         )
-        findings.add("warning", "points without a spot", sentence, len(nothing))
-    return findings
+        faults.warning("points without a spot", sentence, len(nothing))
+    return faults
 
 
 def why_none_is_easy(images: int, spots: Sequence[tuple[str, Spot]], polarity: str, target_size: float) -> str:
     """Return the sentence for a training set of so many images without a first mask, which names the cause."""
-    for cause in judge_spots(spots, polarity, target_size):
-        return f"none of the {images} training images is easy enough to begin with: {cause.examples[0]}"
+    for fault in judge_spots(spots, polarity, target_size):
+        return f"none of the {images} training images is easy enough to begin with: {fault.examples[0]}"
     return (
         f"none of the {images} training images is easy enough to begin with: lower ISTD.LABELS.EASY_SHARE or set "
         "ISTD.LABELS.POOL to all."

@@ -5,17 +5,19 @@ What the check says is what training does, because `load_labeled` and `load_unla
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
+from d2kit.faults import ERROR, Faults
 from s4m.data.classes import classes_of, training_classes
-from s4m.data.coco import complete_annotations, read_coco, read_set
+from s4m.data.coco import complete_annotations, is_coco_set, read_content, read_set, write_json
 from s4m.data.coco_records import tell_crowds
-from s4m.data.duplicates import find_copies
-from s4m.data.faults import ERROR, Faults
+from s4m.data.duplicates import find_copies, find_reencoded
 from s4m.data.header_cache import read_headers
 from s4m.data.images import first_missing, size_problem_of
-from s4m.data.mappers import crowds_as_objects
+from s4m.data.mappers import crowds_as_objects, without_labels
 
 ON_BAD_IMAGE = ("skip", "stop")
 
@@ -36,7 +38,7 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
     """
     missing = first_missing(record["file_name"] for record in records)
     if missing:
-        faults.error("images that do not exist", f"the image '{missing}' does not exist", FileNotFoundError)
+        faults.error("images that do not exist", FileNotFoundError(f"the image '{missing}' does not exist"))
         return list(records)
     headers = read_headers(record["file_name"] for record in records)
     good = []
@@ -57,7 +59,7 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             told = f"'{path}' has the orientation {header.orientation}"
             faults.warning("images with an EXIF orientation, read as they are shown, where their json must be", told)
         if header.deep:
-            faults.warning("images of more than 8 bits, scaled as INPUT.DEPTH says", f"'{path}'")
+            faults.warning("images of more than 8 bits, scaled as INPUT.RANGE says", f"'{path}'")
     return good
 
 
@@ -109,7 +111,7 @@ def tell_classes(name: str, trained: Sequence[str], faults: Faults) -> None:
 
 
 def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequence[dict]) -> list[str]:
-    """Return sentences about images that are in two sets by the bytes of their files.
+    """Return sentences about images that are in two sets by the bytes of their files, or as pictures.
 
     The same path among labeled and unlabeled images is fine, because the unlabeled set may be the whole training set.
     """
@@ -122,30 +124,34 @@ def tell_copies(labeled: Sequence[dict], unlabeled: Sequence[dict], tested: Sequ
     sentences = []
     for first, second, what in rules:
         copies = find_copies(first, second)
+        paired = {path for pair in copies for path in pair}
+        copies += find_reencoded(first - paired, second - paired)
         if copies:
             sentences.append(f"{len(copies)} {what}, for example '{copies[0][1]}' is '{copies[0][0]}'")
     return sentences
 
 
-def check_json(
-    json_file: str | os.PathLike, image_root: str | os.PathLike | None, *, objects_of_crowds: bool = False
-) -> tuple[dict, Faults]:
-    """Read a COCO json and check it, with its images if their folder is given, by all rules.
+def write_repaired(name: str, path: Path, *, objects_of_crowds: bool = False) -> Path:
+    """Write the repaired json of a registered set, with `area` and `iscrowd` in every annotation; returns its path.
 
-    Returns:
-        the repaired content, in which every annotation has `area` and `iscrowd`, and the faults; with an error among
-        them the content is not to be used.
+    Raises:
+        ValueError: the set has no json, the path is its json, or the json has errors.
     """
-    data, faults = read_coco(json_file, image_root)
+    metadata = MetadataCatalog.get(name)
+    if not is_coco_set(name):
+        raise ValueError(f"--write: the data set '{name}' has no json to repair")
+    if os.path.realpath(path) == os.path.realpath(metadata.json_file):
+        raise ValueError(f"--write must name another file than '{metadata.json_file}', which is checked")
+    data = read_content(name)
     for annotation in data.get("annotations", ()) if objects_of_crowds else ():
         annotation["iscrowd"] = 0
-    tell_crowds(data.get("annotations", ()), faults)
-    if image_root is not None:
-        records = [image | {"file_name": os.path.join(image_root, image["file_name"])} for image in data["images"]]
-        check_images([record for record in records if os.path.exists(record["file_name"])], faults)
-    if not faults.of(ERROR):
-        complete_annotations(data)
-    return data, faults
+    complete_annotations(data)
+    return write_json(path, data)
+
+
+def check_sets(names: Sequence[str], cfg: CfgNode) -> list[Faults]:
+    """Return the faults of registered sets, each checked by itself as one with labels."""
+    return [check_set(name, labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)[1] for name in names]
 
 
 def check_config(cfg: CfgNode) -> list[Faults]:
@@ -167,7 +173,8 @@ def check_config(cfg: CfgNode) -> list[Faults]:
             )
             if key == "TEST" and not faults.of(ERROR):
                 tell_classes(name, training_classes(cfg), faults)
-            records_of_key += records
+            records_of_key += map(without_labels, records)
+            del records  # The labels of two sets are not in memory at once.
             all_faults.append(faults)
     if not any(faults.of(ERROR) for faults in all_faults):
         together = Faults("all sets together")

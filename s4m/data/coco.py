@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2kit.coco_masks import decode_segmentation
+from d2kit.faults import ERROR, Faults
 from d2kit.files import atomic_write
 from s4m.data.coco_ids import number_annotations
 from s4m.data.coco_records import repair_coco, select_classes
-from s4m.data.faults import ERROR, Faults
 
-logger = logging.getLogger(__name__)
+_LOADED = {"iscrowd", "bbox", "keypoints", "category_id", "segmentation"}  # keys of annotations that a dict has
 
 
 @contextlib.contextmanager
@@ -42,8 +41,10 @@ def read_json(json_file: str | os.PathLike) -> dict:
         ValueError: the file is not JSON, or holds no list of images.
     """
     try:
-        with open(json_file, "rb") as file:  # json tells the encoding by the first bytes.
-            data = json.load(file)
+        with open(json_file, "rb") as file:
+            encoding = json.detect_encoding(file.read(4))
+        # The bytes are gone before the objects come; json.load would keep them beside the text.
+        data = json.loads(Path(json_file).read_text(encoding, "surrogatepass"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"COCO json '{json_file}' does not exist") from error
     except (ValueError, IsADirectoryError, RecursionError) as error:
@@ -109,7 +110,7 @@ def validate_coco(json_file: str | os.PathLike, image_root: str | os.PathLike | 
     """
     data, faults = read_coco(json_file, image_root)
     faults.refuse()
-    faults.log(logger)
+    faults.log()
     return data
 
 
@@ -138,7 +139,7 @@ def to_records(name: str, data: dict, image_root: str) -> list[dict]:
     """Return a repaired COCO content as the dataset dicts that Detectron2's `load_coco_json` gives, ordered by id.
 
     They have no `annotations` if the content has none. A dict beside annotations has `void`, an RLE, if the content's
-    image has it.
+    image has it. The annotations of the content become those of the dicts, so that a large set is in memory once.
     """
     records = {
         image["id"]: {key: image[key] for key in ("height", "width")}
@@ -152,10 +153,12 @@ def to_records(name: str, data: dict, image_root: str) -> list[dict]:
         for image in data["images"]:
             records[image["id"]] |= {"annotations": []} | {key: image[key] for key in ("void",) if key in image}
         for annotation in data["annotations"]:
-            loaded = {key: annotation[key] for key in ("iscrowd", "bbox", "keypoints") if key in annotation}
-            loaded |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": index[annotation["category_id"]]}
-            loaded["segmentation"] = _loaded(annotation["segmentation"])
-            records[annotation["image_id"]]["annotations"].append(loaded)
+            records[annotation["image_id"]]["annotations"].append(annotation)
+            for key in annotation.keys() - _LOADED:
+                del annotation[key]
+            annotation["bbox_mode"] = BoxMode.XYWH_ABS
+            annotation["category_id"] = index[annotation["category_id"]]
+            annotation["segmentation"] = _loaded(annotation["segmentation"])
     return list(records.values())
 
 
@@ -216,7 +219,7 @@ class CocoSet:
         records, faults = self.read()
         faults.refuse()
         if not was_read:
-            faults.log(logger)
+            faults.log()
         return records
 
 
@@ -252,8 +255,7 @@ def read_set(name: str) -> tuple[list[dict], Faults]:
     try:
         return DatasetCatalog.get(name), faults
     except (ValueError, OSError, KeyError, AssertionError) as error:
-        is_absent = isinstance(error, FileNotFoundError)
-        faults.error("sets that cannot be loaded", str(error), FileNotFoundError if is_absent else ValueError)
+        faults.error("sets that cannot be loaded", error)
         return [], faults
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 
-from s4m.data.faults import Faults
+from d2kit.faults import Faults
 
 _LARGEST_ID = 2**53  # Evaluation keeps ids as doubles.
 

@@ -10,8 +10,8 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2kit.faults import Faults
 from s4m.data.conventions import tell_percentages, tell_rows, tell_swapped
-from s4m.data.faults import Faults
 from s4m.data.rle import check_rle, name_of, numbers_in, rle_box
 
 _CHUNK = 20_000  # annotations whose coordinates are in memory as arrays at once

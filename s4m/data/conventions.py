@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 
-from s4m.data.faults import Faults
+from d2kit.faults import Faults
 
 _PERCENT = (-5, 105)  # what percentages lie within, with what a pen overshoots
 _FAR_SIDE = 80  # percent; masks of a whole set reach further than this along both axes

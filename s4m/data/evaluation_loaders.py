@@ -15,7 +15,7 @@ from s4m.data.mappers import LabeledMapper, UnlabeledMapper, crowds_as_objects
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
     """Build Detectron2's test loader with a mapper that reads images as in training; its errors name the file."""
     augmentations = utils.build_augmentation(cfg, is_train=False)
-    mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, depth=cfg.INPUT.DEPTH)
+    mapper = UnlabeledMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, value_range=cfg.INPUT.RANGE)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 
@@ -35,7 +35,7 @@ def build_annotated_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dic
     mapper = LabeledMapper(
         augmentations=utils.build_augmentation(cfg, is_train=False) if view == "test" else build_geometry(cfg),
         image_format=cfg.INPUT.FORMAT,
-        depth=cfg.INPUT.DEPTH,
+        value_range=cfg.INPUT.RANGE,
         recompute_boxes=view == "train",
         ignore_void=True,
         with_crowds=True,

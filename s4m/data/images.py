@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from d2kit.files import read_picture
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
-DEPTHS = ("range", "type")  # of INPUT.DEPTH
+RANGES = ("extremes", "type")  # of INPUT.RANGE
 _ORIENTATION = 0x0112  # tag of EXIF
 _BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 _TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
@@ -95,38 +95,38 @@ def read_stored(file_name: str) -> np.ndarray:
     return pixels
 
 
-def check_depth(depth: str) -> str:
-    """Return a value of INPUT.DEPTH, or raise ValueError if there is no such value."""
-    if depth not in DEPTHS:
-        raise ValueError(f"INPUT.DEPTH must be {' or '.join(DEPTHS)}, not '{depth}'")
-    return depth
+def check_range(value_range: str) -> str:
+    """Return a value of INPUT.RANGE, or raise ValueError if there is no such value."""
+    if value_range not in RANGES:
+        raise ValueError(f"INPUT.RANGE must be {' or '.join(RANGES)}, not '{value_range}'")
+    return value_range
 
 
-def to_eight_bits(values: np.ndarray, depth: str) -> np.ndarray:
+def to_eight_bits(values: np.ndarray, value_range: str) -> np.ndarray:
     """Scale pixels of more than 8 bits to uint8.
 
     Args:
         values: numbers of any shape; what is not finite becomes 0.
-        depth: "range" maps the least and the greatest of the values to 0 and 255; "type" maps 0 and the greatest
-            value of 16 bits, or 1.0 for floats, to 0 and 255. Another value raises ValueError.
+        value_range: "extremes" maps the least and the greatest of the values to 0 and 255; "type" maps 0 and the
+            greatest value of 16 bits, or 1.0 for floats, to 0 and 255. Another value raises ValueError.
     """
     finite = np.isfinite(values)
     low = 0.0
     high = 1.0 if values.dtype.kind == "f" else 65535.0
-    if check_depth(depth) == "range" and finite.any():
+    if check_range(value_range) == "extremes" and finite.any():
         low = float(values[finite].min())
         high = float(values[finite].max())
     scaled = (np.where(finite, values, low).astype(np.float64) - low) * (255 / ((high - low) or 1))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
-def read_image(file_name: str, image_format: str, depth: str = "range") -> np.ndarray:
+def read_image(file_name: str, image_format: str, value_range: str = "extremes") -> np.ndarray:
     """Read an image and turn it as its EXIF tag says. Gray, palette, RGBA, 16-bit and float images are converted.
 
     Args:
         file_name: path of the image.
         image_format: "BGR", "RGB" or another format of Detectron2's `read_image`.
-        depth: how more than 8 bits become 8; see `to_eight_bits`.
+        value_range: how more than 8 bits become 8; see `to_eight_bits`.
 
     Returns:
         (H, W, C) uint8 array.
@@ -138,7 +138,7 @@ def read_image(file_name: str, image_format: str, depth: str = "range") -> np.nd
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Another package may have set it, and a torn image would load half gray.
     try:
-        return convert_PIL_to_numpy(_open_upright(file_name, depth), image_format)
+        return convert_PIL_to_numpy(_open_upright(file_name, value_range), image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image '{file_name}' does not exist") from error
     except Image.UnidentifiedImageError as error:
@@ -154,7 +154,7 @@ def read_image(file_name: str, image_format: str, depth: str = "range") -> np.nd
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
-def _open_upright(file_name: str, depth: str) -> Image.Image:
+def _open_upright(file_name: str, value_range: str) -> Image.Image:
     """Return an image of 8 bits as it is shown."""
     with open(file_name, "rb") as file:
         try:
@@ -162,13 +162,13 @@ def _open_upright(file_name: str, depth: str) -> Image.Image:
         except Image.UnidentifiedImageError:
             if Path(file_name).suffix.lower() not in (".tif", ".tiff"):
                 raise
-            return Image.fromarray(to_eight_bits(_read_tiff(file_name), depth))
+            return Image.fromarray(to_eight_bits(_read_tiff(file_name), value_range))
         deep = _is_deep(image)
         orientation = orientation_of(image)
         image.load()  # This turns a TIFF already, and only a TIFF.
         if not deep:
             return _apply_exif_orientation(image)
-    return Image.fromarray(to_eight_bits(turn(read_stored(file_name), orientation), depth))
+    return Image.fromarray(to_eight_bits(turn(read_stored(file_name), orientation), value_range))
 
 
 def _read_tiff(file_name: str) -> np.ndarray:

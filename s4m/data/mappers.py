@@ -13,7 +13,7 @@ from fvcore.transforms.transform import TransformList
 
 from d2kit.coco_masks import decode_segmentation
 from s4m.data.geometry import build_geometry, valid_size
-from s4m.data.images import check_depth, read_image
+from s4m.data.images import check_range, read_image
 from s4m.data.void import void_regions
 
 MAX_MASK_BYTES = 2**31  # one byte for each pixel of the view and object: 1,500 objects of 1333x1024 pixels
@@ -27,7 +27,7 @@ def without_labels(record: dict) -> dict:
 def crowds_as_objects(records: Iterable[dict]) -> list[dict]:
     """Return dataset dicts whose crowd regions are objects."""
     return [
-        record | {"annotations": [annotation | {"iscrowd": 0} for annotation in record["annotations"]]}
+        record | {"annotations": [a | {"iscrowd": 0} if a.get("iscrowd") else a for a in record["annotations"]]}
         if "annotations" in record
         else record
         for record in records
@@ -54,14 +54,16 @@ class UnlabeledMapper:
     """Maps one unlabeled record to its weak view: `LabeledMapper`'s result without instances and crowds."""
 
     @configurable
-    def __init__(self, *, augmentations: Sequence[T.Augmentation], image_format: str, depth: str = "range") -> None:
+    def __init__(
+        self, *, augmentations: Sequence[T.Augmentation], image_format: str, value_range: str = "extremes"
+    ) -> None:
         self._augmentations = T.AugmentationList(augmentations)
         self._image_format = image_format
-        self._depth = check_depth(depth)
+        self._value_range = check_range(value_range)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT, "depth": cfg.INPUT.DEPTH}
+        return {"augmentations": build_geometry(cfg), "image_format": cfg.INPUT.FORMAT, "value_range": cfg.INPUT.RANGE}
 
     def __call__(self, record: dict) -> dict:
         """Map a Detectron2 dataset dict, which is not changed. Errors of the image are those of `LabeledMapper`."""
@@ -69,7 +71,7 @@ class UnlabeledMapper:
 
     def _view(self, d: dict) -> dict:
         """Read the image, check it against its record and apply the augmentations."""
-        image = read_image(d["file_name"], self._image_format, self._depth)
+        image = read_image(d["file_name"], self._image_format, self._value_range)
         utils.check_image_size(d, image)
         view = T.AugInput(image)
         d["transforms"] = self._augmentations(view)
@@ -101,7 +103,7 @@ class LabeledMapper(UnlabeledMapper):
         *,
         augmentations: Sequence[T.Augmentation],
         image_format: str,
-        depth: str = "range",
+        value_range: str = "extremes",
         recompute_boxes: bool,
         ignore_void: bool = True,
         with_crowds: bool = False,
@@ -110,12 +112,12 @@ class LabeledMapper(UnlabeledMapper):
         Args:
             augmentations: geometric recipe.
             image_format: cfg.INPUT.FORMAT.
-            depth: cfg.INPUT.DEPTH.
+            value_range: cfg.INPUT.RANGE.
             recompute_boxes: whether boxes are those of the transformed masks, as crops require, or the record's.
             ignore_void: whether void regions are ignored instances, or background.
             with_crowds: whether the result has `crowds`, which the evaluation of predictions needs.
         """
-        super().__init__(augmentations=augmentations, image_format=image_format, depth=depth)
+        super().__init__(augmentations=augmentations, image_format=image_format, value_range=value_range)
         self._recompute_boxes = recompute_boxes
         self._ignore_void = ignore_void
         self._with_crowds = with_crowds

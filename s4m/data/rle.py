@@ -7,8 +7,8 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2kit.faults import Faults
 from d2kit.rle import count_lists, count_strings
-from s4m.data.faults import Faults
 
 
 def name_of(annotation: dict) -> str:

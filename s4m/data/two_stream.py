@@ -11,12 +11,12 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 
 from d2kit.datasets import errors_name
+from d2kit.faults import Faults
 from d2kit.loader import StreamLoader
 from d2kit.rng import derive_seed
 from s4m.data.check import ON_BAD_IMAGE, check_set, tell_classes, tell_copies
 from s4m.data.classes import classes_of, training_classes, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
-from s4m.data.faults import Faults
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper, without_labels
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def _load(name: str, key: str, **options) -> list[dict]:
         records, faults = check_set(name, **options)
         faults.refuse()
     if comm.is_main_process():
-        faults.log(logger)
+        faults.log()
     return records
 
 
@@ -99,8 +99,8 @@ def load_unlabeled(names: Sequence[str], on_bad_image: str = "skip") -> list[dic
         raise ValueError(f"INPUT.ON_BAD_IMAGE must be {' or '.join(ON_BAD_IMAGE)}, not '{on_bad_image}'")
     dicts = []
     for name in names:
-        records = _load(name, "DATASETS.UNLABELED", labeled=False, skip_bad=on_bad_image == "skip")
-        dicts += map(without_labels, records)
+        skips = on_bad_image == "skip"
+        dicts += map(without_labels, _load(name, "DATASETS.UNLABELED", labeled=False, skip_bad=skips))
     return dicts
 
 
@@ -117,11 +117,12 @@ def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]
     """
     tested = []
     for name in cfg.DATASETS.TEST:
-        tested += _load(name, "DATASETS.TEST", labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+        options = {"labeled": True, "objects_of_crowds": cfg.INPUT.CROWDS_AS_OBJECTS}
+        tested += map(without_labels, _load(name, "DATASETS.TEST", **options))
         if comm.is_main_process():
             faults = Faults(f"DATASETS.TEST '{name}'")
             tell_classes(name, training_classes(cfg), faults)
-            faults.log(logger)
+            faults.log()
     if comm.is_main_process():
         for sentence in tell_copies(labeled, unlabeled, tested):
             logger.warning(sentence)
@@ -162,8 +163,9 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         seed = comm.shared_random_seed()
         logger.info("SEED is %d, so the data follow the random seed %d, drawn for this run.", cfg.SEED, seed)
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+    # The unlabeled set comes first, because its json may be the labeled one: both would be in memory at once.
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED, cfg.INPUT.ON_BAD_IMAGE)
+    labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
     check_tests(cfg, labeled, unlabeled)
     workers = cfg.DATALOADER.NUM_WORKERS
     labeled_workers = max(workers // 2, min(workers, 1)) if unlabeled else workers

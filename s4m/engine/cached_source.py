@@ -11,9 +11,9 @@ from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam.embedding_cache import EmbeddingCache
 
 
-def load_rgb(file_name: str, depth: str = "range") -> torch.Tensor:
-    """Read an image file as (3, H, W) uint8 RGB; `depth` is INPUT.DEPTH."""
-    return torch.from_numpy(read_image(file_name, "RGB", depth).copy()).permute(2, 0, 1)
+def load_rgb(file_name: str, value_range: str = "extremes") -> torch.Tensor:
+    """Read an image file as (3, H, W) uint8 RGB; `value_range` is INPUT.RANGE."""
+    return torch.from_numpy(read_image(file_name, "RGB", value_range).copy()).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class CachedSource:
     """
 
     cache: EmbeddingCache
-    depth: str = "range"
+    value_range: str = "extremes"
 
     def __call__(self, weak: list[dict]) -> Source:
         """Return the source of a batch of dictionaries, which the labeled or the unlabeled mapper made."""
         names = [entry["file_name"] for entry in weak]
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
-        load = partial(load_rgb, depth=self.depth)
+        load = partial(load_rgb, value_range=self.value_range)
         return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load), views)

@@ -70,7 +70,7 @@ class S4MTrainer(ResumableTrainer):
             streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
             images = sum(len(stream.dataset) for stream in streams)
             cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
-            self.network.sam_source = CachedSource(cache, cfg.INPUT.DEPTH)
+            self.network.sam_source = CachedSource(cache, cfg.INPUT.RANGE)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TwoStreamLoader:

@@ -66,7 +66,7 @@ def test_names_that_fit_no_image_are_refused(root):
 
 
 def test_some_images_without_masks_are_told(root, caplog, monkeypatch):
-    monkeypatch.setattr("istd.data.findings._logged", set())
+    monkeypatch.setattr("d2kit.faults._logged", set())
     write_masks(root, names=NAMES[:2])
     (root / "rest.txt").write_text("c")
     assert "mask_file" not in load_sirst(root, "all", points="")[2]

@@ -105,7 +105,7 @@ def test_coco_of_another_resolution_is_scaled(tmp_path, size):
     path = write_coco(tmp_path, [{"bbox": box}, {"segmentation": [polygon]}], width=size[0], height=size[1])
     points = PointSource(path)
     assert np.abs(np.subtract(points("a", HEIGHT, WIDTH), [[12, 8], [19, 11]])).max() <= 1
-    [cause] = points.findings
+    [cause] = points.faults
     assert (cause.level, cause.count) == ("repaired", 1) and "p.json" in cause.examples[0]
 
 
@@ -160,10 +160,10 @@ def test_annotations_without_a_place_are_named(tmp_path, annotation):
 def test_crowds_are_told_and_taken_where_there_is_nothing_else(tmp_path):
     points = PointSource(write_coco(tmp_path, [{"bbox": [3, 4, 1, 1]}, {"bbox": [9, 9, 1, 1], "iscrowd": 1}]))
     assert points("a", HEIGHT, WIDTH) == [[3, 4]]
-    assert [(cause.level, cause.count) for cause in points.findings] == [("warning", 1)]
+    assert [(cause.level, cause.count) for cause in points.faults] == [("warning", 1)]
     points = PointSource(write_coco(tmp_path, [{"bbox": [3, 4, 1, 1], "iscrowd": 1}]))
     assert points("a", HEIGHT, WIDTH) == [[3, 4]]
-    assert [(cause.level, cause.count) for cause in points.findings] == [("repaired", 1)]
+    assert [(cause.level, cause.count) for cause in points.faults] == [("repaired", 1)]
 
 
 def test_voc_of_another_resolution_is_scaled(tmp_path):
@@ -235,7 +235,7 @@ def test_dots_of_several_pixels_are_one_point(tmp_path, shape, size):
     points = PointSource(tmp_path)
     tolerance = 0 if size % 2 else 1
     assert np.abs(np.subtract(points("a", HEIGHT, WIDTH), [[5, 4], [25, 15]])).max() <= tolerance
-    assert "a.png: 2 dots have" in next(iter(points.findings)).examples[0]
+    assert "a.png: 2 dots have" in next(iter(points.faults)).examples[0]
 
 
 def test_dots_that_touch_are_told(tmp_path):
@@ -247,7 +247,7 @@ def test_dots_that_touch_are_told(tmp_path):
     points = PointSource(tmp_path)
     assert [len(points(name, HEIGHT, WIDTH)) for name in "abc"] == [2, 1, 1]
     points.check_all()
-    [cause] = [cause for cause in points.findings if cause.level == "warning"]
+    [cause] = [cause for cause in points.faults if cause.level == "warning"]
     assert "b.png: a dot has 18 pixels where most have 9" in str(cause) and cause.count == 1
 
 

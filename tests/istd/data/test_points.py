@@ -125,7 +125,7 @@ def test_two_points_on_one_pixel_are_merged_and_told(tmp_path):
     write_csv(tmp_path / "p.csv", [("a", 3, 4), ("a", 5, 6), ("a", 3, 4), ("a", 3, 4)])
     points = PointSource(tmp_path / "p.csv")
     assert points("a", 20, 30) == [[3, 4], [5, 6]]
-    [cause] = points.findings
+    [cause] = points.faults
     assert cause.level == "repaired" and "p.csv: image 'a' has two points on one pixel" in cause.examples[0]
 
 

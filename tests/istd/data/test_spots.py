@@ -68,21 +68,21 @@ def test_judgment_of_polarity(heights, polarity, level, text):
     places = [(20, 20), (60, 20), (100, 30), (40, 90)]
     gray = picture([(x, y, 3, height) for (x, y), height in zip(places, heights, strict=True)])
     spots = named(spots_at(gray, places))
-    [cause] = judge_spots(spots, polarity, 8)
-    assert cause.level == level and text in cause.examples[0]
-    assert why_none_is_easy(2, spots, polarity, 8).endswith(cause.examples[0])
+    [fault] = judge_spots(spots, polarity, 8)
+    assert fault.level == level and text in fault.examples[0]
+    assert why_none_is_easy(2, spots, polarity, 8).endswith(fault.examples[0])
 
 
 def test_good_points_are_not_judged():
     gray = picture([(20, 20, 3, 60), (60, 20, 4, 60)])
     spots = named(spots_at(gray, [[20, 20], [60, 20]]))
-    assert not judge_spots(spots, "bright", 8) and not judge_spots([], "bright", 8)
-    assert not judge_spots(named(spots_at(255 - gray, [[20, 20], [60, 20]])), "both", 8)
+    assert list(judge_spots(spots, "bright", 8)) == list(judge_spots([], "bright", 8)) == []
+    assert list(judge_spots(named(spots_at(255 - gray, [[20, 20], [60, 20]])), "both", 8)) == []
     assert "ISTD.LABELS.EASY_SHARE" in why_none_is_easy(1, spots, "bright", 8)
 
 
 def test_large_spots_name_a_size_that_fits_them():
     spots = named(spots_at(picture([(40, 40, 30, 60)]), [[40, 40]]))
-    [cause] = judge_spots(spots, "bright", 8)
-    assert "window of 20 pixels a side and have at most 50 pixels: set ISTD.LABELS.TARGET_SIZE to 53" in str(cause)
-    assert not judge_spots(spots, "bright", 53)
+    [fault] = judge_spots(spots, "bright", 8)
+    assert "window of 20 pixels a side and have at most 50 pixels: set ISTD.LABELS.TARGET_SIZE to 53" in str(fault)
+    assert list(judge_spots(spots, "bright", 53)) == []

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from d2kit.coco_masks import decode_segmentation
+from d2kit.faults import ERROR, REPAIRED, WARNING
 from s4m.data.coco import read_coco
-from s4m.data.faults import ERROR, REPAIRED, WARNING
 
 HEIGHT, WIDTH = 40, 60
 CORNERS = [(4, 5, 20, 15), (30, 8, 12, 25), (22, 20, 30, 12)]  # x, y, width, height in pixels

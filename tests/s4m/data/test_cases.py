@@ -268,7 +268,7 @@ def test_the_command_refuses_wild_coordinates_in_little_memory(table):
     folder, _ = table
     bases = [folder / name for name in ("polygon_nan", "coordinates_huge")]
     code = "import sys; from s4m.cli import main; sys.exit(sum(main(['check', *a.split()]) for a in sys.argv[1:]))"
-    commands = [f"--json {base}/train.json --images {base}/images" for base in bases]
+    commands = [f"coco:{base}/train.json:{base}/images" for base in bases]
     done = subprocess.run(
         [sys.executable, "-c", code, *commands], capture_output=True, text=True, preexec_fn=_limit_memory
     )

@@ -12,13 +12,13 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 
+from d2kit.faults import ERROR, WARNING
 from s4m.cli import main
 from s4m.config import add_s4m_config
 from s4m.data import header_cache
-from s4m.data.check import check_config, check_json
+from s4m.data.check import check_config
 from s4m.data.classes import class_indices, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
-from s4m.data.faults import ERROR, WARNING
 from s4m.data.header_cache import read_headers
 from s4m.data.shapes import write_shapes
 from s4m.data.two_stream import build_two_stream_loader, load_labeled
@@ -57,7 +57,7 @@ def config(folder):
 
 def sentences(cfg):
     resolve_config_datasets(cfg)
-    return [text for faults in check_config(cfg) for level in (ERROR, WARNING) for text in faults.sentences(level)]
+    return [str(fault) for faults in check_config(cfg) for level in (ERROR, WARNING) for fault in faults.of(level)]
 
 
 def test_sound_sets_have_no_fault(config):
@@ -71,23 +71,23 @@ def test_the_command_tells_writes_and_returns_a_status(folder, capsys):
             del annotation["area"], annotation["iscrowd"]
 
     edit(folder / "train.json", spoil)
-    arguments = ["check", "--json", f"{folder}/train.json", "--images", f"{folder}/images"]
+    arguments = ["check", f"coco:{folder}/train.json:{folder}/images"]
     assert main([*arguments, "--write", f"{folder}/fixed.json"]) == 0
-    assert "repaired: boxes that are not those of their masks, recomputed: 1, for example" in capsys.readouterr().out
+    assert "  repaired: boxes that are not those of their masks, recomputed (1)\n" in capsys.readouterr().out
     fixed, original = (json.loads((folder / name).read_text()) for name in ("fixed.json", "annotations.json"))
     count = len(fixed["annotations"])
     assert fixed["annotations"] == [a | {"iscrowd": 0} for a in original["annotations"][:count]]
-    assert check_json(folder / "fixed.json", folder / "images")[1].of(WARNING) == []
+    assert main(["check", f"coco:{folder}/fixed.json:{folder}/images"]) == 0
+    assert capsys.readouterr().out == f"'{folder}/fixed.json':\n  no fault\n0 errors, 0 repaired, 0 warnings\n"
     edit(folder / "train.json", lambda data: data["annotations"][0].update(category_id=9))
     assert main([*arguments, "--write", f"{folder}/none.json"]) == 1
-    assert "error: annotations of unknown categories: 1" in capsys.readouterr().out
+    assert "error: annotations of unknown categories (1)" in capsys.readouterr().out
     assert not (folder / "none.json").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--json", "a.json", "--config-file", "b.yaml"], ["--config-file", "b.yaml", "--write", "c.json"]]
-    + [["--json", "a.json", "--write", "./a.json"]],
+    [[], ["INPUT.RANGE", "type"], ["--config-file", "s4m/own_data_stage1.yaml", "--write", "c.json"]],
 )
 def test_arguments_that_do_not_go_together(arguments):
     with pytest.raises(SystemExit) as end:

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from d2kit.faults import ERROR, REPAIRED, WARNING, Faults
 from s4m.data.coco import load_coco, read_classes, validate_coco
 from s4m.data.coco_ids import plain_id
 from s4m.data.coco_records import tell_crowds
-from s4m.data.faults import ERROR, REPAIRED, WARNING, Faults
 
 
 def rewrite(data, part, key, function):
@@ -183,7 +183,7 @@ def test_crowds_are_told(crowds, level):
     tell_crowds([{"iscrowd": int(number < crowds)} for number in range(100)], faults)
     assert [fault.level for kind in (ERROR, REPAIRED, WARNING) for fault in faults.of(kind)] == [level] * bool(level)
     if level:
-        sentences = faults.sentences(level)
+        sentences = [str(fault) for fault in faults.of(level)]
         assert str(crowds) in sentences[0] and "INPUT.CROWDS_AS_OBJECTS" in sentences[0]
 
 

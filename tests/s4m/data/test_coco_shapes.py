@@ -6,7 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from s4m.data.faults import ERROR, REPAIRED, WARNING
+from d2kit.faults import ERROR, REPAIRED, WARNING
 
 HEIGHT, WIDTH = 40, 60  # of the images of `data`
 
@@ -168,4 +168,4 @@ def test_a_set_without_any_mask_is_refused(data, read):
     for annotation in data["annotations"]:
         del annotation["segmentation"]
     [fault] = read(data)[1].of(ERROR)
-    assert fault.examples == ("none of its 6 annotations has a usable mask",)
+    assert fault.examples == ["none of its 6 annotations has a usable mask"]

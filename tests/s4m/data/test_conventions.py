@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d2kit.coco_masks import encode_mask
-from s4m.data.faults import ERROR, WARNING
+from d2kit.faults import ERROR, WARNING
 
 HEIGHT, WIDTH = 40, 60
 

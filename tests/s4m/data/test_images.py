@@ -167,7 +167,7 @@ def test_depth_by_type(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.clip(ramp() / 2000, 0, 1).astype(np.float32))
     assert read_image(str(tmp_path / "a.png"), "RGB", "type")[20, 20, 0] == round(2000 / 257)
     assert read_image(str(tmp_path / "a.tif"), "RGB", "type")[0, 0, 0] == round(0.1 * 255)
-    with pytest.raises(ValueError, match="INPUT.DEPTH must be range or type, not 'bits'"):
+    with pytest.raises(ValueError, match="INPUT.RANGE must be extremes or type, not 'bits'"):
         read_image(str(tmp_path / "a.png"), "RGB", "bits")
 
 
