@@ -1,6 +1,7 @@
 r"""Find every fault of data sets: of images, masks, points, names, and of what training needs.
 
     istd check sirst:my_targets:train.txt sirst:my_targets:test.txt
+    istd check sirst:my_targets/train.yaml
     istd check istd/networks/alcnet.yaml istd/schemes/pal.yaml \
         --opts DATASETS.TRAIN "('sirst:my_targets:train.txt',)" DATASETS.VALIDATION "()" DATASETS.TEST "()"
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the faults; returns 1 if there is an error."""
-    files = [name for name in args.inputs if name.endswith((".yaml", ".yml"))]
+    files = [name for name in args.inputs if name.endswith((".yaml", ".yml")) and not name.startswith("sirst:")]
     names = [name for name in args.inputs if name not in files]
     if files and names:
         raise argparse.ArgumentError(None, "give either configuration files or data sets.")

@@ -17,6 +17,7 @@ from istd.data.points import PointSource
 from istd.data.text import read_text
 
 CHARACTERISTICS = "characteristics.csv"
+ON_MISMATCH = ("error", "skip")
 
 
 class SirstFolder:
@@ -46,7 +47,7 @@ class SirstFolder:
         characteristics: str = "",
         on_mismatch: str = "error",
     ):
-        if on_mismatch not in ("error", "skip"):
+        if on_mismatch not in ON_MISMATCH:
             raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
         self._root = Path(root)
         self._split = split
