@@ -5,13 +5,14 @@ import io
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from istd.data.findings import Findings
+from istd.data.frames import count_frames, frame_path, require_whole, split_frame, tell_other_pages
 from istd.data.images import SizeMismatch, find_image, image_size
-from istd.data.mask_files import check_missing, find_mask, mask_folder
+from istd.data.mask_files import check_frame_mask, check_missing, find_mask, mask_folder
 from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
 from istd.data.points import PointSource
 from istd.data.text import read_text
@@ -54,6 +55,7 @@ class SirstFolder:
         self._images = self._root / images
         self._mask_option = masks
         self._masks: Path | None = None  # `read` finds the folder.
+        self._checked: set[tuple[Path, Path | None]] = set()  # sequences and where masks of their frames lie
         self._points = self._root / points if points else None
         self._unit = unit
         self._characteristics = characteristics
@@ -76,10 +78,7 @@ class SirstFolder:
         source = self._point_source(findings)
         characteristic_of = _read_characteristics(self._root, self._characteristics)
         dicts = []
-        for name in _read_split(split_file):
-            record = self._read_image(name, split_file, source, findings)
-            if record is None:
-                continue
+        for record in self._read_images(split_file, source, findings):
             characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
@@ -102,11 +101,46 @@ class SirstFolder:
             )
         return PointSource(self._points, self._unit, findings)
 
-    def _read_image(self, name: str, split_file: Path, source: PointSource | None, findings: Findings) -> dict | None:
-        """Return the dict of one image, or None if it has a fault."""
-        record: dict = {}
+    def _read_images(self, split_file: Path, source: PointSource | None, findings: Findings) -> Iterator[dict]:
+        """Yield the dict of each image and frame that the split names and that has no fault."""
+        seen: set[str] = set()
+        for name in _read_split(split_file):
+            try:
+                images = self._find_images(name, split_file, findings)
+            except (ValueError, OSError) as error:
+                findings.add("error", "images", error)
+                continue
+            for image_id, path in images:
+                if image_id in seen:
+                    findings.add("error", "images", f"{split_file} names image '{image_id}' twice.")
+                    continue
+                seen.add(image_id)
+                record = {"file_name": str(path), "image_id": image_id}
+                if self._complete(record, source, split_file, findings):
+                    yield record
+
+    def _find_images(self, name: str, split_file: Path, findings: Findings) -> list[tuple[str, Path]]:
+        """Return the ids and paths of what a line of the split names: an image, a frame, or all frames of a file."""
+        check_inside(name, split_file)
+        path = _find(self._images, name)
+        if path is None and name.startswith(f"{self._images.name}/"):
+            name = name.partition("/")[2]
+            path = _find(self._images, name)
+        if path is None:
+            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self._images}.")
+        file, number = split_frame(path)
+        require_whole(file)
+        tell_other_pages(file, findings.add)
+        if number is None and count_frames(file) == 1:
+            return [(image_key(name), path)]
+        numbers = range(count_frames(file)) if number is None else [number]
+        frames = (Path(frame_path(file, frame)) for frame in numbers)
+        return [(image_key(frame.relative_to(self._images)), frame) for frame in frames]
+
+    def _complete(self, record: dict, source: PointSource | None, split_file: Path, findings: Findings) -> bool:
+        """Add size, mask and points to the dict of an image, and return whether it has no fault."""
         steps = {
-            "images": lambda: self._add_image(record, name, split_file),
+            "images": lambda: self._add_size(record),
             "masks": lambda: self._add_mask(record),
             "points": lambda: self._add_points(record, source, split_file),
         }
@@ -118,28 +152,28 @@ class SirstFolder:
                     findings.add("repaired", "images that are left out", f"{error} The image is skipped.")
                 else:
                     findings.add("error", f"{cause} of another size", error)
-                return None
+                return False
             except (ValueError, OSError) as error:
                 findings.add("error", cause, error)
-                return None
-        return record
+                return False
+        return True
 
-    def _add_image(self, record: dict, name: str, split_file: Path) -> None:
-        check_inside(name, split_file)
-        path = _find(self._images, name)
-        if path is None and name.startswith(f"{self._images.name}/"):
-            name = name.partition("/")[2]
-            path = _find(self._images, name)
-        if path is None:
-            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self._images}.")
-        height, width = image_size(path)
-        record.update(file_name=str(path), image_id=image_key(name), height=height, width=width)
+    def _add_size(self, record: dict) -> None:
+        record["height"], record["width"] = image_size(record["file_name"])
 
     def _names(self, record: dict) -> list[str]:
-        """Return the names of an image: its id, and its id without folders if no other image is called like that."""
-        image_id = record["image_id"]
+        """Return the names of an image: its id, and its id without folders if no other image is called like that.
+
+        The names of a frame are those of its file, with and without extension, and the number of any length.
+        """
+        file, number = split_frame(record["file_name"])
+        image_id = record["image_id"] if number is None else image_key(file.relative_to(self._images))
         short = PurePosixPath(image_id).name
-        return [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
+        names = [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
+        if number is None:
+            return names
+        numbers = dict.fromkeys(f"{number:0{length}}" for length in range(6, 0, -1))
+        return [f"{name}{end}/{text}" for name in names for end in (file.suffix, "") for text in numbers]
 
     @cached_property
     def _short_names(self) -> Counter:
@@ -148,8 +182,13 @@ class SirstFolder:
     def _add_mask(self, record: dict) -> None:
         if self._masks is None:
             return
-        names = (spelling for name in self._names(record) for spelling in spellings(name))
+        names = [spelling for name in self._names(record) for spelling in spellings(name)]
         path = next(filter(None, (find_mask(self._masks, name, self._images) for name in names)), None)
+        file, number = split_frame(record["file_name"])
+        clip = (file, path and path.parent)
+        if number is not None and clip not in self._checked:
+            self._checked.add(clip)
+            check_frame_mask(file, path, names, self._masks, self._images)
         if path is None:
             return
         height, width = image_size(path)
