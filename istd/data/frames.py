@@ -47,7 +47,7 @@ def frame_path(path: str | os.PathLike, number: int) -> str:
 
 
 def split_frame(path: str | os.PathLike) -> tuple[Path, int | None]:
-    """Return the file and the number of the frame that a path names; the number is None if the path is that of a file."""
+    """Return the file and the number of the frame that a path names; the number of a file itself is None."""
     path = Path(path)
     if path.name.isdecimal() and path.parent.suffix.lower() in STACK_EXTENSIONS and path.parent.is_file():
         return path.parent, int(path.name)
@@ -165,7 +165,7 @@ def _read_stack(path: str, size: int, time: int) -> Stack:
 
 
 def _count_pages(file: tifffile.TiffFile) -> tuple[int, bool]:
-    """Follow the chain of pages, which may end beyond the file or in a ring; return their number and whether it is whole."""
+    """Follow the chain of pages, which may end beyond the file or in a ring; return its length, and if it is whole."""
     tiff, handle = file.tiff, file.filehandle
     places: set[int] = set()
 

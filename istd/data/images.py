@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from d2kit.exif import orientation_of
 from d2kit.files import read_picture
 from istd.data.arrays import ARRAY_EXTENSIONS, open_array
 from istd.data.frames import (
@@ -124,6 +125,24 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
         except UnidentifiedImageError:
             with tifffile.TiffFile(path) as file:
                 return file.pages[0].imagelength, file.pages[0].imagewidth
+
+
+def orientation_problem(path: str | os.PathLike) -> str:
+    """Return a sentence about the EXIF orientation of an image, by which viewers turn or mirror it; "" without one."""
+    if _is_array(path) or split_frame(path)[1] is not None:
+        return ""
+    try:
+        with _open(path) as image:
+            orientation, shown = orientation_of(image), image.format == "TIFF"  # Pillow turns a TIFF, and only a TIFF.
+    except UnidentifiedImageError:
+        return ""
+    if orientation == 1:
+        return ""
+    frame = "shown" if shown else "stored"
+    return (
+        f"{os.fspath(path)} has the EXIF orientation {orientation}, and is read as it is {frame}: draw its mask or "
+        "points over it, and if they are turned or mirrored, save the image as it is shown and without the tag."
+    )
 
 
 def find_image(folder: str | os.PathLike, name: str, suffixes: Sequence[str] = ("", "_pixels0")) -> Path | None:

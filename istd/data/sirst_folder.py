@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from istd.data.findings import Findings
 from istd.data.frames import count_frames, frame_path, require_whole, split_frame, tell_other_pages
-from istd.data.images import SizeMismatch, find_image, image_size
+from istd.data.images import SizeMismatch, find_image, image_size, orientation_problem
 from istd.data.mask_files import check_frame_mask, check_missing, find_mask, mask_folder
 from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
 from istd.data.points import PointSource
@@ -140,7 +140,7 @@ class SirstFolder:
     def _complete(self, record: dict, source: PointSource | None, split_file: Path, findings: Findings) -> bool:
         """Add size, mask and points to the dict of an image, and return whether it has no fault."""
         steps = {
-            "images": lambda: self._add_size(record),
+            "images": lambda: self._add_size(record, findings),
             "masks": lambda: self._add_mask(record),
             "points": lambda: self._add_points(record, source, split_file),
         }
@@ -158,8 +158,11 @@ class SirstFolder:
                 return False
         return True
 
-    def _add_size(self, record: dict) -> None:
+    def _add_size(self, record: dict, findings: Findings) -> None:
         record["height"], record["width"] = image_size(record["file_name"])
+        problem = orientation_problem(record["file_name"]) if self._masks or self._points else ""
+        if problem:
+            findings.add("warning", "images with an EXIF orientation", problem)
 
     def _names(self, record: dict) -> list[str]:
         """Return the names of an image: its id, and its id without folders if no other image is called like that.

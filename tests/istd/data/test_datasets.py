@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from istd import add_istd_config
 from istd.data.datasets import (
@@ -20,6 +21,7 @@ from istd.data.datasets import (
     resolve_config_datasets,
     resolve_datasets,
 )
+from istd.data.findings import Findings
 from istd.data.sirst_folder import SirstFolder
 
 
@@ -412,3 +414,18 @@ def test_a_json_of_points_is_no_file_that_describes_a_data_set(root):
     resolve_datasets([f"sirst:{root}:empty:points=p.json"])
     with pytest.raises(FileNotFoundError, match="no.yaml does not exist"):
         resolve_datasets([f"sirst:{root}/no.yaml"])
+
+
+@pytest.mark.parametrize(("name", "read"), [("a.jpg", "stored"), ("a.png", "stored"), ("a.tif", "shown")])
+def test_an_exif_orientation_is_told_beside_masks_and_points(root, name, read):
+    exif = Image.Exif()
+    exif[274] = 3
+    (root / "images" / "a.png").unlink()
+    Image.new("L", (30, 20)).save(root / "images" / name, exif=exif)
+    findings = Findings()
+    SirstFolder(root, "train").read(findings)
+    [cause] = findings
+    assert cause.level == "warning" and f"{name} has the EXIF orientation 3, and is read as it is {read}" in str(cause)
+    findings = Findings()
+    SirstFolder(root, "train", masks="", points="").read(findings)
+    assert not findings
