@@ -94,8 +94,8 @@ def _read_group(names: Sequence[str], reading: Reading, findings: Findings) -> t
     for name in names:
         try:
             resolve_datasets([name])
-            read_all = MetadataCatalog.get(name).get("read_all")
-            dicts = read_all(findings) if read_all else DatasetCatalog.get(name)
+            open_folder = MetadataCatalog.get(name).get("open_folder")
+            dicts = open_folder().read(findings) if open_folder else DatasetCatalog.get(name)
         except (ValueError, OSError) as error:
             findings.add("error", "data sets", error)
             continue

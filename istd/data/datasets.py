@@ -56,21 +56,21 @@ def register_sirst(
     """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
 
     The files are read when the data set is first loaded, after a call of `prepare`, which may write them. The metadata
-    are evaluator_type "istd", thing_classes ("target",), root, and read_all, a function that reads the data set like
-    `SirstFolder.read`.
+    are evaluator_type "istd", thing_classes ("target",), root, and open_folder, a function that returns the
+    `SirstFolder`.
     """
 
     def load() -> list[dict]:
         prepare()
         return load_sirst(root, split, **options)
 
-    def read_all(findings: Findings) -> list[dict]:
+    def open_folder() -> SirstFolder:
         prepare()
-        return SirstFolder(root, split, **options).read(findings)
+        return SirstFolder(root, split, **options)
 
     DatasetCatalog.register(name, load)
     metadata = MetadataCatalog.get(name)
-    metadata.set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root), read_all=read_all)
+    metadata.set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root), open_folder=open_folder)
 
 
 def give_distinct_ids(sets: Sequence[tuple[str, list[dict]]]) -> list[list[dict]]:

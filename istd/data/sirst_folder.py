@@ -34,6 +34,11 @@ class SirstFolder:
             The default "masks" also stands for the folders of `mask_folder`.
         characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
         on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
+
+    Attributes:
+        root, images: the folders.
+        masks: folder of masks that `read` found, or None.
+        characteristics: CSV of the characteristics, or "" for the default.
     """
 
     def __init__(
@@ -50,15 +55,15 @@ class SirstFolder:
     ):
         if on_mismatch not in ON_MISMATCH:
             raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
-        self._root = Path(root)
+        self.root = Path(root)
         self._split = split
-        self._images = self._root / images
+        self.images = self.root / images
         self._mask_option = masks
-        self._masks: Path | None = None  # `read` finds the folder.
+        self.masks: Path | None = None  # `read` finds the folder.
         self._checked: set[tuple[Path, Path | None]] = set()  # sequences and where masks of their frames lie
-        self._points = self._root / points if points else None
+        self._points = self.root / points if points else None
         self._unit = unit
-        self._characteristics = characteristics
+        self.characteristics = characteristics
         self._skips = on_mismatch == "skip"
 
     def read(self, findings: Findings) -> list[dict]:
@@ -70,33 +75,33 @@ class SirstFolder:
         Raises:
             FileNotFoundError, ValueError: a file or a folder of all images is absent or unfit; the message names it.
         """
-        split_file = _split_file(self._root, self._split)
-        self._masks = mask_folder(self._root, self._mask_option, findings.add) if self._mask_option else None
-        for folder in filter(None, (self._images, self._masks)):
+        split_file = _split_file(self.root, self._split)
+        self.masks = mask_folder(self.root, self._mask_option, findings.add) if self._mask_option else None
+        for folder in filter(None, (self.images, self.masks)):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
         source = self._point_source(findings)
-        characteristic_of = _read_characteristics(self._root, self._characteristics)
+        characteristic_of = _read_characteristics(self.root, self.characteristics)
         dicts = []
         for record in self._read_images(split_file, source, findings):
             characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
             _collect(findings, "unit of the points", source.check_all)
-        if self._masks is not None and dicts:
+        if self.masks is not None and dicts:
             _collect(
                 findings,
                 "names of the masks",
-                lambda: check_missing(dicts, self._masks, self._images, findings.add),
+                lambda: check_missing(dicts, self.masks, self.images, findings.add),
             )
         return dicts
 
     def _point_source(self, findings: Findings) -> PointSource | None:
         if self._points is None:
             return None
-        if not self._points.exists() and self._masks is not None:
+        if not self._points.exists() and self.masks is not None:
             raise FileNotFoundError(
-                f"the points '{self._points}' do not exist: `istd points {self._masks} --output {self._points}` makes "
+                f"the points '{self._points}' do not exist: `istd points {self.masks} --output {self._points}` makes "
                 "them from the masks, and the option points= means that there are none."
             )
         return PointSource(self._points, self._unit, findings)
@@ -122,12 +127,12 @@ class SirstFolder:
     def _find_images(self, name: str, split_file: Path, findings: Findings) -> list[tuple[str, Path]]:
         """Return the ids and paths of what a line of the split names: an image, a frame, or all frames of a file."""
         check_inside(name, split_file)
-        path = _find(self._images, name)
-        if path is None and name.startswith(f"{self._images.name}/"):
+        path = _find(self.images, name)
+        if path is None and name.startswith(f"{self.images.name}/"):
             name = name.partition("/")[2]
-            path = _find(self._images, name)
+            path = _find(self.images, name)
         if path is None:
-            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self._images}.")
+            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self.images}.")
         file, number = split_frame(path)
         require_whole(file)
         tell_other_pages(file, findings.add)
@@ -135,7 +140,7 @@ class SirstFolder:
             return [(image_key(name), path)]
         numbers = range(count_frames(file)) if number is None else [number]
         frames = (Path(frame_path(file, frame)) for frame in numbers)
-        return [(image_key(frame.relative_to(self._images)), frame) for frame in frames]
+        return [(image_key(frame.relative_to(self.images)), frame) for frame in frames]
 
     def _complete(self, record: dict, source: PointSource | None, split_file: Path, findings: Findings) -> bool:
         """Add size, mask and points to the dict of an image, and return whether it has no fault."""
@@ -160,7 +165,7 @@ class SirstFolder:
 
     def _add_size(self, record: dict, findings: Findings) -> None:
         record["height"], record["width"] = image_size(record["file_name"])
-        problem = orientation_problem(record["file_name"]) if self._masks or self._points else ""
+        problem = orientation_problem(record["file_name"]) if self.masks or self._points else ""
         if problem:
             findings.add("warning", "images with an EXIF orientation", problem)
 
@@ -170,7 +175,7 @@ class SirstFolder:
         The names of a frame are those of its file, with and without extension, and the number of any length.
         """
         file, number = split_frame(record["file_name"])
-        image_id = record["image_id"] if number is None else image_key(file.relative_to(self._images))
+        image_id = record["image_id"] if number is None else image_key(file.relative_to(self.images))
         short = PurePosixPath(image_id).name
         names = [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
         if number is None:
@@ -180,18 +185,18 @@ class SirstFolder:
 
     @cached_property
     def _short_names(self) -> Counter:
-        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self._images))
+        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self.images))
 
     def _add_mask(self, record: dict) -> None:
-        if self._masks is None:
+        if self.masks is None:
             return
         names = [spelling for name in self._names(record) for spelling in spellings(name)]
-        path = next(filter(None, (find_mask(self._masks, name, self._images) for name in names)), None)
+        path = next(filter(None, (find_mask(self.masks, name, self.images) for name in names)), None)
         file, number = split_frame(record["file_name"])
         clip = (file, path and path.parent)
         if number is not None and clip not in self._checked:
             self._checked.add(clip)
-            check_frame_mask(file, path, names, self._masks, self._images)
+            check_frame_mask(file, path, names, self.masks, self.images)
         if path is None:
             return
         height, width = image_size(path)
