@@ -75,15 +75,15 @@ def check_frame_mask(file: Path, mask: Path | None, names: Sequence[str], folder
     stack, number = split_frame(mask)
     if number is not None:
         require_whole(stack)
-        numbers = count_frames(stack)
+        first, last, folder = 0, count_frames(stack) - 1, stack
     else:
-        matches = (re.match(r"\d+", path.name) for path in mask.parent.iterdir())
-        numbers = max(int(match[0]) for match in matches if match) + 1
-    if numbers > frames or number is not None and numbers < frames:
-        what = stack if number is not None else mask.parent
-        raise ValueError(
-            f"the masks {what} are numbered 0 to {numbers - 1}, but the frames of {file} 0 to {frames - 1}."
-        )
+        folder = mask.parent
+        matches = (re.match(r"\d+", path.name) for path in folder.iterdir())
+        numbers = sorted(int(match[0]) for match in matches if match)
+        first, last = numbers[0], numbers[-1]
+    # Masks that begin at 1 are most likely numbered from 1, and each would serve the frame behind its own.
+    if first == 1 or last >= frames or (number is not None and last < frames - 1):
+        raise ValueError(f"the masks {folder} are numbered {first} to {last}, but the frames of {file} 0 to {frames - 1}.")
 
 
 def check_missing(records: Sequence[dict], folder: Path, images: Path, report: Report = log_once) -> None:

@@ -135,9 +135,9 @@ class SirstFolder:
             raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self.images}.")
         file, number = split_frame(path)
         require_whole(file)
-        tell_other_pages(file, findings.add)
         if number is None and count_frames(file) == 1:
             return [(image_key(name), path)]
+        tell_other_pages(file, findings.add)
         numbers = range(count_frames(file)) if number is None else [number]
         frames = (Path(frame_path(file, frame)) for frame in numbers)
         return [(image_key(frame.relative_to(self.images)), frame) for frame in frames]

@@ -108,10 +108,12 @@ def test_masks_that_do_not_fit_the_frames_are_refused(root):
         "single": (lambda: save_folder(root / "single", masks(1), "clip.png"), "has 1 images, but .* has 4 frames"),
         "fewer": (lambda: save_pages(root / "fewer" / "clip.tif", masks(3)), "numbered 0 to 2, but .* 0 to 3"),
         "more": (lambda: save_pages(root / "more" / "clip.tif", masks(5)), "numbered 0 to 4, but .* 0 to 3"),
-        "from_one": (lambda: save_folder(root / "from_one/clip", [*masks(1), *masks()]), "0 to 4, but .* 0 to 3"),
+        "surplus": (lambda: save_folder(root / "surplus/clip", masks(5)), "numbered 0 to 4, but .* 0 to 3"),
+        "from_1": (lambda: save_folder(root / "from_1/clip", masks(4), "{:03}.png"), "numbered 1 to 3, but .* 0 to 3"),
     }
     for name, (make, message) in cases.items():
         make()
+        (root / "from_1" / "clip" / "000.png").unlink(missing_ok=True)
         with pytest.raises(ValueError, match=message):
             load(root, masks=name)
 
