@@ -12,7 +12,6 @@ import yaml
 
 BASE = "folder"  # The key with this name is the folder in which the paths of the other keys start.
 PATHS = {"file": os.path.isfile, "folder": os.path.isdir, "path": os.path.exists}  # kinds of keys: what must be there
-
 QUOTES = "in quotes where yaml takes a word for something else"
 
 
