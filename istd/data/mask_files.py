@@ -83,7 +83,9 @@ def check_frame_mask(file: Path, mask: Path | None, names: Sequence[str], folder
         first, last = numbers[0], numbers[-1]
     # Masks that begin at 1 are most likely numbered from 1, and each would serve the frame behind its own.
     if first == 1 or last >= frames or (number is not None and last < frames - 1):
-        raise ValueError(f"the masks {folder} are numbered {first} to {last}, but the frames of {file} 0 to {frames - 1}.")
+        raise ValueError(
+            f"the masks {folder} are numbered {first} to {last}, but the frames of {file} 0 to {frames - 1}."
+        )
 
 
 def check_missing(records: Sequence[dict], folder: Path, images: Path, report: Report = log_once) -> None:
