@@ -13,6 +13,7 @@ import numpy as np
 
 from d2kit.files import atomic_write, inside, require_apart, write_png
 from d2kit.rng import derive_seed
+from istd.data.frames import count_frames, require_whole
 from istd.data.images import EXTENSIONS, read_mask
 from istd.data.mask_files import image_of_mask
 from istd.data.names import image_files, image_key
@@ -32,17 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def points_of_folder(masks: Path, kind: str, seed: int) -> Iterator[tuple[str, list[list[int]], tuple[int, int]]]:
     """Yield the image name, the points [x, y] in pixel indices and the (height, width) of every mask, by file name.
 
-    Masks in subfolders have the names of the subfolders before their own. The random numbers for a mask depend on
-    `seed` and its name alone.
+    Masks in subfolders have the names of the subfolders before their own. A file of several masks is a folder of them
+    that are named by their numbers, as in clip/000003. The random numbers for a mask depend on `seed` and its name
+    alone.
     """
     files = image_files(masks)
     if not files:
         raise FileNotFoundError(f"{masks} holds no masks ({', '.join(EXTENSIONS)}).")
     for path in files:
-        mask = read_mask(path)
         name = image_key(path.relative_to(masks))
-        generator = np.random.default_rng(derive_seed(seed, "coarse", name))
-        yield image_of_mask(name), points_from_mask(mask, kind, generator), mask.shape
+        image = image_of_mask(name)
+        require_whole(path)
+        frames = count_frames(path)
+        for number in range(frames):
+            end = f"/{number:06}" if frames > 1 else ""
+            mask = read_mask(f"{path}{end}")
+            generator = np.random.default_rng(derive_seed(seed, "coarse", f"{name}{end}"))
+            yield f"{image}{end}", points_from_mask(mask, kind, generator), mask.shape
 
 
 def run(args: argparse.Namespace) -> None:

@@ -96,8 +96,8 @@ def _read_group(names: Sequence[str], reading: Reading, faults: Faults) -> tuple
     for name in names:
         try:
             resolve_datasets([name])
-            read_all = MetadataCatalog.get(name).get("read_all")
-            dicts = read_all(faults) if read_all else DatasetCatalog.get(name)
+            open_folder = MetadataCatalog.get(name).get("open_folder")
+            dicts = open_folder().read(faults) if open_folder else DatasetCatalog.get(name)
         except (ValueError, OSError) as error:
             faults.error("data sets", error)
             continue

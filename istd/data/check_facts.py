@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from d2kit.files import atomic_write
+from istd.data.frames import split_frame
 from istd.data.images import read_infrared, read_mask
 from istd.data.polarity import orient
 from istd.data.sensor import RANGES
@@ -111,8 +112,9 @@ def _stamp(record: dict) -> str:
     """Return what the facts of an image depend on: sizes and times of its files, and its points."""
     parts = [str(record.get("points"))]
     for key in ("file_name", "mask_file"):
-        if os.path.isfile(record.get(key, "")):
-            stat = os.stat(record[key])
+        file, _ = split_frame(record.get(key, ""))
+        if file.is_file():
+            stat = os.stat(file)
             parts.append(f"{record[key]} {stat.st_size} {stat.st_mtime_ns}")
     return "; ".join(parts)
 

@@ -9,10 +9,22 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
+from d2kit.description import BASE, Key, read_description
 from d2kit.faults import Faults
-from istd.data.sirst_folder import SirstFolder
+from istd.data.points import UNITS
+from istd.data.sirst_folder import ON_MISMATCH, SirstFolder
 
-OPTIONS = ("points", "images", "masks", "characteristics", "on_mismatch", "unit")
+KEYS = {  # of a file that describes a data set; beside the first two they are the options of a name
+    BASE: Key("folder"),
+    "split": Key("file", required=True, suffix=".txt"),
+    "points": Key("path", may_be_empty=True),
+    "images": Key("folder"),
+    "masks": Key("folder", may_be_empty=True),
+    "characteristics": Key("file"),
+    "on_mismatch": Key(ON_MISMATCH),
+    "unit": Key(tuple(UNITS)),
+}
+OPTIONS = tuple(KEYS)[2:]
 DEFAULT_ROOT = "sirst:datasets/sirst:"  # The shipped configurations name data sets that begin with this.
 
 
@@ -44,22 +56,22 @@ def register_sirst(
     """Register `load_sirst(root, split, **options)` in Detectron2's DatasetCatalog as `name`.
 
     The files are read when the data set is first loaded, after a call of `prepare`, which may write them. The metadata
-    are evaluator_type "istd", thing_classes ("target",), root, and read_all, a function that reads the data set like
-    `SirstFolder.read`.
+    are evaluator_type "istd", thing_classes ("target",), root, and open_folder, a function that returns the
+    `SirstFolder`.
     """
 
     was_read = False  # The faults are told the first time.
 
-    def read_all(faults: Faults) -> list[dict]:
+    def open_folder() -> SirstFolder:
         nonlocal was_read
         was_read = True
         prepare()
-        return SirstFolder(root, split, **options).read(faults)
+        return SirstFolder(root, split, **options)
 
     def load() -> list[dict]:
         faults = Faults()
         tells = not was_read
-        dicts = read_all(faults)
+        dicts = open_folder().read(faults)
         faults.refuse()
         if tells:
             faults.log()
@@ -67,7 +79,7 @@ def register_sirst(
 
     DatasetCatalog.register(name, load)
     metadata = MetadataCatalog.get(name)
-    metadata.set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root), read_all=read_all)
+    metadata.set(evaluator_type="istd", thing_classes=["target"], root=os.fspath(root), open_folder=open_folder)
 
 
 def give_distinct_ids(sets: Sequence[tuple[str, list[dict]]]) -> list[list[dict]]:
@@ -103,16 +115,29 @@ def _register_by_path(name: str, root: str, split: str, text: str | None) -> Non
     register_sirst(name, locate(root, name), split, **options)
 
 
-FORMS = (Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", r"sirst:(.+?):([^:=]+)(?::(\w+=.*)?)?", _register_by_path),)
+def _register_described(name: str, file: str) -> None:
+    """Register what a data set file with the keys of KEYS describes."""
+    path = locate(file, name)
+    options = read_description(path, KEYS)
+    root = options.pop(BASE, None) or Path(path).absolute().parent
+    register_sirst(name, root, options.pop("split"), **options)
+
+
+_FILE = r"(?:(?!:\w+=).)+\.(?i:ya?ml|json)"  # An option may end like a file, as points=points.json does.
+FORMS = (
+    Form("sirst:ROOT:SPLIT[:OPTION=VALUE,...]", rf"sirst:(?!{_FILE}$)(.+?):([^:=]+)(?::(\w+=.*)?)?", _register_by_path),
+    Form("sirst:FILE.yaml", f"sirst:({_FILE})", _register_described),
+)
 
 
 def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
     """Register the data sets that are named by their path; see `d2kit.datasets.resolve`.
 
     Args:
-        names: registered names, "sirst:ROOT:SPLIT", or "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of
-            `SirstFolder`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip". A relative root
-            that does not exist is looked up under the environment variable DETECTRON2_DATASETS.
+        names: registered names, "sirst:ROOT:SPLIT", "sirst:ROOT:SPLIT:OPTION=VALUE,OPTION=VALUE" with the options of
+            `SirstFolder`, for example "sirst:/data/own:train.txt:points=points.csv,on_mismatch=skip", or "sirst:FILE",
+            where FILE ends in .yaml, .yml or .json and has keys of KEYS. A relative root or file that does not exist is
+            looked up under the environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)
 

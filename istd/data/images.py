@@ -11,10 +11,21 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from d2kit.exif import orientation_of
 from d2kit.faults import Report, log_once
 from d2kit.files import read_picture
 from istd.data.arrays import ARRAY_EXTENSIONS, open_array
-from istd.data.frames import TIFF_EXTENSIONS, count_frames, frame_stack
+from istd.data.frames import (
+    TIFF_EXTENSIONS,
+    count_frames,
+    frame_path,
+    frame_stack,
+    page_number,
+    read_frame,
+    require_whole,
+    split_frame,
+    tell_other_pages,
+)
 from istd.data.mask_values import byte_values, foreground, has_color, largest_channel
 from istd.data.sensor import RANGES, gray_from_raw, parse_range
 
@@ -47,7 +58,7 @@ def read_infrared(path: str | os.PathLike, value_range: str = RANGES[0], report:
     by `value_range`, see `gray_from_raw`. A file of several images gives its first one, with a warning.
 
     Args:
-        path: file of the image.
+        path: file of the image, or path of a frame, see `istd.data.frames`.
         value_range: "percentiles", "type" or "LOW..HIGH".
         report: function that gets repairs and warnings.
 
@@ -61,24 +72,16 @@ def read_infrared(path: str | os.PathLike, value_range: str = RANGES[0], report:
     parse_range(value_range)
     with _naming(path):
         _report_frames(path, report)
-        byte_image = _read_bytes(path, _luma_bytes, report)
-        if byte_image is not None:
-            return byte_image.astype(np.float32)
-        return gray_from_file_values(_read_deep(path), path, value_range, report)
-
-
-def gray_from_file_values(
-    values: np.ndarray, path: str | os.PathLike, value_range: str = RANGES[0], report: Report = log_once
-) -> np.ndarray:
-    """Turn an (H, W) or (H, W, C) image of a file, with colors in the order RGB, into gray values as `read_infrared`.
-
-    Raises:
-        BadImageError, ValueError: the shape or the values are unfit.
-    """
-    gray = _channels(values, path, _luma)
-    if gray.dtype == np.uint8:
-        return gray.astype(np.float32)
-    return gray_from_raw(gray, value_range, os.fspath(path), report)
+        values = read_frame(path, _check_size)
+        if values is None:
+            byte_image = _read_bytes(path, _luma_bytes, report)
+            if byte_image is not None:
+                return byte_image.astype(np.float32)
+            values = _read_deep(path)
+        gray = _channels(values, path, _luma)
+        if gray.dtype == np.uint8:
+            return gray.astype(np.float32)
+        return gray_from_raw(gray, value_range, os.fspath(path), report)
 
 
 def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
@@ -93,9 +96,10 @@ def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
     """
     with _naming(path):
         _report_frames(path, report)
-        content = _read_bytes(path, byte_values)
+        array = read_frame(path, _check_size)
+        content = _read_bytes(path, byte_values, report) if array is None else None
         if content is None:
-            array = _read_deep(path)
+            array = _read_deep(path) if array is None else array
             content = _channels(array, path, largest_channel), has_color(array)
         values, is_colored = content
         is_lossy = Path(path).suffix.lower() in JPEG_EXTENSIONS
@@ -110,7 +114,8 @@ def read_mask(path: str | os.PathLike, report: Report = log_once) -> np.ndarray:
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Read height and width from the file's header."""
+    """Read height and width from the file's header; all frames of a file have the same."""
+    path, _ = split_frame(path)
     with _naming(path):
         if _is_array(path):
             return frame_stack(open_array(path)).shape[1:3]
@@ -122,13 +127,46 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
                 return file.pages[0].imagelength, file.pages[0].imagewidth
 
 
+def orientation_problem(path: str | os.PathLike) -> str:
+    """Return a sentence about the EXIF orientation of an image, by which viewers turn or mirror it; "" without one."""
+    if _is_array(path) or split_frame(path)[1] is not None:
+        return ""
+    try:
+        with _open(path) as image:
+            orientation, shown = orientation_of(image), image.format == "TIFF"  # Pillow turns a TIFF, and only a TIFF.
+    except UnidentifiedImageError:
+        return ""
+    if orientation == 1:
+        return ""
+    frame = "shown" if shown else "stored"
+    return (
+        f"{os.fspath(path)} has the EXIF orientation {orientation}, and is read as it is {frame}: draw its mask or "
+        "points over it, and if they are turned or mirrored, save the image as it is shown and without the tag."
+    )
+
+
 def find_image(folder: str | os.PathLike, name: str, suffixes: Sequence[str] = ("", "_pixels0")) -> Path | None:
     """Find the image of `name` (with or without extension) in `folder`, or return None.
 
     For a name without extension, each of `suffixes` is put behind the name, and EXTENSIONS are tried in order, in lower
-    and upper case. The default knows NAME_pixels0, as in the masks of NUAA-SIRST.
+    and upper case. The default knows NAME_pixels0, as in the masks of NUAA-SIRST. A name such as clip/000003 is also
+    that of a frame of clip.tif.
     """
     folder = Path(folder)
+    return _find_file(folder, name, suffixes) or _find_frame(folder, name, suffixes)
+
+
+def _find_frame(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
+    stem, _, number = name.rpartition("/")
+    file = _find_file(folder, stem, suffixes) if stem and number.isdecimal() else None
+    if file is None or not int(number) < count_frames(file) > 1:
+        return None
+    return Path(frame_path(file, int(number)))
+
+
+def _find_file(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
+    if not (folder / name).parent.is_dir():
+        return None
     if Path(name).suffix.lower() in EXTENSIONS:
         if (folder / name).is_file():
             return folder / name
@@ -161,11 +199,12 @@ def _naming(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike):
-    """Open an image with Pillow under the limit MAX_PIXELS instead of Pillow's own."""
+    """Open an image or a frame with Pillow under the limit MAX_PIXELS instead of Pillow's own."""
     pillow_limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
-        with Image.open(path) as image:
+        with Image.open(split_frame(path)[0]) as image:
+            image.seek(page_number(path))
             _check_size(image.height, image.width)
             yield image
     finally:
@@ -187,10 +226,15 @@ def _is_array(path: str | os.PathLike) -> bool:
 
 
 def _report_frames(path: str | os.PathLike, report: Report) -> None:
-    """Report that only the first of several images is read."""
-    frames = count_frames(path)
-    if frames > 1:
-        sentence = f"{os.fspath(path)} holds {frames} images, of which the first is read."
+    """Report that only the first of several images is read; ValueError if a TIFF file is not whole."""
+    require_whole(path)
+    _report_first(path, count_frames(path), report)
+    tell_other_pages(path, report)
+
+
+def _report_first(path: str | os.PathLike, count: int, report: Report) -> None:
+    if count > 1:
+        sentence = f"{os.fspath(path)} holds {count} images, of which the first is read."
         report("warning", "several images in a file", sentence, 1)
 
 
@@ -200,6 +244,8 @@ def _read_bytes(path: str | os.PathLike, convert: Callable[[Image.Image], Any], 
         return None
     try:
         with _open(path) as image:
+            if image.format == "PNG":  # An animation; frames of TIFF files are images of their own.
+                _report_first(path, getattr(image, "n_frames", 1), report)
             if any(data.startswith(b"FLIR\0") for _, data in getattr(image, "applist", ())):
                 sentence = (
                     f"{os.fspath(path)} is a radiometric JPEG of FLIR: its preview is read, not its raw data. Save the "
@@ -211,7 +257,7 @@ def _read_bytes(path: str | os.PathLike, convert: Callable[[Image.Image], Any], 
             image.load()
             return convert(image)
     except UnidentifiedImageError:
-        if Path(path).suffix.lower() in TIFF_EXTENSIONS:
+        if split_frame(path)[0].suffix.lower() in TIFF_EXTENSIONS:
             return None  # Pillow does not know every TIFF, for example 16-bit color.
         raise
 
@@ -227,7 +273,8 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         first = frame_stack(open_array(path))[0]
         _check_size(*first.shape[:2])
         return np.array(first)
-    is_tiff = Path(path).suffix.lower() in TIFF_EXTENSIONS
+    file, _ = split_frame(path)
+    is_tiff = file.suffix.lower() in TIFF_EXTENSIONS
     try:
         with _open(path) as image:
             is_deep_color = _has_deep_color(image) and image.mode in BYTE_MODES
@@ -238,9 +285,9 @@ def _read_deep(path: str | os.PathLike) -> np.ndarray:
         if not is_tiff:
             raise
     if is_tiff:
-        with tifffile.TiffFile(path) as file:
-            _check_size(file.pages[0].imagelength, file.pages[0].imagewidth)
-            array = file.asarray(key=0)
+        with tifffile.TiffFile(file) as tiff:
+            _check_size(tiff.pages[0].imagelength, tiff.pages[0].imagewidth)
+            array = tiff.asarray(key=page_number(path))
         if not array.size:
             raise ValueError("it holds no image")
         return array

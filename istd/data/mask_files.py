@@ -1,10 +1,12 @@
 """Where the masks of a data set are, and what is wrong with them: names, folders, contents."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from d2kit.faults import Report, log_once
+from istd.data.frames import count_frames, require_whole, split_frame
 from istd.data.images import find_image
 from istd.data.names import image_files, image_key
 
@@ -49,6 +51,41 @@ def image_of_mask(path: str | os.PathLike) -> str:
     name = image_key(path)
     suffix = next((suffix for suffix in MASK_SUFFIXES[1:] if name.endswith(suffix)), "")
     return name.removesuffix(suffix) or name
+
+
+def check_frame_mask(file: Path, mask: Path | None, names: Sequence[str], folder: Path, images: Path) -> None:
+    """Raise ValueError if the masks of a sequence do not fit its frames: there are more or fewer, or one for all.
+
+    Args:
+        file: file of the sequence.
+        mask: mask of one of its frames, a file or a frame of one, or None.
+        names: names that the mask may have.
+        folder, images: folders of the masks and of the images.
+    """
+    frames = count_frames(file)
+    if mask is None:
+        clips = (find_mask(folder, name, images) for name in dict.fromkeys(n.rpartition("/")[0] for n in names))
+        single = next(filter(None, clips), None)
+        if single is not None:
+            raise ValueError(
+                f"mask {single} has {count_frames(single)} images, but {file} has {frames} frames: a mask of as many "
+                f"pages, or masks named like {single.with_suffix('')}/000000.png, are needed."
+            )
+        return
+    stack, number = split_frame(mask)
+    if number is not None:
+        require_whole(stack)
+        first, last, folder = 0, count_frames(stack) - 1, stack
+    else:
+        folder = mask.parent
+        matches = (re.match(r"\d+", path.name) for path in folder.iterdir())
+        numbers = sorted(int(match[0]) for match in matches if match)
+        first, last = numbers[0], numbers[-1]
+    # Masks that begin at 1 are most likely numbered from 1, and each would serve the frame behind its own.
+    if first == 1 or last >= frames or (number is not None and last < frames - 1):
+        raise ValueError(
+            f"the masks {folder} are numbered {first} to {last}, but the frames of {file} 0 to {frames - 1}."
+        )
 
 
 def check_missing(records: Sequence[dict], folder: Path, images: Path, report: Report = log_once) -> None:

@@ -5,18 +5,20 @@ import io
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from d2kit.faults import Faults
-from istd.data.images import SizeMismatch, find_image, image_size
-from istd.data.mask_files import check_missing, find_mask, mask_folder
+from istd.data.frames import count_frames, frame_path, require_whole, split_frame, tell_other_pages
+from istd.data.images import SizeMismatch, find_image, image_size, orientation_problem
+from istd.data.mask_files import check_frame_mask, check_missing, find_mask, mask_folder
 from istd.data.names import NameTable, check_inside, image_files, image_key, spellings
 from istd.data.points import PointSource
 from istd.data.text import read_text
 
 CHARACTERISTICS = "characteristics.csv"
+ON_MISMATCH = ("error", "skip")
 
 
 class SirstFolder:
@@ -32,6 +34,11 @@ class SirstFolder:
             The default "masks" also stands for the folders of `mask_folder`.
         characteristics: CSV with the columns image, characteristic; "" takes `root`/characteristics.csv if it exists.
         on_mismatch: "error", or "skip" to skip, with a warning, images whose mask or points have another size.
+
+    Attributes:
+        root, images: the folders.
+        masks: folder of masks that `read` found, or None.
+        characteristics: CSV of the characteristics, or "" for the default.
     """
 
     def __init__(
@@ -46,16 +53,17 @@ class SirstFolder:
         characteristics: str = "",
         on_mismatch: str = "error",
     ):
-        if on_mismatch not in ("error", "skip"):
+        if on_mismatch not in ON_MISMATCH:
             raise ValueError(f"on_mismatch must be 'error' or 'skip', not '{on_mismatch}'.")
-        self._root = Path(root)
+        self.root = Path(root)
         self._split = split
-        self._images = self._root / images
+        self.images = self.root / images
         self._mask_option = masks
-        self._masks: Path | None = None  # `read` finds the folder.
-        self._points = self._root / points if points else None
+        self.masks: Path | None = None  # `read` finds the folder.
+        self._checked: set[tuple[Path, Path | None]] = set()  # sequences and where masks of their frames lie
+        self._points = self.root / points if points else None
         self._unit = unit
-        self._characteristics = characteristics
+        self.characteristics = characteristics
         self._skips = on_mismatch == "skip"
 
     def read(self, faults: Faults) -> list[dict]:
@@ -67,45 +75,77 @@ class SirstFolder:
         Raises:
             FileNotFoundError, ValueError: a file or a folder of all images is absent or unfit; the message names it.
         """
-        split_file = _split_file(self._root, self._split)
-        self._masks = mask_folder(self._root, self._mask_option, faults.add) if self._mask_option else None
-        for folder in filter(None, (self._images, self._masks)):
+        split_file = _split_file(self.root, self._split)
+        self.masks = mask_folder(self.root, self._mask_option, faults.add) if self._mask_option else None
+        for folder in filter(None, (self.images, self.masks)):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder} is not a folder: the data set of {split_file} needs it.")
         source = self._point_source(faults)
-        characteristic_of = _read_characteristics(self._root, self._characteristics)
+        characteristic_of = _read_characteristics(self.root, self.characteristics)
         dicts = []
-        for name in _read_split(split_file):
-            record = self._read_image(name, split_file, source, faults)
-            if record is None:
-                continue
+        for record in self._read_images(split_file, source, faults):
             characteristic = next(filter(None, map(characteristic_of, self._names(record))), None)
             dicts.append(record | ({"characteristic": characteristic} if characteristic else {}))
         if source is not None:
             _collect(faults, "unit of the points", source.check_all)
-        if self._masks is not None and dicts:
+        if self.masks is not None and dicts:
             _collect(
                 faults,
                 "names of the masks",
-                lambda: check_missing(dicts, self._masks, self._images, faults.add),
+                lambda: check_missing(dicts, self.masks, self.images, faults.add),
             )
         return dicts
 
     def _point_source(self, faults: Faults) -> PointSource | None:
         if self._points is None:
             return None
-        if not self._points.exists() and self._masks is not None:
+        if not self._points.exists() and self.masks is not None:
             raise FileNotFoundError(
-                f"the points '{self._points}' do not exist: `istd points {self._masks} --output {self._points}` makes "
+                f"the points '{self._points}' do not exist: `istd points {self.masks} --output {self._points}` makes "
                 "them from the masks, and the option points= means that there are none."
             )
         return PointSource(self._points, self._unit, faults)
 
-    def _read_image(self, name: str, split_file: Path, source: PointSource | None, faults: Faults) -> dict | None:
-        """Return the dict of one image, or None if it has a fault."""
-        record: dict = {}
+    def _read_images(self, split_file: Path, source: PointSource | None, faults: Faults) -> Iterator[dict]:
+        """Yield the dict of each image and frame that the split names and that has no fault."""
+        seen: set[str] = set()
+        for name in _read_split(split_file):
+            try:
+                images = self._find_images(name, split_file, faults)
+            except (ValueError, OSError) as error:
+                faults.error("images", error)
+                continue
+            for image_id, path in images:
+                if image_id in seen:
+                    faults.error("images", f"{split_file} names image '{image_id}' twice.")
+                    continue
+                seen.add(image_id)
+                record = {"file_name": str(path), "image_id": image_id}
+                if self._complete(record, source, split_file, faults):
+                    yield record
+
+    def _find_images(self, name: str, split_file: Path, faults: Faults) -> list[tuple[str, Path]]:
+        """Return the ids and paths of what a line of the split names: an image, a frame, or all frames of a file."""
+        check_inside(name, split_file)
+        path = _find(self.images, name)
+        if path is None and name.startswith(f"{self.images.name}/"):
+            name = name.partition("/")[2]
+            path = _find(self.images, name)
+        if path is None:
+            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self.images}.")
+        file, number = split_frame(path)
+        require_whole(file)
+        if number is None and count_frames(file) == 1:
+            return [(image_key(name), path)]
+        tell_other_pages(file, faults.add)
+        numbers = range(count_frames(file)) if number is None else [number]
+        frames = (Path(frame_path(file, frame)) for frame in numbers)
+        return [(image_key(frame.relative_to(self.images)), frame) for frame in frames]
+
+    def _complete(self, record: dict, source: PointSource | None, split_file: Path, faults: Faults) -> bool:
+        """Add size, mask and points to the dict of an image, and return whether it has no fault."""
         steps = {
-            "images": lambda: self._add_image(record, name, split_file),
+            "images": lambda: self._add_size(record, faults),
             "masks": lambda: self._add_mask(record),
             "points": lambda: self._add_points(record, source, split_file),
         }
@@ -117,38 +157,46 @@ class SirstFolder:
                     faults.repaired("images that are left out", f"{error} The image is skipped.")
                 else:
                     faults.error(f"{cause} of another size", error)
-                return None
+                return False
             except (ValueError, OSError) as error:
                 faults.error(cause, error)
-                return None
-        return record
+                return False
+        return True
 
-    def _add_image(self, record: dict, name: str, split_file: Path) -> None:
-        check_inside(name, split_file)
-        path = _find(self._images, name)
-        if path is None and name.startswith(f"{self._images.name}/"):
-            name = name.partition("/")[2]
-            path = _find(self._images, name)
-        if path is None:
-            raise FileNotFoundError(f"{split_file} names image '{name}', which is not in {self._images}.")
-        height, width = image_size(path)
-        record.update(file_name=str(path), image_id=image_key(name), height=height, width=width)
+    def _add_size(self, record: dict, faults: Faults) -> None:
+        record["height"], record["width"] = image_size(record["file_name"])
+        problem = orientation_problem(record["file_name"]) if self.masks or self._points else ""
+        if problem:
+            faults.warning("images with an EXIF orientation", problem)
 
     def _names(self, record: dict) -> list[str]:
-        """Return the names of an image: its id, and its id without folders if no other image is called like that."""
-        image_id = record["image_id"]
+        """Return the names of an image: its id, and its id without folders if no other image is called like that.
+
+        The names of a frame are those of its file, with and without extension, and the number of any length.
+        """
+        file, number = split_frame(record["file_name"])
+        image_id = record["image_id"] if number is None else image_key(file.relative_to(self.images))
         short = PurePosixPath(image_id).name
-        return [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
+        names = [image_id, short] if "/" in image_id and self._short_names[short] == 1 else [image_id]
+        if number is None:
+            return names
+        numbers = dict.fromkeys(f"{number:0{length}}" for length in range(6, 0, -1))
+        return [f"{name}{end}/{text}" for name in names for end in (file.suffix, "") for text in numbers]
 
     @cached_property
     def _short_names(self) -> Counter:
-        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self._images))
+        return Counter(PurePosixPath(image_key(path)).name for path in image_files(self.images))
 
     def _add_mask(self, record: dict) -> None:
-        if self._masks is None:
+        if self.masks is None:
             return
-        names = (spelling for name in self._names(record) for spelling in spellings(name))
-        path = next(filter(None, (find_mask(self._masks, name, self._images) for name in names)), None)
+        names = [spelling for name in self._names(record) for spelling in spellings(name)]
+        path = next(filter(None, (find_mask(self.masks, name, self.images) for name in names)), None)
+        file, number = split_frame(record["file_name"])
+        clip = (file, path and path.parent)
+        if number is not None and clip not in self._checked:
+            self._checked.add(clip)
+            check_frame_mask(file, path, names, self.masks, self.images)
         if path is None:
             return
         height, width = image_size(path)

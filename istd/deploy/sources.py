@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from d2kit.faults import log_once
 from d2kit.files import require_utf8, unused_name
-from istd.data.frames import count_frames, iterate_frames
-from istd.data.images import EXTENSIONS, BadImageError, gray_from_file_values
+from istd.data.frames import count_frames, frame_path, require_whole, tell_other_pages
+from istd.data.images import EXTENSIONS, BadImageError, read_infrared
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,7 @@ class Source:
     is_sequence: bool
 
 
-def find_sources(
-    inputs: Iterable[str | os.PathLike], output: str | os.PathLike
-) -> tuple[list[Source], dict[str, str]]:
+def find_sources(inputs: Iterable[str | os.PathLike], output: str | os.PathLike) -> tuple[list[Source], dict[str, str]]:
     """List the images and videos among files and in folders and their subfolders, in order, without hidden files.
 
     Args:
@@ -119,13 +118,10 @@ def _read_video(capture: cv2.VideoCapture, path: str | os.PathLike) -> Iterator[
 
 
 def _read_stack(path: str | os.PathLike, value_range: str) -> Iterator[np.ndarray]:
-    frames = enumerate(iterate_frames(path))
-    while True:
-        try:
-            number, frame = next(frames)
-            gray = gray_from_file_values(frame, f"{os.fspath(path)}, frame {number}", value_range)
-        except StopIteration:
-            return
-        except Exception as error:  # Decoders raise many types on damaged bytes.
-            raise BadImageError(f"{os.fspath(path)} cannot be read ({error or type(error).__name__}).") from error
-        yield gray
+    tell_other_pages(path, log_once)
+    for number in range(count_frames(path)):
+        yield read_infrared(frame_path(path, number), value_range)
+    try:
+        require_whole(path)
+    except ValueError as error:
+        raise BadImageError(str(error)) from error

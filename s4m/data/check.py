@@ -20,6 +20,11 @@ from s4m.data.images import first_missing, size_problem_of
 from s4m.data.mappers import crowds_as_objects, without_labels
 
 ON_BAD_IMAGE = ("skip", "stop")
+_TURNED = "images with an EXIF orientation, read as they are shown, where their json must be"
+_AMBIGUOUS = (
+    "images with an EXIF orientation that keeps their size, read as they are shown, so that no size tells whether "
+    "their json is of that frame: draw the masks of one over it, and if they are turned or mirrored, remove the tag"
+)
 
 
 def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = False) -> list[dict]:
@@ -57,7 +62,12 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
             faults.error("images of another size than their json says", size_problem)
         elif header.orientation > 1 and "height" in record:
             told = f"'{path}' has the orientation {header.orientation}"
-            faults.warning("images with an EXIF orientation, read as they are shown, where their json must be", told)
+            keeps_size = header.orientation < 5 or header.size[0] == header.size[1]
+            faults.warning(_AMBIGUOUS if keeps_size else _TURNED, told)
+        if header.frames > 1:
+            faults.warning(
+                "images of several pages or frames, of which the first is read", f"'{path}' of {header.frames}"
+            )
         if header.deep:
             faults.warning("images of more than 8 bits, scaled as INPUT.RANGE says", f"'{path}'")
     return good

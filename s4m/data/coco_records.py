@@ -12,6 +12,7 @@ import numpy as np
 
 from d2kit.faults import ERROR, Faults
 from d2kit.rle import count_lists, count_strings
+from s4m.data.areas import repair_areas
 from s4m.data.coco_ids import number_annotations, number_records, plain_id
 from s4m.data.coco_shapes import repair_shapes
 from s4m.data.images import read_header
@@ -249,7 +250,10 @@ def repair_coco(data: dict, faults: Faults, image_root: str | os.PathLike | None
     for annotation in known:
         _repair_flag(annotation, faults)
         _repair_area(annotation, faults)
-    kept = repair_shapes(known, {i["id"]: (i["height"], i["width"]) for i in data["images"]}, faults)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    kept = repair_shapes(known, sizes, faults)
+    if not faults.of(ERROR):
+        repair_areas(kept, sizes, faults)
     if annotations and not kept and not faults.of(ERROR):
         faults.error("no usable annotation", f"none of its {len(annotations)} annotations has a usable mask")
     number_annotations(kept, faults)

@@ -8,10 +8,17 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from d2kit.datasets import Form, locate, resolve, resolve_config
+from d2kit.description import Key, read_description
 from s4m.data.coco import register_coco_json, register_once
-from s4m.data.description import read_description
 from s4m.data.images import IMAGE_SUFFIXES
 from s4m.data.voc_instances import register_voc_json
+
+KEYS = {  # of a file that describes a data set
+    "images": Key("folder", required=True),
+    "json": Key("file"),  # a json in COCO format; without it the images are unlabeled
+    "classes": Key("names"),  # the classes to use, in this order; without it all of the json
+    "evaluation": Key(("coco", "voc")),  # "voc" for a json of prepare_voc
+}
 
 
 def load_image_folder(folder: str | os.PathLike) -> list[dict]:
@@ -73,14 +80,10 @@ def _register_pair(register: Callable[..., None]) -> Callable[[str, str], None]:
 
 
 def _register_described(name: str, file: str) -> None:
-    """Register what a data set file describes; see `read_description`."""
-    path = locate(file, name)
-    description = read_description(path)
+    """Register what a data set file with the keys of KEYS describes."""
+    description = read_description(locate(file, name), KEYS)
     images = description["images"]
     json_file = description.get("json")
-    for key in ("images", "json"):
-        if key in description and not os.path.exists(description[key]):
-            raise FileNotFoundError(f"'{path}': {key} '{description[key]}' does not exist")
     if json_file is None:
         register_image_folder(name, images)
     elif description.get("evaluation") == "voc":
@@ -102,7 +105,7 @@ def resolve_datasets(names: Iterable[str]) -> tuple[str, ...]:
 
     Args:
         names: registered names, `folder:PATH` (images only), `coco:JSON:IMAGE_FOLDER`, `voc:JSON:IMAGE_FOLDER` (a json
-            of `prepare_voc`, evaluated as VOC is), or `s4m:FILE` (see `read_description`). A relative path that does
+            of `prepare_voc`, evaluated as VOC is), or `s4m:FILE` (a file with keys of KEYS). A relative path that does
             not exist is looked up under the environment variable DETECTRON2_DATASETS.
     """
     return resolve(names, FORMS)

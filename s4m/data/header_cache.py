@@ -23,7 +23,8 @@ def _state(path: str) -> list[int]:
 
 
 def _cache_file(folder: str) -> Path:
-    name = hashlib.blake2b(os.path.abspath(folder).encode(), digest_size=16).hexdigest()
+    key = f"{os.path.abspath(folder)} {Header._fields}"  # A cache of other fields is another file.
+    name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     return Path(get_cache_dir(), "s4m_headers", f"{name}.json")
 
 
@@ -39,13 +40,13 @@ def _read_large(folder: str, paths: list[str]) -> dict[str, Header]:
         name = os.path.basename(path)
         state = _state(path)
         if name in known and known[name][:2] == state:
-            _, _, height, width, orientation, deep = known[name]
-            headers[path] = Header((height, width), orientation, deep)
+            _, _, height, width, orientation, deep, frames = known[name]
+            headers[path] = Header((height, width), orientation, deep, frames=frames)
         else:
             headers[path] = read_header(path)
         header = headers[path]
         if not header.problem:
-            fresh[name] = [*state, *header.size, header.orientation, header.deep]
+            fresh[name] = [*state, *header.size, header.orientation, header.deep, header.frames]
     if fresh != known:
         with contextlib.suppress(OSError), atomic_write(cache, "w") as file:
             json.dump(fresh, file)

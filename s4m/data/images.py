@@ -12,14 +12,13 @@ import tifffile
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, ImageFile
 
+from d2kit.exif import orientation_of
 from d2kit.files import read_picture
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 RANGES = ("extremes", "type")  # of INPUT.RANGE
-_ORIENTATION = 0x0112  # tag of EXIF
 _BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 _TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
-_EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp")  # of Pillow's info; only a TIFF has its tag elsewhere
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
 
 
@@ -31,12 +30,14 @@ class Header(NamedTuple):
         orientation: EXIF orientation, 1 to 8.
         deep: whether a pixel has more than 8 bits a channel.
         problem: what is wrong with the file, or "".
+        frames: number of pages of a TIFF file or of pictures of an animation, of which the first is read.
     """
 
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
     deep: bool = False
     problem: str = ""
+    frames: int = 1
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -46,17 +47,6 @@ def _is_deep(image: Image.Image) -> bool:
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
     return image.format == "PPM" and any(isinstance(t[3], tuple) and t[3][-1] > 255 for t in image.tile)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an opened image, 1 to 8; 1 where there is none."""
-    if image.format != "TIFF" and not any(key in image.info for key in _EXIF_KEYS):
-        return 1  # Pillow would decode a whole PNG to look for a tag behind its pixels.
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow raises many types for damaged tags, which its loader ignores, too.
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -197,9 +187,11 @@ def read_header(file_name: str | os.PathLike) -> Header:
             # Pillow gives the size of a TIFF, but of no other format, as the image is shown.
             size = image.size if orientation > 4 and image.format != "TIFF" else image.size[::-1]
             whole = _is_whole(file, image.format)
+            # The further pictures of an MPO, which cameras write as .jpg, are previews or other views.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if not whole:
             read_image(file_name, "RGB")
-        return Header(size, orientation, deep)
+        return Header(size, orientation, deep, frames=frames)
     except Image.UnidentifiedImageError:
         return _header_by_pixels(file_name)
     except Exception as error:  # Pillow's decoders raise many types for a damaged file.
@@ -212,7 +204,9 @@ def _header_by_pixels(file_name: str) -> Header:
     if not os.path.getsize(file_name):
         return Header(problem=f"'{file_name}' is an empty file")
     try:
-        return Header(read_image(file_name, "RGB").shape[:2], 1, True)
+        size = read_image(file_name, "RGB").shape[:2]
+        with tifffile.TiffFile(file_name) as file:
+            return Header(size, 1, True, frames=len(file.pages))
     except ValueError as error:
         return Header(problem=str(error))
 

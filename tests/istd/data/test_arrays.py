@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from istd.data.arrays import gray_from_array
-from istd.data.frames import count_frames, iterate_frames
+from istd.data.frames import count_frames, frame_path, read_frame
 from istd.data.images import BadImageError, image_size, read_infrared, read_mask
 from istd.data.sensor import gray_from_raw
 
@@ -125,6 +125,10 @@ def test_arrays_that_are_no_images(gray, tmp_path):
                 read(tmp_path / name)
 
 
+def check_size(height, width):
+    assert (height, width) == (40, 56)
+
+
 def test_files_of_several_images(gray, tmp_path):
     stack = np.stack([gray.astype(int) + 7000 + 100 * number for number in range(3)]).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
@@ -137,7 +141,8 @@ def test_files_of_several_images(gray, tmp_path):
     for name in ("a.tif", "imagej.tif", "thumbnail.tif", "b.npy", "c_56x40.raw"):
         said = []
         path = tmp_path / name
-        assert count_frames(path) == 3 and np.array_equal(list(iterate_frames(path)), stack)
+        frames = [read_frame(frame_path(path, number), check_size) for number in range(3)]
+        assert count_frames(path) == 3 and np.array_equal(frames, stack)
         assert image_size(path) == (40, 56)
         first = read_infrared(path, report=lambda *args, said=said: said.append(args[2]))
         assert np.array_equal(first, gray_from_raw(stack[0], report=nothing))

@@ -189,3 +189,12 @@ def test_the_command_tells_faults_and_its_status(root, capsys):
     assert capsys.readouterr().out.startswith(f"{sets[1]}:\n  error: images (1)\n")
     with pytest.raises(SystemExit):
         main(["check", "ISTD.INPUT.RANGE", "type"])
+
+
+def test_the_command_checks_a_set_that_a_file_describes(root, capsys):
+    for name in ("train.yaml", "train.json"):
+        (root / name).write_text('{"split": "train.txt"}')
+        assert main(["check", f"sirst:{root}/{name}"]) == 0
+    (root / "wrong.yaml").write_text("split: train\nmask: m")
+    assert main(["check", f"sirst:{root}/wrong.yaml"]) == 1
+    assert "wrong.yaml' has the unknown key 'mask'" in capsys.readouterr().out

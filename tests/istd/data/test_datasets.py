@@ -1,4 +1,7 @@
+import inspect
+import json
 import logging
+import os
 import shutil
 
 import cv2
@@ -6,15 +9,20 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from d2kit.faults import Faults
 from istd import add_istd_config
 from istd.data.datasets import (
+    KEYS,
+    OPTIONS,
     give_distinct_ids,
     load_sirst,
     register_sirst,
     resolve_config_datasets,
     resolve_datasets,
 )
+from istd.data.sirst_folder import SirstFolder
 
 
 def write(path, size=(20, 30), points=()):
@@ -321,3 +329,103 @@ def test_real_backgrounds_have_no_masks(shared):
     root = shared / "data" / "sirst_v2_extra"
     dicts = load_sirst(root, "backgrounds", images="backgrounds", masks="", points="")
     assert len(dicts) == 12 and {(record["height"], record["width"]) for record in dicts} >= {(1080, 1918)}
+
+
+@pytest.fixture
+def elsewhere(root, monkeypatch):
+    """Move all files of the folder to names that no default has, and to the home folder."""
+    monkeypatch.setenv("HOME", str(root))
+    for old, new in (("images", "a b: images"), ("masks", "C:/masks"), ("masks_centroid", "dots")):
+        (root / new).parent.mkdir(exist_ok=True)
+        (root / old).rename(root / new)
+    (root / "train.txt").rename(root / "split one.txt")
+    (root / "faint.csv").write_text("image,characteristic\na,faint\n")
+    (root / "p.csv").write_text("image,x,y\na,0.5,0.5\nb,,\nc,0.25,0.25\n")
+    write(root / "C:" / "masks" / "b.png", size=(21, 30))
+    return root
+
+
+ALL_KEYS = {
+    "split": "split one",
+    "images": "./a b: images",
+    "masks": "C:\\masks",
+    "points": "~/p.csv",
+    "unit": "fraction",
+    "characteristics": "faint.csv",
+    "on_mismatch": "skip",
+}
+
+
+@pytest.mark.parametrize("name", ["my set.yaml", "a:b/my.YML", "my.json"])
+def test_a_file_describes_a_data_set(elsewhere, name, caplog):
+    file = elsewhere / name
+    file.parent.mkdir(exist_ok=True)
+    keys = ALL_KEYS | ({} if file.parent == elsewhere else {"folder": ".."})
+    text = json.dumps(keys) if name.endswith("json") else "".join(f"{k}: '{v}'\n" for k, v in keys.items())
+    file.write_text(text, encoding="utf-8-sig")
+    [registered] = resolve_datasets([f"sirst:{file}"])
+    with caplog.at_level(logging.WARNING):
+        dicts = DatasetCatalog.get(registered)
+    assert [(record["image_id"], record["points"]) for record in dicts] == [("a", [[15, 10]]), ("c", [[7, 5]])]
+    assert dicts[0]["characteristic"] == "faint" and "b.png" in caplog.text
+    assert os.path.normpath(dicts[0]["file_name"]) == str(elsewhere / "a b: images" / "a.png")
+    assert os.path.normpath(dicts[0]["mask_file"]) == str(elsewhere / "C:" / "masks" / "a.png")
+    assert MetadataCatalog.get(registered).evaluator_type == "istd"
+
+
+def test_every_option_of_a_name_is_a_key_of_a_file():
+    parameters = inspect.signature(SirstFolder).parameters
+    assert set(KEYS) == set(parameters) - {"root"} | {"folder"} == set(OPTIONS) | {"folder", "split"}
+
+
+def test_a_file_without_options_has_the_defaults_of_a_name(root):
+    (root / "my.yaml").write_text("split: train.txt")
+    [name] = resolve_datasets([f"sirst:{root}/my.yaml"])
+    assert DatasetCatalog.get(name) == load_sirst(root, "train")
+    (root / "my.yaml").write_text("split: train\nmasks:\npoints: ''")
+    [name] = resolve_datasets([f"sirst:{root}/../{root.name}/my.yaml"])
+    assert not {"points", "mask_file"} & set(DatasetCatalog.get(name)[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("images: images", "lacks the key split"),
+        ("split: train\njson: a", "unknown key 'json'; known are folder, split, points, images, masks"),
+        ("split: nowhere", "split '.*nowhere' does not exist"),
+        ("split: train\npoints: p.csv", "points '.*p.csv' does not exist"),
+        ("split: train\nmasks: train.txt", "masks 'train.txt' is no folder"),
+        ("split: train\nunit: meters", "unit is 'meters', but must be pixels or fraction or percent"),
+    ],
+)
+def test_a_faulty_description_is_one_sentence_that_names_key_and_file(root, content, message):
+    (root / "my.yaml").write_text(content)
+    cfg = get_cfg()
+    add_istd_config(cfg)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.VALIDATION = ()
+    cfg.DATASETS.TEST = (f"sirst:{root}/my.yaml",)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"DATASETS\.TEST: '.*my\.yaml'.* {message}") as caught:
+        resolve_config_datasets(cfg)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_json_of_points_is_no_file_that_describes_a_data_set(root):
+    (root / "p.json").write_text('{"images": [], "annotations": []}')
+    resolve_datasets([f"sirst:{root}:empty:points=p.json"])
+    with pytest.raises(FileNotFoundError, match="no.yaml does not exist"):
+        resolve_datasets([f"sirst:{root}/no.yaml"])
+
+
+@pytest.mark.parametrize(("name", "read"), [("a.jpg", "stored"), ("a.png", "stored"), ("a.tif", "shown")])
+def test_an_exif_orientation_is_told_beside_masks_and_points(root, name, read):
+    exif = Image.Exif()
+    exif[274] = 3
+    (root / "images" / "a.png").unlink()
+    Image.new("L", (30, 20)).save(root / "images" / name, exif=exif)
+    faults = Faults()
+    SirstFolder(root, "train").read(faults)
+    [fault] = faults
+    assert fault.level == "warning" and f"{name} has the EXIF orientation 3, and is read as it is {read}" in str(fault)
+    faults = Faults()
+    SirstFolder(root, "train", masks="", points="").read(faults)
+    assert not list(faults)

@@ -6,19 +6,22 @@ import os
 import shutil
 
 import cv2
+import numpy as np
 import pytest
+import tifffile
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
+from PIL import Image
 
 from d2kit.faults import ERROR, WARNING
 from s4m.cli import main
 from s4m.config import add_s4m_config
 from s4m.data import header_cache
-from s4m.data.check import check_config
+from s4m.data.check import check_config, check_sets
 from s4m.data.classes import class_indices, with_classes
-from s4m.data.datasets_by_path import resolve_config_datasets
+from s4m.data.datasets_by_path import resolve_config_datasets, resolve_datasets
 from s4m.data.header_cache import read_headers
 from s4m.data.shapes import write_shapes
 from s4m.data.two_stream import build_two_stream_loader, load_labeled
@@ -42,6 +45,16 @@ def edit(path, function):
     data = json.loads(path.read_text())
     function(data)
     path.write_text(json.dumps(data))
+
+
+def check_json(folder, name):
+    """The faults of one json beside images/."""
+    cfg = get_cfg()
+    add_s4m_config(cfg)
+    name = f"coco:{folder}/{name}:{folder}/images"
+    resolve_datasets([name])
+    [faults] = check_sets([name], cfg)
+    return faults
 
 
 @pytest.fixture
@@ -252,3 +265,41 @@ def test_headers_of_large_folders_are_kept_until_a_file_changes(folder, tmp_path
     assert read_headers(paths)[paths[2]].size == (40, 48) and counted == [paths[2]]
     os.utime(paths[3], ns=(1, 1))
     assert read_headers(paths)[paths[3]] == first[paths[3]] and counted == paths[2:4]
+
+
+def test_files_of_several_pages_are_told_once_a_set_with_a_count(folder):
+    path = folder / "images" / "000001.png"
+    pages = [Image.open(path).convert("RGB") for _ in range(3)]
+    for suffix, options in ((".tif", {}), (".gif", {}), (".webp", {"lossless": True}), (".png", {})):
+        turned = [page.rotate(90 * number) for number, page in enumerate(pages)]
+        turned[0].save(path.with_suffix(suffix), save_all=True, append_images=turned[1:], **options)
+    deep = np.zeros((2, 48, 48, 3), np.uint16)
+    tifffile.imwrite(folder / "images" / "000002.tif", deep, photometric="rgb")
+    names = ["000001.tif", "000001.gif", "000001.webp", "000001.png", "000002.tif"]
+    data = {"images": [{"id": i, "file_name": n, "height": 48, "width": 48} for i, n in enumerate(names, 1)]}
+    (folder / "pages.json").write_text(json.dumps(data))
+    faults = check_json(folder, "pages.json")
+    [fault] = [fault for fault in faults.of(WARNING) if "several pages" in fault.headline]
+    assert fault.count == 5 and fault.examples[0].endswith("000001.tif' of 3")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "keeps"), [(6, (48, 48), True), (3, (48, 40), True), (6, (48, 40), False)]
+)
+def test_an_orientation_that_keeps_the_size_says_how_to_tell_the_frame(folder, orientation, size, keeps):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", size).save(folder / "images" / "a.jpg", exif=exif)
+    width, height = size if orientation == 3 else size[::-1]
+    data = {"images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}]}
+    (folder / "a.json").write_text(json.dumps(data))
+    [fault] = check_json(folder, "a.json").of(WARNING)
+    assert "EXIF" in fault.headline and ("draw the masks" in fault.headline) == keeps
+
+
+def test_the_number_of_pages_is_kept_between_checks(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(header_cache, "_LARGE", 1)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    path = folder / "images" / "a.tif"
+    Image.new("L", (8, 8)).save(path, save_all=True, append_images=[Image.new("L", (8, 8))])
+    assert [read_headers([str(path)])[str(path)].frames for _ in range(2)] == [2, 2]

@@ -159,7 +159,7 @@ def test_fractions_of_the_image_are_refused(data, read, whole):
 
 
 def test_objects_at_the_border_stay(data, read):
-    data["annotations"][0] |= {"segmentation": [[-1, -1, 5, -1, 5, 5, -1, 5]], "bbox": [-1, -1, 6, 6]}
+    data["annotations"][0] |= {"segmentation": [[-1, -1, 5, -1, 5, 5, -1, 5]], "bbox": [-1, -1, 6, 6], "area": 36}
     content, faults = read(data)
     assert len(content["annotations"]) == 6 and not any(faults.of(level) for level in (ERROR, REPAIRED, WARNING))
 

@@ -143,7 +143,7 @@ def test_more_than_eight_bits_are_stretched_by_the_range_of_the_file(tmp_path, n
     path = str(tmp_path / name)
     DEEP[name](path)
     header, image = read_header(path), read_image(path, "RGB")
-    assert header == ((40, 50), 1, True, "")
+    assert header == ((40, 50), 1, True, "", 1)
     assert image.dtype == np.uint8 and image.shape == (40, 50, 3) and image.max() == 255
     # Red is the brightest channel and blue the darkest, whose 40 is the least value of the file.
     colors = (image[20, 20].tolist(), image[0, 0].tolist())
@@ -179,7 +179,7 @@ def test_headers_and_pixels_agree_on_the_orientation(tmp_path, color, orientatio
     path = save(tmp_path / f"turned.{suffix}", color, exif=exif)
     upright = turn(color, orientation)
     header = read_header(path)
-    assert header == (upright.shape[:2], orientation, False, "")
+    assert header == (upright.shape[:2], orientation, False, "", 1)
     image = read_image(path, "RGB")
     assert image.shape == upright.shape
     if suffix in ("png", "tif"):
