@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
-from s4m.data.faults import Faults
+from d2kit.faults import Faults
 from s4m.data.rle import name_of
 
 _CHUNK = 20_000  # annotations whose coordinates are in memory as arrays at once
