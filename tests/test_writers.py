@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from d2kit.commands import run_command
+from d2kit.sources import Source
 from istd.checkpoints import Recipe
 from istd.commands import points
 from istd.deploy import ISTDPredictor, Runner
-from istd.deploy.detect import DetectionRun
-from istd.deploy.sources import Source
+from istd.deploy.detect import TargetRun
 from istd.evaluation.evaluator import ISTDEvaluator
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.pseudo_masks.state import PseudoMasks
@@ -48,7 +48,7 @@ def tiles(name, source, output):
 
 def detection_run(output):
     recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
-    run = DetectionRun(ISTDPredictor(runner=Runner(lambda images: images.clamp(0, 1), recipe, 1)), output)
+    run = TargetRun(ISTDPredictor(runner=Runner(lambda images: images.clamp(0, 1), recipe, 1)), output)
     for folder in ("masks", "overlays"):
         (output / folder / "link").symlink_to(Path.cwd())
     return run
