@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,8 @@ class DetectionRun(abc.ABC):
         """Read an image, (H, W) or (H, W, 3)."""
 
     @abc.abstractmethod
-    def open_frames(self, path: Path) -> tuple[float, Iterator[np.ndarray]]:
-        """Open a sequence; return the frames per second and an iterator of frames as those of `read`."""
+    def open_frames(self, path: Path) -> tuple[float, Iterable[np.ndarray]]:
+        """Open a sequence; return the frames per second and frames as those of `read`."""
 
     @abc.abstractmethod
     def predict(self, pixels: np.ndarray, name: str, record: dict[str, Any]) -> tuple[list[Sequence], np.ndarray]:

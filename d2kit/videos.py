@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -16,36 +16,48 @@ DEFAULT_RATE = 25.0  # frames per second
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
 
-def open_video(path: str | os.PathLike) -> tuple[float, Iterator[np.ndarray]]:
-    """Open a video.
+class VideoFrames:
+    """The frames of a video, in order; its length is the number of frames that the header says.
 
-    Returns:
-        the frames per second, 25 if the file does not say, and an iterator of the frames, (H, W, 3) uint8 BGR.
+    Iteration raises ValueError at its end if there was no frame. A video with fewer frames than its header says gives a
+    warning.
 
-    Raises:
-        ValueError: the file cannot be read, or its path is not UTF-8. The iterator raises it at its end if there was
-            no frame. A video with fewer frames than its header says gives a warning.
+    Attributes:
+        rate: frames per second, 25 if the file does not say.
     """
-    capture = cv2.VideoCapture(require_utf8(path))
-    if not capture.isOpened():
-        raise ValueError(f"{os.fspath(path)} cannot be read as a video.")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if rate > 0 else DEFAULT_RATE, _read_frames(capture, path)
+
+    def __init__(self, path: str | os.PathLike, convert: Callable[[np.ndarray], np.ndarray] = lambda frame: frame):
+        """
+        Args:
+            path: file of the video.
+            convert: function that is applied to each frame, (H, W, 3) uint8 BGR.
+
+        Raises:
+            ValueError: the file cannot be read, or its path is not UTF-8.
+        """
+        self._path = os.fspath(path)
+        self._convert = convert
+        self._capture = cv2.VideoCapture(require_utf8(path))
+        if not self._capture.isOpened():
+            raise ValueError(f"{self._path} cannot be read as a video.")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if rate > 0 else DEFAULT_RATE
+
+    def __len__(self) -> int:
+        return max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        count = 0
+        while (frame := self._capture.read()[1]) is not None:
+            count += 1
+            yield self._convert(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if frame.ndim == 2 else frame)
+        if not count:
+            raise ValueError(f"{self._path} holds no frame that can be read.")
+        if count < len(self):
+            logger.warning("%s ends after %d frames; its header says %d.", self._path, count, len(self))
 
 
-def _read_frames(capture: cv2.VideoCapture, path: str | os.PathLike) -> Iterator[np.ndarray]:
-    length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    count = 0
-    while (frame := capture.read()[1]) is not None:
-        count += 1
-        yield cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if frame.ndim == 2 else frame
-    if not count:
-        raise ValueError(f"{os.fspath(path)} holds no frame that can be read.")
-    if count < length:
-        logger.warning("%s ends after %d frames; its header says %d.", path, count, length)
-
-
-def write_video(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:
+def write_video(path: Path, pictures: Iterable[np.ndarray], rate: float) -> None:
     """Write (H, W, 3) uint8 BGR pictures of one size as MPEG-4; if an error ends the pictures, the video keeps them.
 
     Raises:

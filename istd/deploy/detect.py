@@ -1,7 +1,7 @@
 """A detection run of infrared small targets, which also writes masks."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class TargetRun(DetectionRun):
         """Read an image as (H, W) gray values 0..255."""
         return read_infrared(path, self.predictor.value_range)
 
-    def open_frames(self, path: Path) -> tuple[float, Iterator[np.ndarray]]:
+    def open_frames(self, path: Path) -> tuple[float, Iterable[np.ndarray]]:
         """Open a sequence; see `istd.deploy.sources.open_frames`."""
         return open_frames(path, self.predictor.value_range)
 

@@ -1,18 +1,19 @@
-"""Sequences of gray frames that a detection run reads: videos, TIFF files of several pages, arrays of several images."""
+"""Sequences of gray frames: videos, TIFF files of several pages, and arrays of several images."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from d2kit.videos import DEFAULT_RATE, VIDEOS, open_video
+from d2kit.videos import DEFAULT_RATE, VIDEOS, VideoFrames
 from istd.data.frames import iterate_frames
 from istd.data.images import BadImageError, gray_from_file_values
 
 
-def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Iterator[np.ndarray]]:
+def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Iterable[np.ndarray]]:
     """Open a sequence of frames: a video, a TIFF file of several pages, or an array of several images.
 
     Args:
@@ -20,16 +21,16 @@ def open_frames(path: str | os.PathLike, value_range: str) -> tuple[float, Itera
         value_range: range of raw values, see `read_infrared`.
 
     Returns:
-        the frames per second, 25 if the file does not say, and an iterator of the (H, W) frames, gray values 0..255.
+        the frames per second, 25 if the file does not say, and the (H, W) frames, gray values 0..255.
 
     Raises:
-        ValueError: the file cannot be read. The iterator raises it where a frame cannot be read, or at its end if there
+        ValueError: the file cannot be read. Iteration raises it where a frame cannot be read, or at its end if there
             was none. A video with fewer frames than its header says gives a warning.
     """
     if Path(path).suffix.lower() not in VIDEOS:
         return DEFAULT_RATE, _read_stack(path, value_range)
-    rate, frames = open_video(path)
-    return rate, (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames)
+    video = VideoFrames(path, partial(cv2.cvtColor, code=cv2.COLOR_BGR2GRAY))
+    return video.rate, video
 
 
 def _read_stack(path: str | os.PathLike, value_range: str) -> Iterator[np.ndarray]:

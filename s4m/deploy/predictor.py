@@ -37,6 +37,7 @@ class S4MPredictor(DefaultPredictor):
     Attributes:
         cfg: configuration of the network; MODEL.WEIGHTS names the checkpoint.
         model: the network, in eval mode.
+        network: "student" or "teacher".
         class_names: name of each class; the numbers from 0 where the data sets of DATASETS.TRAIN are absent.
     """
 
@@ -58,8 +59,9 @@ class S4MPredictor(DefaultPredictor):
             plain.MODEL.DEVICE = "cpu"
         if cfg.MODEL.META_ARCHITECTURE == "TeacherStudent":
             plain.MODEL.META_ARCHITECTURE = cfg.S4M.STUDENT
+        self.network = network or cfg.S4M.TEST.NETWORK
         checkpoint = load_weights(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
-        weights = network_weights(checkpoint, network or cfg.S4M.TEST.NETWORK, cfg.MODEL.WEIGHTS)
+        weights = network_weights(checkpoint, self.network, cfg.MODEL.WEIGHTS)
         plain.MODEL.WEIGHTS = ""
         plain.DATASETS.TEST = ()
         super().__init__(plain)
@@ -101,9 +103,8 @@ class S4MPredictor(DefaultPredictor):
         cfg = compose_config([config], add_keys=[add_s4m_config])
         cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
         cfg.MODEL.WEIGHTS = weights_to_evaluate("", AtomicCheckpointer(nn.Identity(), str(folder)), resume=False)
-        predictor = cls(cfg, network, class_names)
-        logger.info("The prediction is by the %s of %s.", network or cfg.S4M.TEST.NETWORK, cfg.MODEL.WEIGHTS)
-        return predictor
+        logger.info("The predictor is the %s of %s.", network or cfg.S4M.TEST.NETWORK, cfg.MODEL.WEIGHTS)
+        return cls(cfg, network, class_names)
 
 
 def _class_names(cfg: CfgNode) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from d2kit.sources import find_sources
-from d2kit.videos import open_video
+from d2kit.videos import VideoFrames
 
 KINDS = (("masks", "overlays"), (".png", ".tif"))
 
@@ -62,4 +62,4 @@ def test_what_gives_nothing_is_named(folder):
 
 def test_a_video_that_is_none(folder):
     with pytest.raises(ValueError, match="c.MP4 cannot be read as a video"):
-        open_video(folder / "below" / "c.MP4")
+        VideoFrames(folder / "below" / "c.MP4")
