@@ -12,6 +12,7 @@ With an exported file as --model, Detectron2 is not needed. A network of tiles f
 
 import argparse
 
+from d2kit import require_detectron2
 from d2kit.sources import find_sources
 from s4m.data.images import IMAGE_SUFFIXES
 from s4m.deploy.detector import Detector
@@ -38,7 +39,8 @@ def build_detector(args: argparse.Namespace) -> Detector:
         from s4m.deploy.onnx_predictor import OnnxPredictor
 
         return OnnxPredictor(args.model, args.device or "cpu")
-    from s4m.deploy.predictor import RunDetector, S4MPredictor  # This needs Detectron2.
+    require_detectron2("s4m predict --run")
+    from s4m.deploy.predictor import RunDetector, S4MPredictor
 
     predictor = S4MPredictor.from_run(args.run, args.network, class_names=args.classes or (), device=args.device)
     print(f"{predictor.network} of {predictor.cfg.MODEL.WEIGHTS}")
