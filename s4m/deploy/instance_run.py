@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import supervision as sv
 
-from d2kit.coco_masks import encode_mask
+from d2kit.coco_masks import encode_crop
 from d2kit.detection_run import DetectionRun
 from d2kit.videos import VideoFrames
 from s4m.data.images import read_image
@@ -59,7 +59,7 @@ class InstanceRun(DetectionRun):
         found = detect_sliced(self.detector, pixels, self.tile, self.overlap)
         record["seconds"] = round(time.perf_counter() - start, 4)
         if len(found):
-            found = found[(found.confidence >= self.threshold) & (found.area > 0)]
+            found = found[found.confidence >= self.threshold]
         record["annotations"] = [_annotation(found, number) for number in range(len(found))]
         rows = [self._row(one, record["seconds"]) for one in record["annotations"]]
         return rows, draw_instances(pixels, found, self.detector.class_names)
@@ -83,9 +83,10 @@ class InstanceRun(DetectionRun):
 
 
 def _annotation(found: sv.Detections, number: int) -> dict[str, Any]:
-    """Return the fields of a COCO annotation for one of the detections."""
-    score = round(float(found.confidence[number]), 5)
-    return {"category_id": int(found.class_id[number]) + 1, "score": score, **encode_mask(found.mask[number])}
+    """Return the fields of a COCO annotation for one of the detections of `detect_sliced`."""
+    masks = found.mask
+    rle = encode_crop(masks.crop(number), masks.offsets[number], masks.image_shape)
+    return {"category_id": int(found.class_id[number]) + 1, "score": round(float(found.confidence[number]), 5), **rle}
 
 
 def draw_instances(image: np.ndarray, found: sv.Detections, class_names: Sequence[str]) -> np.ndarray:
@@ -106,6 +107,4 @@ def draw_instances(image: np.ndarray, found: sv.Detections, class_names: Sequenc
     labels = [f"{class_names[number]} {score:.2f}" for number, score in pairs]
     picture = sv.MaskAnnotator(opacity=0.4).annotate(image.copy(), found)
     picture = sv.PolygonAnnotator(thickness=thickness).annotate(picture, found)
-    return sv.RichLabelAnnotator(font_size=font_size, text_padding=2, smart_position=True).annotate(
-        picture, found, labels=labels
-    )
+    return sv.RichLabelAnnotator(font_size=font_size, text_padding=2).annotate(picture, found, labels=labels)

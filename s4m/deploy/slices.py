@@ -53,8 +53,9 @@ def detect_sliced(
             in the overlap than the seam hides stays in parts.
 
     Returns:
-        detections in the frame of the image, the most confident first. Masks of several slices are compact
-        (`supervision`'s `CompactMask`), so that their memory does not grow with the image.
+        detections in the frame of the image, the most confident first, without those of an empty mask. The boxes are
+        those of the masks. `mask` is compact (`supervision`'s `CompactMask`), so that its memory does not grow with the
+        image.
 
     Raises:
         ValueError: `overlap` does not suit `tile`.
@@ -62,8 +63,7 @@ def detect_sliced(
     if tile < 0 or (tile and not 0 < overlap < tile):
         raise ValueError(f"slices of {tile} pixels cannot overlap by {overlap}: 0 < overlap < slice is needed.")
     height, width = image.shape[:2]
-    if not tile or max(height, width) <= tile:
-        return detector(image)
+    tile = tile or max(height, width)
     parts = []
     for y0, x0 in itertools.product(tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)):
         box = (x0, y0, min(x0 + tile, width), min(y0 + tile, height))
@@ -75,12 +75,13 @@ def _parts(found: sv.Detections, tile: Box) -> list[Part]:
     """Return the detections of a slice whose masks are not empty."""
     parts = []
     for number in range(len(found)):
-        rows, columns = np.nonzero(found.mask[number])
+        mask = found.mask[number]
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         if len(rows):
-            x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
-            box = (tile[0] + int(x0), tile[1] + int(y0), tile[0] + int(x1), tile[1] + int(y1))
-            mask = np.array(found.mask[number][y0:y1, x0:x1], bool)
-            parts.append(Part(tile, box, mask, float(found.confidence[number]), int(found.class_id[number])))
+            x0, x1, y0, y1 = (int(edge) for edge in (columns[0], columns[-1] + 1, rows[0], rows[-1] + 1))
+            box = (tile[0] + x0, tile[1] + y0, tile[0] + x1, tile[1] + y1)
+            score, class_id = float(found.confidence[number]), int(found.class_id[number])
+            parts.append(Part(tile, box, mask[y0:y1, x0:x1].copy(), score, class_id))
     return parts
 
 
