@@ -92,6 +92,22 @@ def encode_mask(mask: np.ndarray) -> dict:
     return describe_rle(mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
+def encode_crop(crop: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) -> dict:
+    """Return the fields of `describe_rle` for a mask that is 0 outside of a crop, whatever the size of the image.
+
+    Args:
+        crop: (h, w) bool.
+        offset: (x, y) of the crop's first pixel in the image.
+        size: (height, width) of the image.
+    """
+    height, width = size
+    columns = np.zeros((crop.shape[1], height), bool)
+    columns[:, offset[1] : offset[1] + crop.shape[0]] = crop.T
+    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False)) + int(offset[0]) * height
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    return describe_rle(mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
 def describe_rle(rle: dict) -> dict:
     """Return the fields of a COCO annotation for a compressed RLE of pycocotools.
 

@@ -11,11 +11,8 @@ from typing import IO, Any
 
 import cv2
 import numpy as np
-import torch
 
 from d2kit.require import require_extra, require_torch
-
-require_torch()
 
 _SMALL = 2**24  # bytes that may be compressed, such as the code of a TorchScript file, which torch refuses itself
 _FOLDER = 0x10  # The attribute by which a zip archive marks an entry as a folder, as DOS did.
@@ -169,6 +166,9 @@ def load_weights(path: str | os.PathLike, key: str, published_at: str = "") -> d
         FileNotFoundError: the file is absent, or `path` is empty.
         ValueError: the file is not a dictionary that loads safely. A TorchScript file, which is a program, is none.
     """
+    require_torch()
+    import torch  # Files are written where there is no PyTorch, too.
+
     hint = f" It is published at {published_at}." if published_at else ""
     if not str(path) or not Path(path).is_file():
         raise FileNotFoundError(f"{key} names the checkpoint '{path}', which does not exist.{hint}")
@@ -195,6 +195,8 @@ def require_tensors(state: Any, path: str | os.PathLike) -> dict:
     Raises:
         ValueError: `state` is empty or something else; the message names `path`.
     """
+    import torch
+
     if not isinstance(state, dict):
         raise ValueError(
             f"'{path}' holds a value of the type {type(state).__name__} where the weights of a network are expected."

@@ -19,8 +19,9 @@ ALLOWED = {
     "data": set(),
     "evaluation": {"data", "sam", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
+    "deploy": {"__init__", "data", "engine"},
     "__init__": {"config", "modeling", "data"},
-    "commands": {"__init__", "ranges", "data", "engine"},
+    "commands": {"__init__", "ranges", "data", "engine", "deploy"},
     "cli": set(),
     "__main__": {"cli"},
 }

@@ -8,18 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 
 from d2kit.commands import run_command
+from d2kit.sources import Source
 from istd.checkpoints import Recipe
 from istd.commands import points
 from istd.deploy import ISTDPredictor, Runner
-from istd.deploy.detect import DetectionRun
-from istd.deploy.sources import Source
+from istd.deploy.detect import TargetRun
 from istd.evaluation.evaluator import ISTDEvaluator
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.pseudo_masks.state import PseudoMasks
 from s4m.data.tiles import write_tiles
+from s4m.deploy.instance_run import InstanceRun
 from s4m.sam.embedding_cache import EmbeddingCache
 from s4m.sam.structures import Embedding, Frame
 
@@ -48,7 +50,7 @@ def tiles(name, source, output):
 
 def detection_run(output):
     recipe = Recipe("none", {"in_channels": 1}, mean=0.0, std=255.0, pad_multiple=1)
-    run = DetectionRun(ISTDPredictor(runner=Runner(lambda images: images.clamp(0, 1), recipe, 1)), output)
+    run = TargetRun(ISTDPredictor(runner=Runner(lambda images: images.clamp(0, 1), recipe, 1)), output)
     for folder in ("masks", "overlays"):
         (output / folder / "link").symlink_to(Path.cwd())
     return run
@@ -64,6 +66,32 @@ def detected_sequence(name, source, output):
     np.save(output / "stack.npy", np.zeros((2, 8, 8), np.uint8))
     run = detection_run(output)
     run.add(Source(output / "stack.npy", os.path.splitext(name)[0], True))
+    run.close()
+
+
+class Nothing:
+    """A detector that finds nothing."""
+
+    class_names, depth = ["thing"], "range"
+
+    def __call__(self, image):
+        return sv.Detections.empty()
+
+
+def predicted_image(name, source, output):
+    run = InstanceRun(Nothing(), output)
+    (output / "overlays" / "link").symlink_to(Path.cwd())
+    run.add(Source(source / "plain.png", os.path.splitext(name)[0], False, name))
+    run.close()
+
+
+def predicted_video(name, source, output):
+    writer = cv2.VideoWriter(str(output / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
+    writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    run = InstanceRun(Nothing(), output)
+    (output / "overlays" / "link").symlink_to(Path.cwd())
+    run.add(Source(output / "clip.avi", os.path.splitext(name)[0], True, name))
     run.close()
 
 
@@ -115,6 +143,8 @@ WRITERS = [
     tiles,
     detected_image,
     detected_sequence,
+    predicted_image,
+    predicted_video,
     points_of_masks,
     evaluator,
     embedding_cache,

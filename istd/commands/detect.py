@@ -11,15 +11,13 @@ exported file as --model, Detectron2 is not needed.
 """
 
 import argparse
-import sys
-from functools import partial
 
-from tqdm import tqdm
-
+from d2kit.sources import find_sources
+from istd.data.frames import count_frames
+from istd.data.images import EXTENSIONS
 from istd.deploy import ISTDPredictor
-from istd.deploy.detect import DetectionRun
+from istd.deploy.detect import TargetRun
 from istd.deploy.predictor import OVERLAP, TILE
-from istd.deploy.sources import find_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +58,11 @@ def run(args: argparse.Namespace) -> int:
         raise argparse.ArgumentError(None, "give either --model or --config-file.")
     if args.tile < 0 or (args.tile and not 0 <= args.overlap < args.tile):
         raise argparse.ArgumentError(None, "0 <= --overlap < --tile is needed, or --tile 0.")
-    sources, refused = find_sources(args.inputs, args.output)
-    detection = DetectionRun(build_predictor(args), args.output)
+    results = TargetRun.RESULTS.values()
+    sources, refused = find_sources(args.inputs, args.output, results, EXTENSIONS, count_frames)
+    detection = TargetRun(build_predictor(args), args.output)
     detection.failed.update(refused)
-    try:
-        for source in tqdm(sources, desc="files", unit="file"):
-            detection.add(source, partial(tqdm, desc=source.name, unit="frame", leave=False))
-    finally:  # An interrupted run gets its detections.json, too.
-        detection.close()
+    status = detection.add_all(sources)
     count = sum(len(record["detections"]) for record in detection.records)
     print(f"{count} detections in {len(detection.records)} images and frames: {args.output}")
-    for file, reason in detection.failed.items():
-        print(f"left out {file}: {reason}", file=sys.stderr)
-    return 1 if detection.failed else 0
+    return status

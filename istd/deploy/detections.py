@@ -1,7 +1,5 @@
 """Detections, which are the connected regions of a probability map, their table and their drawing."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,14 +42,11 @@ def find_detections(probability: np.ndarray, threshold: float) -> list[Detection
     ]
 
 
-def table_rows(name: str, frame: int | None, detections: Iterable[Detection]) -> str:
-    """Return the lines of a CSV with COLUMNS for the detections of an image, or of a frame of a sequence."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for detection in detections:
-        x, y = (round(value, 3) for value in detection.centroid)
-        writer.writerow([name, frame, x, y, *detection.box, detection.area, round(detection.score, 5)])
-    return text.getvalue()
+def table_rows(detections: Iterable[Detection]) -> list[list[float]]:
+    """Return the values of COLUMNS but file and frame for each detection."""
+    return [
+        [*(round(value, 3) for value in one.centroid), *one.box, one.area, round(one.score, 5)] for one in detections
+    ]
 
 
 def draw_overlay(gray: np.ndarray, mask: np.ndarray, detections: Sequence[Detection]) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import tifffile
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, ImageFile
 
 from d2kit.exif import orientation_of
@@ -18,6 +17,15 @@ from d2kit.files import read_picture
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
 RANGES = ("extremes", "type")  # of INPUT.RANGE
 _BITS_PER_SAMPLE = 0x0102  # tag of TIFF
+_TRANSPOSITIONS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
 
@@ -128,7 +136,7 @@ def read_image(file_name: str, image_format: str, value_range: str = "extremes")
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Another package may have set it, and a torn image would load half gray.
     try:
-        return convert_PIL_to_numpy(_open_upright(file_name, value_range), image_format)
+        return _to_pixels(_open_upright(file_name, value_range), image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image '{file_name}' does not exist") from error
     except Image.UnidentifiedImageError as error:
@@ -144,6 +152,16 @@ def read_image(file_name: str, image_format: str, value_range: str = "extremes")
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
+def _to_pixels(image: Image.Image, image_format: str) -> np.ndarray:
+    """Return (H, W, C) uint8 pixels; Detectron2 is needed for other formats than BGR and RGB."""
+    if image_format in ("BGR", "RGB"):
+        pixels = np.asarray(image.convert("RGB"))
+        return pixels[..., ::-1] if image_format == "BGR" else pixels
+    from detectron2.data.detection_utils import convert_PIL_to_numpy
+
+    return convert_PIL_to_numpy(image, image_format)
+
+
 def _open_upright(file_name: str, value_range: str) -> Image.Image:
     """Return an image of 8 bits as it is shown."""
     with open(file_name, "rb") as file:
@@ -157,7 +175,8 @@ def _open_upright(file_name: str, value_range: str) -> Image.Image:
         orientation = orientation_of(image)
         image.load()  # This turns a TIFF already, and only a TIFF.
         if not deep:
-            return _apply_exif_orientation(image)
+            method = _TRANSPOSITIONS.get(orientation_of(image))
+            return image if method is None else image.transpose(method)
     return Image.fromarray(to_eight_bits(turn(read_stored(file_name), orientation), value_range))
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from d2kit.coco_masks import decode_segmentation, encode_mask
+from d2kit.coco_masks import decode_segmentation, encode_crop, encode_mask
 
 MASK = np.zeros((5, 7), np.uint8)
 MASK[1:3, 2:6] = 1
@@ -56,3 +56,15 @@ def test_encoded_masks_are_json_with_their_area_and_box(kind):
     assert found["area"] == 8 and found["bbox"] == [2, 1, 4, 2] and found["segmentation"]["size"] == [5, 7]
     empty = encode_mask(MASK * 0)
     assert empty["area"] == 0 and empty["bbox"] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("box", [(0, 0, 7, 5), (2, 1, 6, 4), (0, 0, 1, 1), (6, 4, 7, 5), (3, 0, 5, 5)])
+@pytest.mark.parametrize("share", [0.5, 1.1, 0.0])
+def test_a_crop_is_encoded_as_the_whole_mask(box, share):
+    x0, y0, x1, y1 = box
+    mask = np.zeros((5, 7), bool)
+    mask[y0:y1, x0:x1] = np.random.default_rng(0).random((y1 - y0, x1 - x0)) < share
+    crop = encode_crop(mask[y0:y1, x0:x1], (x0, y0), (5, 7))
+    whole = encode_mask(mask)
+    assert {key: crop[key] for key in ("area", "bbox")} == {key: whole[key] for key in ("area", "bbox")}
+    np.testing.assert_array_equal(decode_segmentation(crop["segmentation"], 5, 7), mask)

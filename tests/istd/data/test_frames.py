@@ -251,6 +251,4 @@ def test_an_animated_png_is_told(root):
     [(level, _, sentence, _)] = said
     assert level == "warning" and sentence == f"{path} holds 4 images, of which the first is read."
     (root / "train.txt").write_text("a")
-    assert [cause.name for cause in check_groups_of(root)] == [
-        f"sirst:{root}:train:masks=,points=: several images in a file"
-    ]
+    assert [fault.headline for fault in check_groups_of(root)] == ["several images in a file"]

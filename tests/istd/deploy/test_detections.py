@@ -25,12 +25,8 @@ def test_numbers(probability):
 
 def test_table(probability):
     found = find_detections(probability, 0.5)
-    text = table_rows("a.png", None, found) + table_rows("b.mp4", 7, found[1:]) + table_rows("c.png", None, [])
-    assert text.splitlines() == [
-        "a.png,,21.5,11.0,20,10,24,13,12,0.9",
-        "a.png,,5.5,30.5,5,30,7,32,2,0.75",
-        "b.mp4,7,5.5,30.5,5,30,7,32,2,0.75",
-    ]
+    assert table_rows(found) == [[21.5, 11.0, 20, 10, 24, 13, 12, 0.9], [5.5, 30.5, 5, 30, 7, 32, 2, 0.75]]
+    assert table_rows([]) == []
 
 
 def test_overlay(probability):

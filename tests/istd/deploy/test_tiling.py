@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from istd.deploy.tiling import predict_tiled, tile_starts, tile_weights
+from d2kit.tiling import tile_starts
+from istd.deploy.tiling import predict_tiled, tile_weights
 
 # Smaller than a tile, exact, one more, two tiles exact, no multiple, a frame that is far from square.
 SIZES = [(5, 9), (64, 64), (65, 64), (112, 64), (100, 333), (1080, 1918)]

@@ -24,8 +24,7 @@ class Refuse(MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 from istd.deploy import ISTDPredictor
-from istd.deploy.detect import DetectionRun
-from istd.deploy.sources import find_sources
+from istd.commands import detect
 
 file, folder = sys.argv[1:]
 found = ISTDPredictor.from_file(file, trust=True, tile=32, overlap=8)(np.load(f"{folder}/gray.npy"))

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from istd.data.images import BadImageError
-from istd.deploy.sources import find_sources, open_frames
+from d2kit.sources import find_sources
+from d2kit.videos import VideoFrames
+
+KINDS = (("masks", "overlays"), (".png", ".tif"))
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_a_folder_in_order_with_unique_names(folder):
-    sources, refused = find_sources([folder, folder / "b.png"], folder.parent / "out")
+    sources, refused = find_sources([folder, folder / "b.png"], folder.parent / "out", *KINDS)
     assert refused == {}
     assert [(source.path.relative_to(folder).as_posix(), source.name, source.is_sequence) for source in sources] == [
         ("a.TIF", "a", False),
@@ -38,18 +40,18 @@ def test_results_are_not_read_again(folder):
         path.write_bytes(b"")
     (folder / "link.png").symlink_to(folder / "out" / "masks" / "b.png")
     (folder / "out" / "mine.png").write_bytes(b"")
-    sources, refused = find_sources([folder], folder / "out")
+    sources, refused = find_sources([folder], folder / "out", *KINDS)
     names = [source.path.relative_to(folder).as_posix() for source in sources]
     assert names == ["a.TIF", "a.png", "b.png", "below/a.png", "below/c.MP4", "out/mine.png"] and refused == {}
     for given in ("masks", "masks/b.png", "overlays/below"):
         with pytest.raises(ValueError, match=f"{given} lies in the results of an earlier run: choose another --output"):
-            find_sources([folder / "out" / given], folder / "out")
+            find_sources([folder / "out" / given], folder / "out", *KINDS)
 
 
 def test_what_gives_nothing_is_named(folder):
     (folder / "empty").mkdir()
     inputs = [folder / "empty", folder / "notes.txt", folder / "absent.png"]
-    sources, refused = find_sources(inputs, folder / "out")
+    sources, refused = find_sources(inputs, folder / "out", *KINDS)
     assert sources == [] and list(refused) == [str(path) for path in inputs]
     assert [reason.split(" ", 1)[1] for reason in refused.values()][1:] == [
         "is neither an image nor a video.",
@@ -59,5 +61,5 @@ def test_what_gives_nothing_is_named(folder):
 
 
 def test_a_video_that_is_none(folder):
-    with pytest.raises(BadImageError, match="c.MP4 cannot be read as a video"):
-        open_frames(folder / "below" / "c.MP4", "percentiles")
+    with pytest.raises(ValueError, match="c.MP4 cannot be read as a video"):
+        VideoFrames(folder / "below" / "c.MP4")
