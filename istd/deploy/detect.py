@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2kit.files import atomic_write, inside, require_utf8, write_png
+from d2kit.files import append_text, atomic_write, inside, require_utf8, whole_lines, write_png
 from istd.data.images import read_infrared
 from istd.deploy.detections import COLUMNS, draw_overlay, table_rows
 from istd.deploy.predictor import ISTDPredictor
@@ -49,9 +49,9 @@ class DetectionRun:
         remove_results(self.folder)
         for name in RESULTS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._append(LINES, "")
+        append_text(self.folder / LINES, "")
         (self.folder / TABLE).unlink(missing_ok=True)
-        self._append(TABLE, ",".join(COLUMNS) + "\n")
+        append_text(self.folder / TABLE, ",".join(COLUMNS) + "\n")
         self.records: list[dict] = []
         self.failed: dict[str, str] = {}
 
@@ -105,8 +105,8 @@ class DetectionRun:
         }
         write_png(inside(self.folder, record["mask"]), mask.astype(np.uint8) * 255)
         self.records.append(record)
-        self._append(LINES, json.dumps(record, default=asdict) + "\n")
-        self._append(TABLE, table_rows(record["file"], frame, record["detections"]))
+        append_text(self.folder / LINES, json.dumps(record, default=asdict) + "\n")
+        append_text(self.folder / TABLE, table_rows(record["file"], frame, record["detections"]))
         return draw_overlay(gray, mask, prediction["detections"])
 
     def close(self) -> None:
@@ -115,15 +115,6 @@ class DetectionRun:
         with atomic_write(self.folder / DOCUMENT, "w") as file:
             json.dump(document, file, indent=1, default=asdict)
         (self.folder / LINES).unlink(missing_ok=True)
-
-    def _append(self, name: str, text: str) -> None:
-        """Append to a table; what UTF-8 cannot hold of a file's name is written as in json, such as \\udcff."""
-        path = self.folder / name
-        try:
-            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-        except OSError as error:
-            raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror}") from error
 
 
 def remove_results(folder: Path) -> None:
@@ -154,11 +145,10 @@ def remove_results(folder: Path) -> None:
 def _read_records(table: Path) -> list[dict[str, str]]:
     """Return the paths "mask" and "overlay" of the records in a detections.json or detections.jsonl."""
     try:
-        text = table.read_text(encoding="utf-8")
         if table.name == DOCUMENT:
-            records = json.loads(text)["images"]
+            records = json.loads(table.read_text(encoding="utf-8"))["images"]
         else:
-            records = [json.loads(line) for line in text.split("\n")[:-1]]  # A kill may cut the last line off.
+            records = [json.loads(line) for line in whole_lines(table)]
         return [{key: os.fspath(record[key]) for key in ("mask", "overlay")} for record in records]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{table} is no table of detections ({error}): choose another --output.") from error
