@@ -66,7 +66,6 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
     with hold_file(folder / LOCK, f"OUTPUT_DIR '{folder}' is held by another training"):
         _clean(folder)
         yield

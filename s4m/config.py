@@ -57,6 +57,8 @@ def _add_input_and_solver_config(cfg: CN) -> None:
     cfg.INPUT.ON_BAD_IMAGE = "skip"
     # True takes annotations with iscrowd 1 for objects, as brush tools export all their masks.
     cfg.INPUT.CROWDS_AS_OBJECTS = False
+    # True weighs a labeled object in the losses by its `confidence` in the json, which `s4m label` writes, else by 1.
+    cfg.INPUT.CONFIDENCE_WEIGHTS = True
     # Images of more than 8 bits are scaled by their own least and greatest value ("range") or by their type ("type").
     cfg.INPUT.DEPTH = "range"
 

@@ -20,7 +20,8 @@ ALLOWED = {
     "evaluation": {"data", "sam", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "__init__": {"config", "modeling", "data"},
-    "commands": {"__init__", "ranges", "data", "engine"},
+    "labeling": {"__init__", "ranges", "modeling", "pseudo_labels", "data", "engine"},
+    "commands": {"__init__", "ranges", "data", "engine", "labeling"},
     "cli": set(),
     "__main__": {"cli"},
 }

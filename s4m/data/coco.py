@@ -21,6 +21,8 @@ from s4m.data.faults import ERROR, Faults
 
 logger = logging.getLogger(__name__)
 
+_KEPT = ("iscrowd", "bbox", "keypoints", "confidence")  # of an annotation, as they are
+
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
@@ -137,8 +139,8 @@ def _set_classes(name: str, data: dict) -> dict[int, int]:
 def to_records(name: str, data: dict, image_root: str) -> list[dict]:
     """Return a repaired COCO content as the dataset dicts that Detectron2's `load_coco_json` gives, ordered by id.
 
-    They have no `annotations` if the content has none. A dict beside annotations has `void`, an RLE, if the content's
-    image has it.
+    They have no `annotations` if the content has none. An annotation has `confidence` if the content's has it, and a
+    dict beside annotations has `void`, an RLE, if the content's image has it.
     """
     records = {
         image["id"]: {key: image[key] for key in ("height", "width")}
@@ -152,7 +154,7 @@ def to_records(name: str, data: dict, image_root: str) -> list[dict]:
         for image in data["images"]:
             records[image["id"]] |= {"annotations": []} | {key: image[key] for key in ("void",) if key in image}
         for annotation in data["annotations"]:
-            loaded = {key: annotation[key] for key in ("iscrowd", "bbox", "keypoints") if key in annotation}
+            loaded = {key: annotation[key] for key in _KEPT if key in annotation}
             loaded |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": index[annotation["category_id"]]}
             loaded["segmentation"] = _loaded(annotation["segmentation"])
             records[annotation["image_id"]]["annotations"].append(loaded)

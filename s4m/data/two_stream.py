@@ -163,6 +163,9 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
         logger.info("SEED is %d, so the data follow the random seed %d, drawn for this run.", cfg.SEED, seed)
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+    weighted = sum("confidence" in annotation for record in labeled for annotation in record["annotations"])
+    if weighted and cfg.INPUT.CONFIDENCE_WEIGHTS:
+        logger.info("%d labeled objects weigh as their confidence says (INPUT.CONFIDENCE_WEIGHTS).", weighted)
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED, cfg.INPUT.ON_BAD_IMAGE)
     check_tests(cfg, labeled, unlabeled)
     workers = cfg.DATALOADER.NUM_WORKERS

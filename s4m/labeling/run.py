@@ -155,7 +155,8 @@ def _label(
     else:
         require_same_labeling(head["info"], info, lines.path)
         if model.calibration is not None:
-            model.calibration.weights.copy_(torch.tensor(head["info"]["calibration"]["weights"]))
+            weights = torch.tensor(head["info"]["calibration"]["weights"], dtype=torch.float64)
+            model.calibration.weights.copy_(weights)
     done = lines.mend()
     mapper = build_mapper(cfg)
     for number, record in watch(part[done:], done):
