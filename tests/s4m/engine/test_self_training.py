@@ -93,7 +93,8 @@ def test_confidences_of_one_train_to_the_same_bits(small_cfg, data_set, tmp_path
         cfg = small_cfg("supervised", semi=False, DATASETS__TRAIN=(name,), SOLVER__MAX_ITER=2, TEST__EVAL_PERIOD=0)
         cfg.OUTPUT_DIR = str(tmp_path / str(number))
         cfg.freeze()
-        trainer = S4MTrainer(cfg)
+        with seeded(0):
+            trainer = S4MTrainer(cfg)
         trainer.resume_or_load(resume=False)
         trainer.train()
         weights.append(trainer.network.state_dict())
