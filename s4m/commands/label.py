@@ -16,6 +16,7 @@ import sys
 
 from tqdm import tqdm
 
+from d2kit.run_folder import checkpoint_to_use
 from s4m.labeling.run import Labeled, label_folder
 
 
@@ -43,14 +44,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def describe(labeled: Labeled) -> str:
-    """Tell what labeled, and what the confidence is."""
+    """Tell which network labeled, and what the confidence is."""
     calibration = labeled.info["calibration"]
     confidence = {
         "none": "the confidence is the score, because S4M.CALIBRATION.ENABLED is False",
         "checkpoint": "the confidence is calibrated as in the checkpoint",
         "labeled images": f"the confidence is fitted to {calibration['samples']} pseudo-labels of labeled images",
     }[calibration["source"]]
-    return f"{labeled.checkpoint} ({labeled.info['network']}): {confidence}"
+    return f"labeled by the {labeled.info['network']} network; {confidence}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,12 +60,14 @@ def run(args: argparse.Namespace) -> int:
     def watch(images, done):
         return tqdm(images, desc="images", unit="image", initial=done, total=done + len(images))
 
+    shard = parse_shard(args.shard)
+    print(f"checkpoint: {checkpoint_to_use(args.run)}")
     labeled = label_folder(
         args.run,
         args.images,
         args.output,
         network=args.network,
-        shard=parse_shard(args.shard),
+        shard=shard,
         options=args.opts,
         watch=watch,
     )

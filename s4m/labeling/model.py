@@ -99,11 +99,11 @@ def calibrate(cfg: CfgNode, model: TeacherStudent) -> dict[str, Any]:
         source = "labeled images"
         dicts = load_labeled(cfg.DATASETS.TRAIN, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
         mapper = LabeledMapper(**_reading(cfg), recompute_boxes=False, with_crowds=True)
-        seeds = {derive_seed(max(cfg.SEED, 0), "calibration", record["image_id"]): record for record in dicts}
-        for seed, record in sorted(seeds.items()):
+        seeds = [derive_seed(max(cfg.SEED, 0), "calibration", number) for number in range(len(dicts))]
+        for number in sorted(range(len(dicts)), key=seeds.__getitem__):
             if calibration.drawn >= len(calibration.worth):
                 break
-            model.calibrate([{**mapper(record), "seed": seed}])
+            model.calibrate([{**mapper(dicts[number]), "seed": seeds[number]}])
     return {"source": source, "samples": int(calibration.drawn), "weights": calibration.weights.tolist()}
 
 

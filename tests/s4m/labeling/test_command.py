@@ -28,7 +28,8 @@ def test_a_killed_process_goes_on_to_the_same_bits(labeled, stage_1, images, run
     assert (tmp_path / "labels" / "labels.json").read_bytes() == labeled.bytes
     log = (tmp_path / "second.log").read_text()
     assert "left out broken.png: " in log and "Traceback" not in log
-    assert "model_final.pth (stage 1): the confidence is fitted to" in log
+    assert f"checkpoint: {stage_1 / 'model_final.pth'}" in log
+    assert "labeled by the stage 1 network; the confidence is fitted to" in log
 
 
 def test_exports_of_labels(labeled, images, tmp_path):
