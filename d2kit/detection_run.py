@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from d2kit.files import atomic_write, inside, write_png
+from d2kit.files import append_text, atomic_write, inside, whole_lines, write_png
 from d2kit.sources import Source
 from d2kit.videos import write_video
 
@@ -57,7 +57,7 @@ class DetectionRun(abc.ABC):
         remove_results(self.folder, self.RESULTS)
         for name in self.RESULTS.values():
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._append(LINES, "")
+        append_text(self.folder / LINES, "")
         (self.folder / TABLE).unlink(missing_ok=True)
         self._append_rows([self.COLUMNS])
         self.records: list[dict] = []
@@ -145,7 +145,7 @@ class DetectionRun(abc.ABC):
         record |= {"height": height, "width": width, "overlay": overlay}
         rows, picture = self.predict(pixels, name, record)
         self.records.append(record)
-        self._append(LINES, json.dumps(record, default=asdict) + "\n")
+        append_text(self.folder / LINES, json.dumps(record, default=asdict) + "\n")
         self._append_rows([[record["file"], frame, *row] for row in rows])
         return picture
 
@@ -158,16 +158,7 @@ class DetectionRun(abc.ABC):
     def _append_rows(self, rows: Iterable[Sequence]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        self._append(TABLE, text.getvalue())
-
-    def _append(self, name: str, text: str) -> None:
-        """Append to a table; what UTF-8 cannot hold of a file's name is written as in json, such as \\udcff."""
-        path = self.folder / name
-        try:
-            with open(path, "a", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.write(text)
-        except OSError as error:
-            raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror}") from error
+        append_text(self.folder / TABLE, text.getvalue())
 
 
 def remove_results(folder: Path, results: dict[str, str]) -> None:
@@ -202,11 +193,10 @@ def remove_results(folder: Path, results: dict[str, str]) -> None:
 def _read_records(table: Path, keys: Iterable[str]) -> list[dict[str, str]]:
     """Return the paths of pictures of the records in a detections.json or detections.jsonl."""
     try:
-        text = table.read_text(encoding="utf-8")
         if table.name == DOCUMENT:
-            records = json.loads(text)["images"]
+            records = json.loads(table.read_text(encoding="utf-8"))["images"]
         else:
-            records = [json.loads(line) for line in text.split("\n")[:-1]]  # A kill may cut the last line off.
+            records = [json.loads(line) for line in whole_lines(table)]
         return [{key: os.fspath(record[key]) for key in keys} for record in records]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{table} is no table of detections ({error}): choose another --output.") from error

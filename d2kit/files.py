@@ -52,6 +52,31 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         raise
 
 
+def append_text(path: str | os.PathLike, text: str) -> None:
+    """Append to a file in UTF-8; what UTF-8 cannot hold of a file's name is written as in json, such as \\udcff.
+
+    A process that is killed meanwhile leaves at most one cut line at the end; see `whole_lines`.
+
+    Raises:
+        OSError: the file cannot be written, for example because the disk is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror}") from error
+
+
+def whole_lines(path: str | os.PathLike) -> Iterator[str]:
+    """Iterate over the lines of a file of `append_text`, without a last one that a kill cut off.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    with open(path, encoding="utf-8", newline="\n") as file:
+        yield from (line[:-1] for line in file if line.endswith("\n"))
+
+
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
     """Return the path of a file of an output folder whose name comes from data.
 

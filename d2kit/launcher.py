@@ -91,12 +91,12 @@ class FileOnly(logging.Filter):
         return not record.getMessage().startswith(self.BEGINNINGS)
 
 
-def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
-    """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
-    cfg = compose(training, args)
-    check_values(cfg, training.values)
-    for name in (training.package, "d2kit"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+def choose_device(cfg: CfgNode) -> None:
+    """Let MODEL.DEVICE be cpu, in place and with a warning, where it is cuda and there is no such device.
+
+    Raises:
+        ValueError: there is no device of that name.
+    """
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
@@ -104,6 +104,15 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger("detectron2").warning("There is no CUDA device, so MODEL.DEVICE becomes cpu.")
         cfg.MODEL.DEVICE = "cpu"
+
+
+def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
+    """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
+    cfg = compose(training, args)
+    check_values(cfg, training.values)
+    for name in (training.package, "d2kit"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    choose_device(cfg)
     if cfg.SEED < 0:
         cfg.SEED = derive_seed(comm.shared_random_seed())  # All processes get the same seed.
     cfg.freeze()

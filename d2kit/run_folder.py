@@ -66,20 +66,30 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    with hold_file(folder / LOCK, f"OUTPUT_DIR '{folder}' is held by another training"):
+        _clean(folder)
+        yield
+
+
+@contextlib.contextmanager
+def hold_file(path: Path, told: str) -> Iterator[None]:
+    """Hold a lock file, made when missing, for one process; its text names the process.
+
+    Raises:
+        BlockingIOError: another process holds the file; the sentence is `told` with its number and its start.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(portalocker.Lock(path, "a+", timeout=PATIENCE))
         except portalocker.AlreadyLocked:
             holder = path.read_text(encoding="utf-8").strip() or "a process that does not say its number"
-            raise BlockingIOError(f"OUTPUT_DIR '{folder}' is held by another training: {holder}.") from None
+            raise BlockingIOError(f"{told}: {holder}.") from None
         except portalocker.LockException as error:
-            logger.warning("'%s' cannot be locked (%s): start no second training in it.", folder, error)
+            logger.warning("'%s' cannot be locked (%s): start no second process for it.", path, error)
             file = stack.enter_context(open(path, "a+", encoding="utf-8"))
         file.truncate(0)
         file.write(f"process {os.getpid()}, which began {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        _clean(folder)
         yield
 
 
@@ -152,6 +162,21 @@ def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
             return path
         logger.warning("The checkpoint '%s' is passed over: %s.", path, reason)
     raise ValueError(f"'{folder}' holds no whole checkpoint to resume from: see the warnings.")
+
+
+def checkpoint_to_use(run: str | os.PathLike) -> Path:
+    """The checkpoint of a training run that answers: the best one, or where there is none the newest whole one.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: none is whole.
+    """
+    best = Path(run, "model_best.pth")
+    if best.is_file():
+        return best
+    if not can_resume(run):
+        raise FileNotFoundError(f"The run '{run}' holds no checkpoint of a training.")
+    return checkpoint_to_resume(run)
 
 
 def set_aside(folder: str | os.PathLike) -> None:

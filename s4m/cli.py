@@ -8,6 +8,8 @@ COMMANDS = {
     "train": "Train stage 1 or stage 2.",
     "eval": "Evaluate a trained network.",
     "predict": "Find the instances in images, folders and videos.",
+    "label": "Label a folder of images by a trained network and SAM.",
+    "export-labels": "Write labels for Label Studio or YOLO.",
     "check": "Check data sets before training, and tell all their faults.",
     "split": "Split a COCO json into labeled fractions and the unlabeled rest.",
     "tiles": "Cut the images and masks of a COCO json into tiles.",

@@ -59,6 +59,8 @@ def _add_input_and_solver_config(cfg: CN) -> None:
     cfg.INPUT.CROWDS_AS_OBJECTS = False
     # Raw values (more than 8 bits, floats) are stretched to 0..255 from their own "extremes" or those of their "type".
     cfg.INPUT.RANGE = "extremes"
+    # True weighs a labeled object in the losses by its `confidence` in the json, which `s4m label` writes, else by 1.
+    cfg.INPUT.CONFIDENCE_WEIGHTS = True
 
     # True leaves VOC's void regions that are wider than contours out of the losses; Detectron2's own heads need False.
     cfg.INPUT.IGNORE_VOID = True

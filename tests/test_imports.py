@@ -21,7 +21,8 @@ ALLOWED = {
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "deploy": {"__init__", "data", "engine"},
     "__init__": {"config", "modeling", "data"},
-    "commands": {"__init__", "ranges", "data", "engine", "deploy"},
+    "labeling": {"__init__", "ranges", "modeling", "pseudo_labels", "data", "engine"},
+    "commands": {"__init__", "ranges", "data", "engine", "deploy", "labeling"},
     "cli": set(),
     "__main__": {"cli"},
 }

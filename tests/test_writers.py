@@ -22,6 +22,7 @@ from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.pseudo_masks.state import PseudoMasks
 from s4m.data.tiles import write_tiles
 from s4m.deploy.instance_run import InstanceRun
+from s4m.labeling.exports import write_yolo
 from s4m.sam.embedding_cache import EmbeddingCache
 from s4m.sam.structures import Embedding, Frame
 
@@ -139,7 +140,18 @@ def pseudo_masks(name, source, output):
     masks.save(output)
 
 
+def yolo(name, source, output):
+    data = {"images": [{"id": 1, "file_name": name, "height": 8, "width": 8}]}
+    json_file = output / "given" / "source.json"
+    json_file.parent.mkdir()
+    json_file.write_text(json.dumps(data))
+    (output / "yolo" / "labels").mkdir(parents=True)
+    (output / "yolo" / "labels" / "link").symlink_to(Path.cwd())
+    write_yolo(json_file, source, output / "yolo")
+
+
 WRITERS = [
+    yolo,
     tiles,
     detected_image,
     detected_sequence,

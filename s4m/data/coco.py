@@ -18,7 +18,7 @@ from d2kit.files import atomic_write
 from s4m.data.coco_ids import number_annotations
 from s4m.data.coco_records import repair_coco, select_classes
 
-_LOADED = {"iscrowd", "bbox", "keypoints", "category_id", "segmentation"}  # keys of annotations that a dict has
+_LOADED = {"iscrowd", "bbox", "keypoints", "category_id", "segmentation", "confidence"}  # keys that a dict has
 
 
 @contextlib.contextmanager
@@ -138,8 +138,8 @@ def _set_classes(name: str, data: dict) -> dict[int, int]:
 def to_records(name: str, data: dict, image_root: str) -> list[dict]:
     """Return a repaired COCO content as the dataset dicts that Detectron2's `load_coco_json` gives, ordered by id.
 
-    They have no `annotations` if the content has none. A dict beside annotations has `void`, an RLE, if the content's
-    image has it. The annotations of the content become those of the dicts, so that a large set is in memory once.
+    They have no `annotations` if the content has none. An annotation has `confidence` if the content's has it, and a
+    dict beside annotations has `void`, an RLE, if the content's image has it. The annotations of the content become those of the dicts, so that a large set is in memory once.
     """
     records = {
         image["id"]: {key: image[key] for key in ("height", "width")}

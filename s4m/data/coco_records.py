@@ -209,6 +209,15 @@ def _repair_area(annotation: dict, faults: Faults) -> None:
         faults.repaired("areas that are no positive number, taken from the masks", told)
 
 
+def _repair_confidence(annotation: dict, faults: Faults) -> None:
+    """Leave a `confidence` out that is no number from 0 to 1, in place."""
+    value = annotation.get("confidence", 1)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        del annotation["confidence"]
+        told = f"annotation {annotation.get('id')} has the confidence {str(value)[:40]!r}"
+        faults.repaired("confidences that are no number from 0 to 1, left out", told)
+
+
 def _repair_references(annotation: dict, images: dict, categories: dict, faults: Faults) -> bool:
     """Replace the ids of image and category by the new ones, in place; return whether both are known."""
     name = f"annotation {annotation.get('id', '(no id)')}"
@@ -229,9 +238,9 @@ def repair_coco(data: dict, faults: Faults, image_root: str | os.PathLike | None
     """Check the content of a COCO json by all rules, and repair it in place.
 
     Afterwards, if there is no error: ids are whole numbers, those of annotations positive; sizes are whole pixels;
-    `iscrowd` and `area`, where they are there, are 0 or 1 and a positive number of pixels; a segmentation is a list of
-    polygons of at least 3 points within or near the image, or an RLE of the image's size; `bbox` is the mask's where
-    the json's was not. Objects without a mask are left out.
+    `iscrowd`, `area` and `confidence`, where they are there, are 0 or 1, a positive number of pixels and a number from
+    0 to 1; a segmentation is a list of polygons of at least 3 points within or near the image, or an RLE of the image's
+    size; `bbox` is the mask's where the json's was not. Objects without a mask are left out.
 
     Args:
         data: content with a list `images`.
@@ -250,6 +259,7 @@ def repair_coco(data: dict, faults: Faults, image_root: str | os.PathLike | None
     for annotation in known:
         _repair_flag(annotation, faults)
         _repair_area(annotation, faults)
+        _repair_confidence(annotation, faults)
     sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
     kept = repair_shapes(known, sizes, faults)
     if not faults.of(ERROR):

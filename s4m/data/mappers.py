@@ -93,8 +93,9 @@ class LabeledMapper(UnlabeledMapper):
         source_size: (h, w) of the un-augmented image.
         valid_size: (h, w) of the top left part of `image` that is not padding.
 
-    Thick regions of a record's `void` (RLE) follow the objects as instances of the class -1, in which nothing is
-    learned; see `void_regions`.
+    Where an object has a `confidence` and confidences weigh, `instances` has `gt_weights` (N,) float32, which are 1 for
+    objects without one. Thick regions of a record's `void` (RLE) follow the objects as instances of the class -1, in
+    which nothing is learned; see `void_regions`.
     """
 
     @configurable
@@ -107,6 +108,7 @@ class LabeledMapper(UnlabeledMapper):
         recompute_boxes: bool,
         ignore_void: bool = True,
         with_crowds: bool = False,
+        confidence_weights: bool = False,
     ) -> None:
         """
         Args:
@@ -116,11 +118,13 @@ class LabeledMapper(UnlabeledMapper):
             recompute_boxes: whether boxes are those of the transformed masks, as crops require, or the record's.
             ignore_void: whether void regions are ignored instances, or background.
             with_crowds: whether the result has `crowds`, which the evaluation of predictions needs.
+            confidence_weights: whether an object's `confidence` is its weight.
         """
         super().__init__(augmentations=augmentations, image_format=image_format, value_range=value_range)
         self._recompute_boxes = recompute_boxes
         self._ignore_void = ignore_void
         self._with_crowds = with_crowds
+        self._confidence_weights = confidence_weights
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -128,6 +132,7 @@ class LabeledMapper(UnlabeledMapper):
             **super().from_config(cfg),
             "recompute_boxes": cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED,
             "ignore_void": cfg.INPUT.IGNORE_VOID,
+            "confidence_weights": cfg.INPUT.CONFIDENCE_WEIGHTS,
             "with_crowds": cfg.S4M.CALIBRATION.ENABLED and len(cfg.DATASETS.UNLABELED) > 0,
         }
 
@@ -148,7 +153,10 @@ class LabeledMapper(UnlabeledMapper):
         if self._with_crowds and crowds:
             d["crowds"] = self._instances(crowds, d)
         if self._ignore_void and "void" in record:
-            d["instances"] = Instances.cat([d["instances"], self._void(record["void"], d)])
+            void = self._void(record["void"], d)
+            if d["instances"].has("gt_weights"):
+                void.gt_weights = torch.ones(len(void))
+            d["instances"] = Instances.cat([d["instances"], void])
         return d
 
     @staticmethod
@@ -183,6 +191,8 @@ class LabeledMapper(UnlabeledMapper):
             boxes.append(utils.transform_instance_annotations(box, d["transforms"], view))
         instances = utils.annotations_to_instances(boxes, view)
         instances.gt_masks = BitMasks(masks)
+        if self._confidence_weights and any("confidence" in annotation for annotation in annotations):
+            instances.gt_weights = torch.tensor([float(a.get("confidence", 1.0)) for a in annotations])
         if self._recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)

@@ -166,6 +166,9 @@ def build_two_stream_loader(cfg: CfgNode) -> TwoStreamLoader:
     # The unlabeled set comes first, because its json may be the labeled one: both would be in memory at once.
     unlabeled = load_unlabeled(cfg.DATASETS.UNLABELED, cfg.INPUT.ON_BAD_IMAGE)
     labeled = load_labeled(cfg.DATASETS.TRAIN, filter_empty, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+    weighted = sum("confidence" in annotation for record in labeled for annotation in record["annotations"])
+    if weighted and cfg.INPUT.CONFIDENCE_WEIGHTS:
+        logger.info("%d labeled objects weigh as their confidence says (INPUT.CONFIDENCE_WEIGHTS).", weighted)
     check_tests(cfg, labeled, unlabeled)
     workers = cfg.DATALOADER.NUM_WORKERS
     labeled_workers = max(workers // 2, min(workers, 1)) if unlabeled else workers

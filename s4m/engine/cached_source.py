@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from detectron2.config import CfgNode
 
 from s4m.data.images import read_image
+from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam.embedding_cache import EmbeddingCache
@@ -32,3 +34,16 @@ class CachedSource:
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
         load = partial(load_rgb, value_range=self.value_range)
         return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load), views)
+
+
+def use_cache(cfg: CfgNode, model: TeacherStudent, images: int) -> None:
+    """Let a model take SAM's embeddings from the folder S4M.SAM.CACHE, if it is set and something is refined.
+
+    Args:
+        cfg: complete configuration.
+        model: the model with a teacher.
+        images: number of images in all, for the cache's warning.
+    """
+    if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED:
+        cache = EmbeddingCache(cfg.S4M.SAM.CACHE, model.segmenter, cfg.S4M.SAM.CACHE_GIB, images)
+        model.sam_source = CachedSource(cache, cfg.INPUT.RANGE)

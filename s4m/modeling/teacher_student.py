@@ -219,7 +219,7 @@ class TeacherStudent(nn.Module):
         Args:
             weak: dictionaries of the unlabeled mapper.
         """
-        predictions, source = self._predict_as_teacher(weak)
+        predictions, source = self.predict_as_teacher(weak)
         if self.training and self.calibration is not None:
             self.calibration.observe(predictions)
         return self.labeler(weak, predictions, self.segmenter, source)
@@ -232,13 +232,14 @@ class TeacherStudent(nn.Module):
             labeled: dictionaries of the labeled mapper, with `crowds` where there are any.
         """
         weak = [{key: value for key, value in entry.items() if key != "instances"} for entry in labeled]
-        predictions, source = self._predict_as_teacher(weak)
+        predictions, source = self.predict_as_teacher(weak)
         labels = self.labeler.refined(weak, predictions, self.segmenter, source)
         truths = [entry["instances"] for entry in labeled]
         crowds = [entry.get("crowds") for entry in labeled]
         self.calibration.learn(labels, truths, crowds)
 
-    def _predict_as_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
+    def predict_as_teacher(self, weak: list[dict]) -> tuple[list[Instances], Source | None]:
+        """Return the teacher's predictions on weak views, and the embeddings of `sam_source` if there is one."""
         predictions = self.teacher.predict(weak, self.labeler.min_score)
         return predictions, None if self.sam_source is None else self.sam_source(weak)
 

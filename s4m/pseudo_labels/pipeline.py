@@ -252,4 +252,5 @@ def _image_record(entry: dict[str, Any], predictions: Instances, labels: Instanc
         prompted="sam_accepted" in fields,
         match_outcome=fields.get("match_outcome"),
         over_segmented=fields.get("over_segmented"),
+        agreement=fields.get("sam_agreement"),
     )

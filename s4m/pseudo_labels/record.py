@@ -28,6 +28,7 @@ class ImageRecord:
         doubtful: number of further ignored regions, whose score is too low for a pseudo-label.
         match_outcome: (N,) int64 values of `s4m.pseudo_labels.matching.Outcome`; None without matching.
         over_segmented: (N,) bool, whether SAM's most trusted answer was only a part; None without matching.
+        agreement: (N,) IoU of the teacher's mask with SAM's, taken or not; None where SAM was not prompted.
     """
 
     file_name: str
@@ -45,6 +46,7 @@ class ImageRecord:
     doubtful: int = 0
     match_outcome: torch.Tensor | None = None
     over_segmented: torch.Tensor | None = None
+    agreement: torch.Tensor | None = None
 
     @property
     def selected(self) -> int:

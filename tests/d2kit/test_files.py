@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2kit.files import atomic_write, inside, load_weights, require_tensors, write_png
+from d2kit.files import append_text, atomic_write, inside, load_weights, require_tensors, whole_lines, write_png
 
 
 def test_replaces_whole_file_and_leaves_nothing_beside(tmp_path):
@@ -159,3 +159,15 @@ def test_what_is_no_picture_is_named_and_keeps_the_old_file(tmp_path, picture):
     with pytest.raises(ValueError, match=r"a\.png: uint8 pixels of shape \([04], 4.*\) are no image"):
         write_png(tmp_path / "a.png", picture)
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).tolist() == [[9, 9], [9, 9]]
+
+
+def test_a_cut_last_line_is_passed_over(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for text in ("one\n", "two \u2028 and \udcff\n", "thr"):
+        append_text(path, text)
+    assert list(whole_lines(path)) == ["one", "two \u2028 and \\udcff"]
+
+
+def test_an_append_that_fails_names_the_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}' cannot be written"):
+        append_text(tmp_path, "one\n")

@@ -15,6 +15,7 @@ from d2kit.files import damage
 from d2kit.run_folder import (
     can_resume,
     checkpoint_to_resume,
+    checkpoint_to_use,
     hold_folder,
     read_note,
     require_same_training,
@@ -185,3 +186,15 @@ def test_the_lock_is_soon_free_after_a_kill(tmp_path, holder):
     began = time.monotonic()
     with hold_folder(tmp_path):
         assert time.monotonic() - began < run_folder.PATIENCE
+
+
+def test_the_best_checkpoint_answers_and_else_the_newest_whole_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        checkpoint_to_use(tmp_path)
+    older, newer = (checkpoint(tmp_path, f"model_{number:07}.pth", 1.0) for number in (4, 9))
+    (tmp_path / "last_checkpoint").write_text(newer.name)
+    assert checkpoint_to_use(tmp_path) == newer
+    flip(newer)
+    assert checkpoint_to_use(tmp_path) == older
+    best = checkpoint(tmp_path, "model_best.pth")
+    assert checkpoint_to_use(tmp_path) == best

@@ -30,7 +30,7 @@ from d2kit.commands import run_command
 from s4m.commands import predict
 
 class Slow:
-    class_names, depth = ["thing"], "range"
+    class_names, value_range = ["thing"], "extremes"
 
     def __call__(self, image):
         time.sleep(0.05)
