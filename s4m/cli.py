@@ -7,6 +7,8 @@ from d2kit.commands import run_program
 COMMANDS = {
     "train": "Train stage 1 or stage 2.",
     "eval": "Evaluate a trained network.",
+    "report": "Write what trainings did as a page of HTML.",
+    "browse": "Write what training makes of images as a page of HTML.",
     "check": "Check data sets before training, and tell all their faults.",
     "split": "Split a COCO json into labeled fractions and the unlabeled rest.",
     "tiles": "Cut the images and masks of a COCO json into tiles.",

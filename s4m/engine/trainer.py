@@ -19,6 +19,7 @@ from s4m.engine.cached_source import CachedSource
 from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
+from s4m.engine.report import REPORT_PARTS
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
@@ -52,6 +53,7 @@ class S4MTrainer(ResumableTrainer):
     """Trains a `TeacherStudent`; everything of Detectron2's DefaultTrainer holds."""
 
     checkpointer_class = TeacherStudentCheckpointer
+    report_parts = REPORT_PARTS
     # These functions replace DefaultTrainer's class methods of the same names.
     build_optimizer = staticmethod(build_optimizer)
     build_lr_scheduler = staticmethod(build_lr_scheduler)
