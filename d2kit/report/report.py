@@ -101,8 +101,8 @@ def _text(value: Any) -> str:
 
 def _facts(parts: ReportParts, runs: Sequence[Run]) -> Table:
     rows = [[title, *(_text(run.config.get(key)) for run in runs)] for title, key in parts.facts.items()]
-    rows.append(["iterations", *(f"{run.iteration + 1} of {run.config.get('SOLVER.MAX_ITER', '?')}" for run in runs)])
-    rows.append(["best checkpoint", *map(_best, runs)])
+    rows.append(["iterations", *(str(run.iterations) for run in runs)])
+    rows.append(["best score", *map(_best, runs)])
     names = dict.fromkeys(name for run in runs for name in run.versions)
     rows += [[name, *(run.versions.get(name, _NOTHING) for run in runs)] for name in names]
     return Table(["", *(run.name for run in runs)], rows)
@@ -112,7 +112,7 @@ def _best(run: Run) -> str:
     note = read_note(run.folder / "model_best.json")
     if not {"metric", "iteration"} <= note.keys():
         return _NOTHING
-    return f"{note['metric']:.5g} after {note['iteration'] + 1} iterations"
+    return f"{format_number(note['metric'])} at iteration {note['iteration']}"
 
 
 def _changed_keys(parts: ReportParts, runs: Sequence[Run]) -> Section:

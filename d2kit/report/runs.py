@@ -42,9 +42,9 @@ class Run:
         return None if not values else list(values.values())[-1]
 
     @property
-    def iteration(self) -> int:
-        """The last iteration of any figure."""
-        return max((max(values) for values in self.figures.values()), default=0)
+    def iterations(self) -> int:
+        """The number of iterations that it made, up to its last row with a loss."""
+        return max(self.figures.get("total_loss", [-1])) + 1
 
     @property
     def checkpoint(self) -> Path:

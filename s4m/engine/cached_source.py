@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from detectron2.config import CfgNode
 
 from s4m.data.images import read_image
+from s4m.data.two_stream import TwoStreamLoader
+from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.view_transform import ViewTransform
 from s4m.sam.embedding_cache import EmbeddingCache
@@ -32,3 +35,16 @@ class CachedSource:
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
         load = partial(load_rgb, depth=self.depth)
         return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load), views)
+
+
+def use_cache(cfg: CfgNode, model: TeacherStudent, loader: TwoStreamLoader) -> None:
+    """Let a model's refinement use the cache of S4M.SAM.CACHE, if there are one, a teacher and a refinement.
+
+    The model's segmenter is built here in any case, so that a missing SAM is an error before training.
+    """
+    segmenter = model.segmenter
+    if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and model.teacher is not None:
+        streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
+        images = sum(len(stream.dataset) for stream in streams)
+        cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
+        model.sam_source = CachedSource(cache, cfg.INPUT.DEPTH)

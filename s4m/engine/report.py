@@ -33,13 +33,20 @@ SHOWN = 4  # images of each end, best and worst
 GRAY = "#808080"
 SCORE = 0.5  # least score of the predictions that pictures show
 _SETS = r"(student|teacher)/(?:(.+)/)?((?:bbox|segm|boundary|voc|voc_bbox)/[^/]+)"
+_NETWORKS = {"student": "student", "teacher": "teacher"}
 
 CURVES = (
     Curves(
-        "Accuracy",
+        "Accuracy of masks",
         "AP in percent on the test images.",
-        r"(?P<line>student|teacher)/(?P<panel>(?:.+/)?(?:(?:bbox|segm|boundary)/AP(?:50|75)?|voc/APr(?:50|70|_vol)))",
-        {"student": "student", "teacher": "teacher"},
+        r"(?P<line>student|teacher)/(?P<panel>(?:.+/)?(?:(?:segm|boundary)/AP(?:50|75)?|voc/APr(?:50|70|_vol)))",
+        _NETWORKS,
+    ),
+    Curves(
+        "Accuracy of boxes",
+        "AP in percent on the test images.",
+        r"(?P<line>student|teacher)/(?P<panel>(?:.+/)?(?:voc_)?bbox/AP(?:50|75)?)",
+        _NETWORKS,
     ),
     Curves(
         "Quality of pseudo-labels",

@@ -15,7 +15,7 @@ from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import TwoStreamLoader, build_two_stream_loader
-from s4m.engine.cached_source import CachedSource
+from s4m.engine.cached_source import use_cache
 from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
@@ -23,7 +23,6 @@ from s4m.engine.report import REPORT_PARTS
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
-from s4m.sam.embedding_cache import EmbeddingCache
 
 METRICS = re.compile(r"(bbox|segm|boundary)/AP(50|75|s|m|l|-.+)?|voc/APr(50|70|_vol)(-.+)?")
 
@@ -66,13 +65,7 @@ class S4MTrainer(ResumableTrainer):
             cfg: complete, frozen and scaled configuration (`s4m.engine.schedule.scale_schedule`).
         """
         super().__init__(cfg)
-        segmenter = self.network.segmenter  # It is built now, so that a missing SAM is an error before training.
-        if cfg.S4M.SAM.CACHE and cfg.S4M.PR.ENABLED and self.network.teacher is not None:
-            loader = self._trainer.data_loader
-            streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
-            images = sum(len(stream.dataset) for stream in streams)
-            cache = EmbeddingCache(cfg.S4M.SAM.CACHE, segmenter, cfg.S4M.SAM.CACHE_GIB, images)
-            self.network.sam_source = CachedSource(cache, cfg.INPUT.DEPTH)
+        use_cache(cfg, self.network, self._trainer.data_loader)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TwoStreamLoader:
