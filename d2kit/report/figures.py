@@ -43,7 +43,7 @@ def draw_lines(lines: Sequence[Line]) -> str:
     """Draw lines over iterations in one pair of axes; returns SVG."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 2.3))
-        axes = figure.add_axes((0.14, 0.13, 0.84, 0.78))
+        axes = figure.add_axes((0.19, 0.13, 0.79, 0.78))
         for line in lines:
             style = (0, tuple(map(float, line.dash.split()))) if line.dash else "-"
             marker = "o" if len(line.x) < 3 else None

@@ -1,5 +1,6 @@
 """A report tells what one training did, or compares several; each package says what it shows of its own."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from d2kit.report.figures import COLORS, DASHES, Line, draw_lines
@@ -130,7 +130,7 @@ def _changed_keys(parts: ReportParts, runs: Sequence[Run]) -> Section:
             text.append("The configurations are the same.")
     cfg = get_cfg()
     parts.add_keys(cfg)
-    defaults = dict(leaves(yaml.safe_load(cfg.dump())))
+    defaults = json.loads(json.dumps(dict(leaves(cfg))))  # A yaml file has lists where a configuration has tuples.
     for run in known:
         changed = {key: value for key, value in sorted(run.config.items()) if value != defaults.get(key)}
         rows = [[key, _text(value), _text(defaults.get(key))] for key, value in changed.items()]

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
+from detectron2.utils.env import seed_all_rng
 
 from d2kit.report.page import Section, write_page
 from d2kit.report.pictures import Picture, data_uri, draw_masks
@@ -36,9 +37,9 @@ class Browser:
         self._format = cfg.INPUT.FORMAT
         self._names = class_names
 
-    def labeled(self, entry: dict) -> tuple[str, list[Picture]]:
-        """Return the row of a labeled image: its weak view with the labels."""
-        return entry["file_name"], [self._of_targets("weak view, ", entry["image"], entry["instances"])]
+    def labeled(self, entry: dict) -> Picture:
+        """Return the weak view of a labeled image with its labels."""
+        return self._of_targets(f"{entry['file_name']}\n", entry["image"], entry["instances"])
 
     def unlabeled(self, record: ImageRecord, mixed: torch.Tensor, target: dict) -> tuple[str, list[Picture]]:
         """Return the row of an unlabeled image: weak view, labels before and after SAM, mixed view, strong view.
@@ -118,6 +119,7 @@ def write_views(cfg: CfgNode, path: Path, number: int, checkpoint: str = "") -> 
     Raises:
         FileNotFoundError, ValueError: data or weights are missing or do not fit.
     """
+    seed_all_rng(cfg.SEED)  # Untrained weights are those of the training.
     loader = build_two_stream_loader(cfg)
     model = build_teacher(cfg, checkpoint) if cfg.DATASETS.UNLABELED else None
     if model is not None:
@@ -136,7 +138,7 @@ def write_views(cfg: CfgNode, path: Path, number: int, checkpoint: str = "") -> 
         if len(labeled) >= number and (model is None or len(unlabeled) >= number):
             break
     legend = class_legend(class_names)
-    sections = [Section("Labeled images", legend=legend, galleries=labeled[:number])]
+    sections = [Section("Labeled images", legend=legend, galleries=[("weak views", labeled[:number])])]
     if model is not None:
         source = checkpoint or cfg.S4M.TEACHER.WEIGHTS or cfg.MODEL.WEIGHTS or "untrained weights"
         text = [

@@ -81,3 +81,7 @@ def test_reliability_is_logged_with_calibration(small_cfg, calibrated):
     assert list(errors) == [f"pseudo_label_quality/ece/{name}" for name in expected]
     assert all(0 <= value <= 1 and logged[key][0] == value for key, value in errors.items())
     assert ("reliability of pseudo-labels of test images" in names) == calibrated
+    bins = {name: value for name, (value, _) in logged.items()}
+    assert {name: expected_calibration_error(rows) for name, rows in read_reliability(bins).items()} == {
+        name.replace("_", " "): errors[f"pseudo_label_quality/ece/{name}"] for name in expected
+    }
