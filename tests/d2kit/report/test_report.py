@@ -110,7 +110,8 @@ def test_names_never_become_html(make_run, tmp_path):
     rows = [{"iteration": 19, "loss_mask": 2.0, f"AP-{EVIL}": 1.0}]
     folder = make_run(f"{EVIL.replace('/', '')}", rows=rows, **{"DATASETS.TRAIN": (EVIL,)})
     picture = Picture(EVIL, data_uri(np.zeros((4, 4, 3), np.uint8)))
-    own = parts(sections=lambda runs: [Section(EVIL, [EVIL], legend=[("#000000", EVIL)], galleries=[(EVIL, [picture])])])
+    section = Section(EVIL, [EVIL], legend=[("#000000", EVIL)], galleries=[(EVIL, [picture])])
+    own = parts(sections=lambda runs: [section])
     write_report(own, [folder], tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert "script" not in page.tags

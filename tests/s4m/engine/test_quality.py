@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook, draw_pseudo_labels
+from s4m.evaluation.reliability import expected_calibration_error, read_reliability
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 
 

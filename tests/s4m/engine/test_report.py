@@ -54,7 +54,7 @@ def test_metrics_alone_tell_scores_curves_and_calibration(run_folder, tmp_path, 
     text = (run_folder / "report.html").read_text()
     for number in ("31.25", "33.5", "40", "12.5"):
         assert f"<td>{number}</td>" in text
-    for title in ("Accuracy of masks", "Quality of pseudo-labels", "Losses", "Calibration", "Evolution of pseudo-labels"):
+    for title in ("Accuracy of masks", "Quality of pseudo-labels", "Losses", "Calibration"):
         assert f"<h2>{title}</h2>" in text
     assert "segm/AP-&lt;b&gt;" in text and "<b>" not in text
     assert "The pictures are left out: config.yaml cannot be read." in text

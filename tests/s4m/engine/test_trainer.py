@@ -41,6 +41,7 @@ class AtStep(HookBase):
 
 def test_trains_evaluates_and_logs(make_trainer, tmp_path):
     trainer = make_trainer("stage2", TEST__EVAL_PERIOD=2)
+    (tmp_path / "run" / "config.yaml").write_text(trainer.cfg.dump())
     trainer.train()
     results = trainer.test(trainer.cfg, trainer.model)
     assert list(results) == ["student", "teacher"]
