@@ -8,9 +8,11 @@ is in its folder adds to the report.
 """
 
 import argparse
+from dataclasses import replace
 
 from d2kit.report.page import page_path
 from d2kit.report.report import REPORT, write_report
+from istd import add_istd_config
 from istd.engine.report import REPORT_PARTS
 
 
@@ -25,5 +27,6 @@ def run(args: argparse.Namespace) -> None:
     if len(args.runs) > 1 and not args.output:
         raise argparse.ArgumentError(None, "a comparison needs --output.")
     path = page_path(args.output or args.runs[0], REPORT)
-    write_report(REPORT_PARTS, args.runs, path)
+    parts = replace(REPORT_PARTS, add_keys=add_istd_config)  # This also registers data sets, which pictures need.
+    write_report(parts, args.runs, path)
     print(path)
