@@ -35,11 +35,13 @@ class Chart:
         title: heading.
         svg: what `d2kit.report.figures.svg` returns.
         styles: legend of the line styles, (dash, meaning) each.
+        wide: whether it has a row of its own.
     """
 
     title: str
     svg: str
     styles: Sequence[tuple[str, str]] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True)

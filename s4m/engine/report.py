@@ -54,10 +54,11 @@ CURVES = (
         r"pseudo_label_quality/(?P<line>before|after)/(?P<panel>precision|recall|iou)",
         {"after": "after SAM", "before": "before SAM"},
     ),
+    Curves("Total loss", "Medians over twenty iterations.", r"(?P<panel>total_loss)", {}),
     Curves(
         "Losses",
-        "Medians over twenty iterations.",
-        r"(?P<panel>total_loss|loss_(?!\w+_\d)\w+?)(?P<line>_pseudo)?",
+        "Medians over twenty iterations; those on pseudo-labels have their weight.",
+        r"(?P<panel>loss_(?!\w+_\d)\w+?)(?P<line>_pseudo)?",
         {"": "labels", "_pseudo": "pseudo-labels"},
     ),
     Curves(
@@ -118,7 +119,7 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
     for run in runs:
         sums = read_reliability({name: run.last(name) for name in run.figures})
         if sums:
-            diagrams.append(Chart(run.name, svg(reliability_figure(sums))))
+            diagrams.append(Chart(run.name, svg(reliability_figure(sums)), wide=True))
     sections = []
     if diagrams:
         text = "The mean IoU that pseudo-labels reach over their confidence, in the last evaluation."
@@ -221,7 +222,8 @@ def _picture(cfg: CfgNode, name: str, truth: COCO, image_id: int, quality: float
     for instances in (objects, items):
         colors = [class_color(order.index(item["category_id"])) for item in instances]
         halves.append(draw_masks(image, [truth.annToMask(item).astype(bool) for item in instances], colors))
-    caption = f"{truth.imgs[image_id]['file_name']}\nquality {quality:.2f}, {len(objects)} true, {len(items)} found"
+    caption = f"{truth.imgs[image_id]['file_name']}\nquality {quality:.2f}, {len(objects)} true, {len(items)} predicted"
+    halves.insert(1, np.full((len(halves[0]), 4, 3), 255, np.uint8))
     return Picture(caption, data_uri(np.concatenate(halves, axis=1)))
 
 
