@@ -1,6 +1,8 @@
 """Training hooks that both packages use."""
 
 import json
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from d2kit.files import atomic_write
+from d2kit.report.report import REPORT, ReportParts, write_report
 from d2kit.rng import derive_seed, seed_everything
 from d2kit.run_folder import read_note, set_aside
+
+logger = logging.getLogger(__name__)
 
 
 class SeedEveryStep(HookBase):
@@ -110,3 +115,27 @@ class PromptWriter(d2_hooks.PeriodicWriter):
                 writer.write()
         else:
             super().after_step()
+
+
+class ReportAtEnd(HookBase):
+    """Writes the report of a training that reached its end; an error becomes a warning. It must be the last hook."""
+
+    def __init__(self, parts: ReportParts, folder: str | os.PathLike):
+        """
+        Args:
+            parts: what the package shows.
+            folder: OUTPUT_DIR.
+        """
+        self._parts = parts
+        self._folder = Path(folder)
+
+    def after_train(self) -> None:
+        """Write `report.html` into the folder."""
+        if not comm.is_main_process() or self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        try:
+            write_report(self._parts, [self._folder], self._folder / REPORT)
+        except Exception as error:  # The training is done, whatever keeps its figures from being drawn.
+            logger.warning("The report of the training is not written: %s: %s", type(error).__name__, error)
+        else:
+            logger.info("The report of the training is in '%s'.", self._folder / REPORT)

@@ -16,6 +16,7 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from d2kit import __version__
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config, find_config, named_architecture
 from d2kit.ranges import Allowed, check_values
@@ -124,6 +125,7 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(FileOnly())
     default_setup(cfg, args)
+    logging.getLogger(training.package).info("This is %s %s.", training.package, __version__)
     return cfg
 
 

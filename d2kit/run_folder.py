@@ -196,7 +196,7 @@ def set_aside(folder: str | os.PathLike) -> None:
 
 def training_keys(cfg: CfgNode) -> dict[str, Any]:
     """The full names and values of all keys that decide what is trained, which are those that are not FREE."""
-    return {key: value for key, value in _leaves(yaml.safe_load(cfg.dump())) if not key.startswith(FREE)}
+    return {key: value for key, value in leaves(yaml.safe_load(cfg.dump())) if not key.startswith(FREE)}
 
 
 def require_same_training(before: Mapping[str, Any], cfg: CfgNode) -> None:
@@ -220,9 +220,10 @@ def require_same_training(before: Mapping[str, Any], cfg: CfgNode) -> None:
         )
 
 
-def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of each key of a nested configuration."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from d2kit.accumulate import with_accumulation
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.files import load_weights
-from d2kit.hooks import KeptCheckpoints, PromptWriter, SeedEveryStep
+from d2kit.hooks import KeptCheckpoints, PromptWriter, ReportAtEnd, SeedEveryStep
+from d2kit.report.report import ReportParts
 from d2kit.run_folder import require_same_training, training_keys
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class ResumableTrainer(DefaultTrainer):
 
     checkpointer_class = AtomicCheckpointer
     allow_changed = False  # True lets a resumed training go on with another configuration than it began with.
+    report_parts: ReportParts | None = None  # What the report at the end of a training shows; None writes none.
     kept_checkpoints: int | None = None  # This many of the newest periodic checkpoints stay; None keeps all.
 
     def __init__(self, cfg: CfgNode):
@@ -59,6 +61,8 @@ class ResumableTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+        if self.report_parts is not None:
+            self.register_hooks([ReportAtEnd(self.report_parts, cfg.OUTPUT_DIR)])
 
     @property
     def network(self) -> torch.nn.Module:

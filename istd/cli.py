@@ -7,6 +7,7 @@ from d2kit.commands import run_program
 COMMANDS = {
     "train": "Train a network with one of the schemes.",
     "eval": "Evaluate a trained network.",
+    "report": "Write what trainings did as a page of HTML.",
     "check": "Find every fault of data sets before a training starts.",
     "points": "Make one point per target from masks.",
     "clusters": "Cluster training images for the clustered outer step.",

@@ -10,6 +10,8 @@ COMMANDS = {
     "predict": "Find the instances in images, folders and videos.",
     "label": "Label a folder of images by a trained network and SAM.",
     "export-labels": "Write labels for Label Studio or YOLO.",
+    "report": "Write what trainings did as a page of HTML.",
+    "browse": "Write what training makes of images as a page of HTML.",
     "check": "Check data sets before training, and tell all their faults.",
     "split": "Split a COCO json into labeled fractions and the unlabeled rest.",
     "tiles": "Cut the images and masks of a COCO json into tiles.",

@@ -69,6 +69,7 @@ def test_it_holds_configurations_weights_types_and_licence(wheel):
             assert archive.read(name) == path.read_bytes() and stat.S_ISREG(files[name].external_attr >> 16), name
         assert archive.read("s4m/sam/tiny_sam.pth") == (ROOT / "s4m" / "sam" / "tiny_sam.pth").read_bytes()
         assert {"s4m/sam/tiny_sam.json", "s4m/py.typed", "istd/py.typed", "d2kit/py.typed"} <= set(files)
+        assert "d2kit/report/page.html" in files
         licences = {Path(name).name for name in files if "dist-info/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
     assert {name.split("/")[0] for name in files if "dist-info" not in name} == {"s4m", "istd", "d2kit"}

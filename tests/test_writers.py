@@ -12,11 +12,13 @@ import supervision as sv
 import torch
 
 from d2kit.commands import run_command
+from d2kit.report.report import write_report
 from d2kit.sources import Source
 from istd.checkpoints import Recipe
 from istd.commands import points
 from istd.deploy import ISTDPredictor, Runner
 from istd.deploy.detect import TargetRun
+from istd.engine.report import REPORT_PARTS
 from istd.evaluation.evaluator import ISTDEvaluator
 from istd.modeling.feature_cache import FeatureCache, view_key
 from istd.pseudo_masks.state import PseudoMasks
@@ -150,6 +152,13 @@ def yolo(name, source, output):
     write_yolo(json_file, source, output / "yolo")
 
 
+def report(name, source, output):
+    rows = [{"iteration": 0, f"istd/IoU-{name}": 1.0}, {"iteration": 0, "total_loss": 1.0}]
+    (output / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
+    (output / "config.yaml").write_text(json.dumps({"DATASETS": {"TRAIN": [name]}}))
+    write_report(REPORT_PARTS, [output], output / "report.html")
+
+
 WRITERS = [
     yolo,
     tiles,
@@ -162,6 +171,7 @@ WRITERS = [
     embedding_cache,
     feature_cache,
     pseudo_masks,
+    report,
 ]
 
 

@@ -24,6 +24,7 @@ from istd.data.check import check_before_training
 from istd.engine.data import TrainingData, build_test_loader, load_datasets
 from istd.engine.hooks import FinalTest, GateLog, LabelEvolution, OuterStep, WeightAverage
 from istd.engine.processes import share_statistics
+from istd.engine.report import REPORT_PARTS
 from istd.engine.schedule import EpochClock, epoch_iterations, in_iterations
 from istd.evaluation.evaluator import ISTDEvaluator
 
@@ -41,6 +42,7 @@ class ISTDTrainer(ResumableTrainer):
     """
 
     kept_checkpoints = 3
+    report_parts = REPORT_PARTS
 
     def __init__(self, cfg: CfgNode):
         """Check the data sets, and take a frozen configuration, whose ISTD.SCHEDULE is turned into iterations here."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -32,7 +33,7 @@ class ISTDEvaluator(DatasetEvaluator):
     Results are {"istd": {"IoU", "nIoU", "Pd", "Fa", "AUC", "IoU-salient", ...}, "istd_teacher": ...}, and for images
     without masks {"istd_points": {"F1", "Pd", "Fa", "false_regions", ...}, "istd_teacher_points": ...}. `images` is the
     number of scored images. A warning names a data set in which only a part of the images has masks. All values are
-    scalars; ROC curves and each image's counts are written to `output_dir`/<task>.json.
+    scalars; ROC curves and each image's counts and predicted mask (RLE) are written to `output_dir`/<task>.json.
 
     Args:
         output_dir: folder of the json files; "" writes none.
@@ -59,7 +60,7 @@ class ISTDEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         # The key of the metrics is (task, characteristic), where "" is the whole set. Names are in the scores' order.
         self._metrics: dict[tuple[str, str], IRMetrics | PointMetrics] = {}
-        self._names: dict[str, list[str]] = {}
+        self._images: dict[str, list[dict]] = {}  # name and predicted mask of each image
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Add a batch.
@@ -88,25 +89,27 @@ class ISTDEvaluator(DatasetEvaluator):
         characteristics = image.get("characteristic") or []
         image_metrics = new_metrics()
         image_metrics.update(probability, _array(truth))
+        mask = mask_util.encode(np.asfortranarray(probability > self.mask_options["threshold"], np.uint8))
+        prediction = {"size": list(probability.shape), "counts": mask["counts"].decode()}
         for split in ("", *([characteristics] if isinstance(characteristics, str) else characteristics)):
             self._metrics.setdefault((task, split), new_metrics()).merge([image_metrics])
-        self._names.setdefault(task, []).append(name)
+        self._images.setdefault(task, []).append({"file_name": name, "prediction": prediction})
 
     def evaluate(self) -> OrderedDict:
         """Return the metrics over all processes on the main one; other processes return an empty dict."""
-        gathered = comm.gather((self._metrics, self._names))
+        gathered = comm.gather((self._metrics, self._images))
         if not comm.is_main_process():
             return OrderedDict()
         metrics = {}
-        names = {}
-        for part_metrics, part_names in gathered:
+        images = {}
+        for part_metrics, part_images in gathered:
             for key, value in part_metrics.items():
                 metrics[key] = metrics[key].merge([value]) if key in metrics else value
-            for task, task_names in part_names.items():
-                names[task] = names.get(task, []) + task_names
-        self._warn_if_masks_are_missing(names)
+            for task, task_images in part_images.items():
+                images[task] = images.get(task, []) + task_images
+        self._warn_if_masks_are_missing(images)
         results = OrderedDict()
-        for task in self._tasks(names):
+        for task in self._tasks(images):
             splits = sorted(split for metrics_task, split in metrics if metrics_task == task)
             computed = {split: metrics[task, split].compute() for split in splits}
             results[task] = {
@@ -116,17 +119,17 @@ class ISTDEvaluator(DatasetEvaluator):
                 if key != "ROC"
             }
             if self.output_dir:
-                self._write(task, computed, metrics[task, ""].scores, names[task])
+                self._write(task, computed, metrics[task, ""].scores, images[task])
         return results
 
-    def _tasks(self, names: Mapping[str, list[str]]) -> list[str]:
+    def _tasks(self, images: Mapping[str, list[dict]]) -> list[str]:
         order = [task for output in OUTPUTS for task in (output, f"{output}_points")]
-        return [task for task in order if task in names]
+        return [task for task in order if task in images]
 
-    def _warn_if_masks_are_missing(self, names: Mapping[str, list[str]]) -> None:
+    def _warn_if_masks_are_missing(self, images: Mapping[str, list[dict]]) -> None:
         for task in OUTPUTS:
-            masks = names.get(task, [])
-            points = names.get(f"{task}_points", [])
+            masks = images.get(task, [])
+            points = [image["file_name"] for image in images.get(f"{task}_points", [])]
             if masks and points:
                 log_first_n(
                     logging.WARNING,
@@ -136,9 +139,9 @@ class ISTDEvaluator(DatasetEvaluator):
                     key="message",
                 )
 
-    def _write(self, task: str, computed: dict, scores: list, names: list[str]) -> None:
-        images = [{"file_name": name} | vars(score) for name, score in zip(names, scores, strict=True)]
-        document = {"metrics": {split or "all": values for split, values in computed.items()}, "images": images}
+    def _write(self, task: str, computed: dict, scores: list, images: list[dict]) -> None:
+        rows = [image | vars(score) for image, score in zip(images, scores, strict=True)]
+        document = {"metrics": {split or "all": values for split, values in computed.items()}, "images": rows}
         with atomic_write(Path(self.output_dir, f"{task}.json"), "w") as file:
             json.dump(_plain(document), file)
 

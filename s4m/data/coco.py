@@ -139,7 +139,8 @@ def to_records(name: str, data: dict, image_root: str) -> list[dict]:
     """Return a repaired COCO content as the dataset dicts that Detectron2's `load_coco_json` gives, ordered by id.
 
     They have no `annotations` if the content has none. An annotation has `confidence` if the content's has it, and a
-    dict beside annotations has `void`, an RLE, if the content's image has it. The annotations of the content become those of the dicts, so that a large set is in memory once.
+    dict beside annotations has `void`, an RLE, if the content's image has it. The annotations of the content become
+    those of the dicts, so that a large set is in memory once.
     """
     records = {
         image["id"]: {key: image[key] for key in ("height", "width")}

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 
 from s4m.data.images import read_image
+from s4m.data.two_stream import TwoStreamLoader
 from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.refinement import Source
 from s4m.pseudo_labels.view_transform import ViewTransform
@@ -34,6 +35,12 @@ class CachedSource:
         views = [ViewTransform(x["transforms"], x["source_size"], tuple(x["image"].shape[1:])) for x in weak]
         load = partial(load_rgb, value_range=self.value_range)
         return Source(lambda indices: self.cache.encode_files([names[i] for i in indices], load), views)
+
+
+def refined_images(cfg: CfgNode, loader: TwoStreamLoader) -> int:
+    """Return of how many images a training refines labels."""
+    streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
+    return sum(len(stream.dataset) for stream in streams)
 
 
 def use_cache(cfg: CfgNode, model: TeacherStudent, images: int) -> None:

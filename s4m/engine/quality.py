@@ -15,7 +15,12 @@ from detectron2.utils.visualizer import Visualizer
 
 from s4m.data.evaluation_loaders import build_annotated_loader
 from s4m.evaluation.pseudo_label_quality import evaluate_pseudo_labels
-from s4m.evaluation.reliability import Reliability, draw_reliability, expected_calibration_error
+from s4m.evaluation.reliability import (
+    Reliability,
+    draw_reliability,
+    expected_calibration_error,
+    reliability_scalars,
+)
 from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.record import ImageRecord
 
@@ -109,11 +114,16 @@ class PseudoLabelQualityHook(HookBase):
         return figures
 
     def _log_reliability(self, reliability: Reliability) -> dict[str, float]:
-        """Return the ECE of the class score and of the confidence, and put their diagram into the event storage."""
+        """Return the ECE of the class score and of the confidence, and put their diagram into the event storage.
+
+        The bins of the diagram become scalars of the storage, so that metrics.json has them.
+        """
         sums = reliability.gather()
         if comm.is_main_process():
             picture = draw_reliability(sums).transpose(2, 0, 1)
             self.trainer.storage.put_image("reliability of pseudo-labels of test images", picture)
+        bins = {f"pseudo_label_quality/{name}": value for name, value in reliability_scalars(sums).items()}
+        self.trainer.storage.put_scalars(**bins, smoothing_hint=False)
         return {f"ece/{name.replace(' ', '_')}": expected_calibration_error(rows) for name, rows in sums.items()}
 
     def _with_predictions(self, loader: Iterable[list[dict]]) -> Iterator[tuple[dict, Instances]]:

@@ -15,10 +15,11 @@ from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
 from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import TwoStreamLoader, build_two_stream_loader
-from s4m.engine.cached_source import use_cache
+from s4m.engine.cached_source import refined_images, use_cache
 from s4m.engine.hooks import EvaluationCatchUp, MeanTeacher
 from s4m.engine.optimizer import build_lr_scheduler, build_optimizer
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook
+from s4m.engine.report import REPORT_PARTS
 from s4m.engine.weights import TeacherStudentCheckpointer, load_teacher
 from s4m.evaluation.build import build_evaluator
 from s4m.modeling.teacher_student import TeacherStudent
@@ -51,6 +52,7 @@ class S4MTrainer(ResumableTrainer):
     """Trains a `TeacherStudent`; everything of Detectron2's DefaultTrainer holds."""
 
     checkpointer_class = TeacherStudentCheckpointer
+    report_parts = REPORT_PARTS
     # These functions replace DefaultTrainer's class methods of the same names.
     build_optimizer = staticmethod(build_optimizer)
     build_lr_scheduler = staticmethod(build_lr_scheduler)
@@ -65,9 +67,7 @@ class S4MTrainer(ResumableTrainer):
         super().__init__(cfg)
         _ = self.network.segmenter  # It is built now, so that a missing SAM is an error before training.
         if self.network.teacher is not None:
-            loader = self._trainer.data_loader
-            streams = [loader.unlabeled, loader.labeled] if cfg.S4M.CALIBRATION.ENABLED else [loader.unlabeled]
-            use_cache(cfg, self.network, sum(len(stream.dataset) for stream in streams))
+            use_cache(cfg, self.network, refined_images(cfg, self._trainer.data_loader))
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TwoStreamLoader:

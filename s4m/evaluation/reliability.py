@@ -1,5 +1,6 @@
 """Reliability diagrams and the expected calibration error (ECE) compare confidence with the IoU that is reached."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _BINS = 10  # [0, 1] is divided into this many bins of equal width.
+_COLUMNS = ("count", "confidence", "iou")  # of the sums of a bin
 
 
 class Reliability:
@@ -53,17 +55,30 @@ def expected_calibration_error(sums: torch.Tensor) -> float:
     return float((sums[:, 1] - sums[:, 2]).abs().sum() / sums[:, 0].sum().clamp(min=1))
 
 
-def draw_reliability(sums: Mapping[str, torch.Tensor]) -> np.ndarray:
-    """Draw for each name the mean IoU of each bin over its mean confidence, and the share of labels in each bin.
+def reliability_scalars(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Return the sums of `Reliability.gather` as scalars, `reliability/NAME/BIN/COLUMN`, for metrics.json."""
+    return {
+        f"reliability/{name.replace(' ', '_')}/{number}/{column}": value
+        for name, rows in sums.items()
+        for number, row in enumerate(rows.tolist())
+        for column, value in zip(_COLUMNS, row, strict=True)
+    }
 
-    Args:
-        sums: result of `Reliability.gather`.
 
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+def read_reliability(scalars: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """Return the sums that the scalars of `reliability_scalars` hold, whatever their names begin with."""
+    sums = {}
+    for name, value in scalars.items():
+        match = re.fullmatch(rf"(?:.+/)?reliability/([^/]+)/(\d)/({'|'.join(_COLUMNS)})", name)
+        if match:
+            rows = sums.setdefault(match[1].replace("_", " "), torch.zeros(_BINS, 3, dtype=torch.float64))
+            rows[int(match[2]), _COLUMNS.index(match[3])] = value
+    return sums
+
+
+def reliability_figure(sums: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw for each name the mean IoU of each bin over its mean confidence, and the share of labels in each bin."""
     figure = Figure(figsize=(4 * max(len(sums), 1), 4), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     for number, (name, rows) in enumerate(sums.items(), start=1):
         axes = figure.add_subplot(1, len(sums), number)
         count, confidence, iou = rows.T.numpy()
@@ -74,5 +89,15 @@ def draw_reliability(sums: Mapping[str, torch.Tensor]) -> np.ndarray:
         axes.plot(confidence[filled] / count[filled], iou[filled] / count[filled], marker="o", label="mean IoU")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=name, title=f"ECE {expected_calibration_error(rows):.3f}")
         axes.legend(loc="upper left")
+    return figure
+
+
+def draw_reliability(sums: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """Return `reliability_figure` as (H, W, 3) uint8 RGB.
+
+    Args:
+        sums: result of `Reliability.gather`.
+    """
+    canvas = FigureCanvasAgg(reliability_figure(sums))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

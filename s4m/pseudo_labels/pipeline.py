@@ -120,6 +120,7 @@ class PseudoLabeler:
             images, targets = mix(
                 images, targets, generator=pairing, generators=_generators(seeded, "paste"), **self.mixing
             )
+        record.mixed = images
         if self.strong is not None:
             images = [
                 strong_augment(image, bgr=self.bgr, generator=generator, **self.strong)

@@ -97,10 +97,12 @@ class PseudoLabelRecord:
     Attributes:
         images: one record for each image.
         targets: number of instances that the student learns from after mixing.
+        mixed: (3, H, W) uint8 of each image after mixing, before strong augmentation.
     """
 
     images: list[ImageRecord] = field(default_factory=list)
     targets: int = 0
+    mixed: list[torch.Tensor] = field(default_factory=list)
 
     def scalars(self, prefix: str = "pseudo_labels/") -> dict[str, float]:
         """Return means over the images of the batch, for TensorBoard."""

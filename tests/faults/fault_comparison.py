@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-# Logs hold times, and `earlier_*` what a training without a checkpoint left.
-IGNORED = ("log.txt", "events.*", "config.yaml", ".lock", "metrics.json", "earlier_*/*")
+# Logs and reports hold times, and `earlier_*` what a training without a checkpoint left.
+IGNORED = ("log.txt", "events.*", "config.yaml", ".lock", "metrics.json", "report.html", "earlier_*/*")
 # Beginnings of the figures of metrics.json that no window of iterations smooths, but for losses and times.
 FIGURES = ("student/", "teacher/", "pseudo_label_quality/", "istd", "labels/", "outer/")
 

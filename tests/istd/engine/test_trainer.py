@@ -143,12 +143,15 @@ def test_scam_learns_at_a_rate_of_its_own_and_resumes(istd_cfg, tmp_path):
 
 def test_the_test_set_is_scored_once(istd_cfg, tmp_path, monkeypatch):
     cfg = istd_cfg("quick_pal", OUTPUT_DIR=str(tmp_path))
+    (tmp_path / "config.yaml").write_text(cfg.dump())
     scored = []
     test = ISTDTrainer.test.__func__
     monkeypatch.setattr(ISTDTrainer, "test", classmethod(lambda cls, *a: scored.append(1) or test(cls, *a)))
     start(cfg).train()
     assert scored == [1]
     assert json.loads((tmp_path / "test" / "results.json").read_text())["checkpoint"] == "model_best.pth"
+    report = (tmp_path / "report.html").read_text()
+    assert "<th>test, sirst:" in report and "data:image/jpeg" in report and "left out" not in report
     start(cfg, resume=True).train()
     assert scored == [1]
 

@@ -105,7 +105,7 @@ def test_processes_are_gathered(monkeypatch):
     first, second = ISTDEvaluator(), ISTDEvaluator()
     for index, (image, output) in enumerate(samples):
         (first if index % 2 else second).process([image], [output])
-    state = (second._metrics, second._names)
+    state = (second._metrics, second._images)
     monkeypatch.setattr(comm, "gather", lambda own: [own, state, ({}, {})])
     assert first.evaluate() == whole
     monkeypatch.setattr(comm, "is_main_process", lambda: False)

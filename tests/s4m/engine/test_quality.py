@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from s4m.engine.quality import PseudoLabelOverlay, PseudoLabelQualityHook, draw_pseudo_labels
+from s4m.evaluation.reliability import expected_calibration_error, read_reliability
 from s4m.pseudo_labels.record import ImageRecord, PseudoLabelRecord
 
 
@@ -81,3 +82,7 @@ def test_reliability_is_logged_with_calibration(small_cfg, calibrated):
     assert list(errors) == [f"pseudo_label_quality/ece/{name}" for name in expected]
     assert all(0 <= value <= 1 and logged[key][0] == value for key, value in errors.items())
     assert ("reliability of pseudo-labels of test images" in names) == calibrated
+    bins = {name: value for name, (value, _) in logged.items()}
+    assert {name: expected_calibration_error(rows) for name, rows in read_reliability(bins).items()} == {
+        name.replace("_", " "): errors[f"pseudo_label_quality/ece/{name}"] for name in expected
+    }

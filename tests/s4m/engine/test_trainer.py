@@ -41,6 +41,7 @@ class AtStep(HookBase):
 
 def test_trains_evaluates_and_logs(make_trainer, tmp_path):
     trainer = make_trainer("stage2", TEST__EVAL_PERIOD=2)
+    (tmp_path / "run" / "config.yaml").write_text(trainer.cfg.dump())
     trainer.train()
     results = trainer.test(trainer.cfg, trainer.model)
     assert list(results) == ["student", "teacher"]
@@ -59,7 +60,10 @@ def test_trains_evaluates_and_logs(make_trainer, tmp_path):
     assert logged["pseudo_label_quality/labels"] > 0
 
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"model_final.pth", "model_best.pth", "model_best.json", "last_checkpoint"} <= written
+    assert {"model_final.pth", "model_best.pth", "model_best.json", "last_checkpoint", "report.html"} <= written
+    report = (folder / "report.html").read_text()
+    assert f"<td>{logged['teacher/segm/AP']:.5g}</td>" in report and "<h2>Calibration</h2>" in report
+    assert "after SAM" in report and "left out" not in report
     assert {f"{name}/inference/coco_instances_results.json" for name in ("student", "teacher")} <= written
     events = b"".join(path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
     assert b"pseudo-labels (left teacher, right refined)" in events
