@@ -145,10 +145,10 @@ def weights_to_evaluate(given: str, checkpointer: AtomicCheckpointer, resume: bo
     Raises:
         FileNotFoundError: there is none of them.
     """
-    last = checkpointer.get_checkpoint_file()
+    if resume and checkpointer.has_checkpoint():
+        return checkpointer.get_checkpoint_file()
     best = Path(checkpointer.save_dir, "model_best.pth")
-    candidates = [last if resume else "", given, str(best) if best.is_file() else "", last]
-    chosen = next(filter(None, candidates), "")
+    chosen = given or (str(best) if best.is_file() else checkpointer.get_checkpoint_file())
     if not chosen:
         raise FileNotFoundError(
             f"There is no network to evaluate: OUTPUT_DIR '{checkpointer.save_dir}' holds no checkpoint, and the "

@@ -79,6 +79,10 @@ def test_an_evaluation_takes_the_named_the_best_or_the_last_checkpoint(tmp_path)
     assert launcher.weights_to_evaluate("", checkpointer, False) == best
     assert launcher.weights_to_evaluate("given.pth", checkpointer, False) == "given.pth"
     assert launcher.weights_to_evaluate("given.pth", checkpointer, True) == last
+    checkpointer.save("model_0000005")
+    (tmp_path / "last_checkpoint").unlink()  # Only a resumption needs it.
+    assert launcher.weights_to_evaluate("given.pth", checkpointer, False) == "given.pth"
+    assert launcher.weights_to_evaluate("", checkpointer, False) == best
 
 
 def test_an_evaluation_of_random_weights_is_refused(arguments, tmp_path):

@@ -130,14 +130,16 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path, caplog):
         checkpoint_to_resume(tmp_path)
 
 
-def test_a_first_checkpoint_that_a_kill_left_untagged_is_resumed(tmp_path, caplog):
-    only = checkpoint(tmp_path, "model_0000003.pth")
+@pytest.mark.parametrize("name", ["model_0000003.pth", "model_final.pth"])
+def test_a_first_checkpoint_that_a_kill_left_untagged_is_resumed(tmp_path, caplog, name):
+    only = checkpoint(tmp_path, name)
     assert can_resume(tmp_path) and checkpoint_to_resume(tmp_path) == only
     assert f"'{tmp_path}' has no file last_checkpoint" in caplog.text
 
 
-def test_checkpoints_without_the_file_that_names_one_are_not_overwritten(tmp_path):
-    checkpoint(tmp_path, "model_0000001.pth")
+@pytest.mark.parametrize("other", ["model_0000001.pth", "model_final.pth"])
+def test_checkpoints_without_the_file_that_names_one_are_not_overwritten(tmp_path, other):
+    checkpoint(tmp_path, other)
     checkpoint(tmp_path, "model_0000003.pth")
     with pytest.raises(ValueError, match=r"'model_0000003\.pth', but no file last_checkpoint"):
         can_resume(tmp_path)
