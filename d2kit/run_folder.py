@@ -5,6 +5,7 @@ import fnmatch
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -99,15 +100,16 @@ def _clean(folder: Path) -> None:
             file.write(b"\n")
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The content of a small json file; {} where it is missing or, with a warning, where it is damaged."""
+def read_note(path: Path, *keys: str) -> dict[str, Any]:
+    """The content of a small json file with a number for each key; {} if it is missing or, with a warning, damaged."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         content = None
-    if not isinstance(content, dict):
+    numbers = [content.get(key) for key in keys] if isinstance(content, dict) else [None]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         logger.warning("'%s' is damaged and passed over.", path)
         return {}
     return content

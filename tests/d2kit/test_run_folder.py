@@ -91,15 +91,17 @@ def test_whole_files_are_left_alone(tmp_path, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("content", ["", '{"metric": 1.0, "iterat', "[1]", "\ufeff\x00"])
+@pytest.mark.parametrize(
+    "content", ["", '{"metric": 1.0, "iterat', "[1]", "\ufeff\x00", "{}", '{"metric": "a"}', '{"metric": NaN}']
+)
 def test_a_damaged_note_is_named_and_passed_over(tmp_path, caplog, content):
     path = tmp_path / "model_best.json"
-    assert read_note(path) == {} and caplog.text == ""
+    assert read_note(path, "metric") == {} and caplog.text == ""
     path.write_text(content)
-    assert read_note(path) == {}
+    assert read_note(path, "metric") == {}
     assert f"'{path}' is damaged" in caplog.text
     path.write_text('{"metric": 1.5}')
-    assert read_note(path) == {"metric": 1.5}
+    assert read_note(path, "metric") == {"metric": 1.5}
 
 
 def test_damage_of_a_checkpoint(tmp_path):
