@@ -15,11 +15,9 @@ from d2kit.files import atomic_write, inside, require_utf8, write_png
 from istd.data.images import read_infrared
 from istd.deploy.detections import COLUMNS, draw_overlay, table_rows
 from istd.deploy.predictor import ISTDPredictor
-from istd.deploy.sources import RESULTS, Source, open_frames
+from istd.deploy.sources import DOCUMENT, LINES, RESULTS, Source, open_frames
 
 TABLE = "detections.csv"
-DOCUMENT = "detections.json"
-LINES = "detections.jsonl"
 HALF_WRITTEN = (".*.????????.tmp", ".*.part.mp4")  # what a killed run leaves of a picture and of a video
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # With these errors every further write fails, too.
 

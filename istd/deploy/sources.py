@@ -16,6 +16,8 @@ from istd.data.images import EXTENSIONS, BadImageError, gray_from_file_values
 logger = logging.getLogger(__name__)
 
 DEFAULT_RATE = 25.0  # frames per second
+DOCUMENT = "detections.json"
+LINES = "detections.jsonl"  # It stands for the former until a run ends.
 RESULTS = ("masks", "overlays")  # the folders in the output folder of a detection run
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 
@@ -42,7 +44,7 @@ def find_sources(
 
     Args:
         inputs: files and folders.
-        output: folder of the run; the results that it holds are not listed.
+        output: folder of the run; the results that it holds, and those of other runs, are not listed.
 
     Returns:
         the sources, and the reason for each input that has none.
@@ -57,12 +59,14 @@ def find_sources(
         if not results.isdisjoint([given.resolve(), *given.resolve().parents]):
             raise ValueError(f"{given} lies in the results of an earlier run: choose another --output.")
         files = _visible_files(given) if given.is_dir() else [given]
+        runs = (path.parent for path in files if path.name in (DOCUMENT, LINES))
+        others = {Path(run, name).resolve() for run in runs for name in RESULTS}
         known = [
             path
             for path in files
             if path.suffix.lower() in (*EXTENSIONS, *VIDEOS)
             and path.is_file()
-            and results.isdisjoint(path.resolve().parents)
+            and (results | others).isdisjoint(path.resolve().parents)
         ]
         if not known and given.is_dir():
             refused[str(given)] = f"the folder {given} holds no image and no video."
