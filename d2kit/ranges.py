@@ -43,7 +43,8 @@ DETECTRON2_VALUES: dict[str, Allowed] = {
 def is_allowed(value: Any, allowed: Allowed) -> bool:
     """Whether a number, or each number of a list or tuple, lies in an interval, or a string is one of the choices.
 
-    NaN, a word and a truth value lie in no interval. None, with which Detectron2 marks a key that is not set, is always allowed.
+    NaN, a word and a truth value lie in no interval. None, with which Detectron2 marks a key that is not set, is always
+    allowed.
     """
     if value is None:
         return True
