@@ -18,6 +18,7 @@ from detectron2.utils.logger import setup_logger
 
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config, find_config, named_architecture
+from d2kit.files import atomic_write
 from d2kit.ranges import Allowed, check_values
 from d2kit.rng import derive_seed
 from d2kit.run_folder import hold_folder
@@ -114,7 +115,12 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     for handler in setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank()).handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(FileOnly())
-    default_setup(cfg, args)
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    of_training = path.read_bytes() if args.eval_only and path.is_file() else b""
+    default_setup(cfg, args)  # It writes config.yaml.
+    if of_training and comm.is_main_process():
+        with atomic_write(path) as file:
+            file.write(of_training)
     return cfg
 
 

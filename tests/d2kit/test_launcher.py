@@ -107,6 +107,15 @@ def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(arguments, tmp_path
     assert "MAX_ITER: 20" in written and "\nS4M:" in written and "\nISTD:" not in written
 
 
+def test_an_evaluation_leaves_the_configuration_of_the_training(arguments, tmp_path):
+    path = tmp_path / "run" / "config.yaml"
+    launcher.set_up(TRAINING, arguments("--eval-only", SEED=2))
+    assert "\nSEED: 2\n" in path.read_text()
+    launcher.set_up(TRAINING, arguments(SEED=1))
+    launcher.set_up(TRAINING, arguments("--eval-only", SEED=2))
+    assert "\nSEED: 1\n" in path.read_text()
+
+
 def test_key_that_does_not_exist_is_refused(arguments):
     with pytest.raises(KeyError, match="S4M.PR.POINT"):
         launcher.set_up(TRAINING, arguments(S4M__PR__POINT=3))
