@@ -19,12 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from d2kit.files import append_text, atomic_write, inside, whole_lines, write_png
-from d2kit.sources import Source
+from d2kit.sources import DOCUMENT, LINES, Source
 from d2kit.videos import write_video
 
 TABLE = "detections.csv"
-DOCUMENT = "detections.json"
-LINES = "detections.jsonl"
 HALF_WRITTEN = (".*.????????.tmp", ".*.part.mp4")  # what a killed run leaves of a picture and of a video
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # With these errors every further write fails, too.
 

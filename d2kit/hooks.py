@@ -46,7 +46,7 @@ class BestCheckpointer(d2_hooks.BestCheckpointer):
 
     def before_train(self) -> None:
         """Read the best value of the former run, unless the training starts anew."""
-        record = read_note(self._record_file()) if self.trainer.start_iter > 0 else {}
+        record = read_note(self._record_file(), "metric", "iteration") if self.trainer.start_iter > 0 else {}
         if record:
             self.best_metric = record["metric"]
             self.best_iter = record["iteration"]

@@ -19,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 from d2kit import __version__
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config, find_config, named_architecture
+from d2kit.files import atomic_write
 from d2kit.ranges import Allowed, check_values
 from d2kit.rng import derive_seed
 from d2kit.run_folder import hold_folder
@@ -124,8 +125,13 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     for handler in setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank()).handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(FileOnly())
-    default_setup(cfg, args)
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    of_training = path.read_bytes() if args.eval_only and path.is_file() else b""
+    default_setup(cfg, args)  # It writes config.yaml.
     logging.getLogger(training.package).info("This is %s %s.", training.package, __version__)
+    if of_training and comm.is_main_process():
+        with atomic_write(path) as file:
+            file.write(of_training)
     return cfg
 
 
@@ -156,10 +162,10 @@ def weights_to_evaluate(given: str, checkpointer: AtomicCheckpointer, resume: bo
     Raises:
         FileNotFoundError: there is none of them.
     """
-    last = checkpointer.get_checkpoint_file()
+    if resume and checkpointer.has_checkpoint():
+        return checkpointer.get_checkpoint_file()
     best = Path(checkpointer.save_dir, "model_best.pth")
-    candidates = [last if resume else "", given, str(best) if best.is_file() else "", last]
-    chosen = next(filter(None, candidates), "")
+    chosen = given or (str(best) if best.is_file() else checkpointer.get_checkpoint_file())
     if not chosen:
         raise FileNotFoundError(
             f"There is no network to evaluate: OUTPUT_DIR '{checkpointer.save_dir}' holds no checkpoint, and the "

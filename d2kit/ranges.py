@@ -43,14 +43,17 @@ DETECTRON2_VALUES: dict[str, Allowed] = {
 def is_allowed(value: Any, allowed: Allowed) -> bool:
     """Whether a number, or each number of a list or tuple, lies in an interval, or a string is one of the choices.
 
-    NaN lies in no interval. None, with which Detectron2 marks a key that is not set, is always allowed.
+    NaN, a word and a truth value lie in no interval. None, with which Detectron2 marks a key that is not set, is always
+    allowed.
     """
     if value is None:
         return True
     if isinstance(allowed, tuple):
         return value in allowed
     if isinstance(value, (list, tuple)):
-        return all(is_allowed(item, allowed) for item in value)
+        return all(item is not None and is_allowed(item, allowed) for item in value)
+    if isinstance(value, (bool, str)):
+        return False
     opening, low, high, closing = re.fullmatch(r"([\[(])([^,]+), ([^,]+)([\])])", allowed).groups()
     above = value >= float(low) if opening == "[" else value > float(low)
     below = value <= float(high) if closing == "]" else value < float(high)

@@ -5,6 +5,7 @@ import fnmatch
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -109,35 +110,37 @@ def _clean(folder: Path) -> None:
             file.write(b"\n")
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The content of a small json file; {} where it is missing or, with a warning, where it is damaged."""
+def read_note(path: Path, *keys: str) -> dict[str, Any]:
+    """The content of a small json file with a number for each key; {} if it is missing or, with a warning, damaged."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         content = None
-    if not isinstance(content, dict):
+    numbers = [content.get(key) for key in keys] if isinstance(content, dict) else [None]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         logger.warning("'%s' is damaged and passed over.", path)
         return {}
     return content
 
 
 def can_resume(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds a checkpoint to resume from: the file `last_checkpoint`, or a single periodic checkpoint.
+    """Whether a folder holds a checkpoint to resume from: the file `last_checkpoint`, or a single checkpoint.
 
-    A training that is killed after its first checkpoint is written, and before it is tagged, leaves the latter.
+    A training that is killed after its first checkpoint is written, and before it is tagged, leaves the latter; in a
+    training shorter than `SOLVER.CHECKPOINT_PERIOD` that is `model_final.pth`.
 
     Raises:
         ValueError: there are several checkpoints, but no such file: a training from its start would take their place.
     """
-    periodic = sorted(Path(folder).glob("model_[0-9]*.pth"))
-    if Path(folder, "last_checkpoint").is_file() or len(periodic) == 1:
+    paths = _checkpoints(folder)
+    if Path(folder, "last_checkpoint").is_file() or len(paths) == 1:
         return True
-    if not periodic:
+    if not paths:
         return False
     raise ValueError(
-        f"'{folder}' holds '{periodic[-1].name}', but no file last_checkpoint that names the one to resume from: "
+        f"'{folder}' holds '{paths[0].name}', but no file last_checkpoint that names the one to resume from: "
         "write its name into that file, or train without --resume."
     )
 
@@ -156,7 +159,7 @@ def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
     tagged = [folder / tag.read_text(encoding="utf-8", errors="replace").strip()] if tag.is_file() else []
     if not tagged:
         logger.warning("'%s' has no file last_checkpoint: the training resumes from its only checkpoint.", folder)
-    for path in [*tagged, *sorted(folder.glob("model_[0-9]*.pth"), reverse=True)]:
+    for path in [*tagged, *_checkpoints(folder)]:
         reason = damage(path) if path.is_file() else "it is missing"
         if not reason:
             return path
@@ -177,6 +180,10 @@ def checkpoint_to_use(run: str | os.PathLike) -> Path:
     if not can_resume(run):
         raise FileNotFoundError(f"The run '{run}' holds no checkpoint of a training.")
     return checkpoint_to_resume(run)
+def _checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The periodic checkpoints of a folder, the newest first, and then `model_final.pth`."""
+    final = Path(folder, "model_final.pth")
+    return [*sorted(Path(folder).glob("model_[0-9]*.pth"), reverse=True), *([final] if final.is_file() else [])]
 
 
 def set_aside(folder: str | os.PathLike) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 from d2kit.files import unused_name
 from d2kit.videos import VIDEOS
 
+DOCUMENT = "detections.json"
+LINES = "detections.jsonl"  # It stands for the former until a run ends.
+
 
 @dataclass(frozen=True)
 class Source:
@@ -38,7 +41,7 @@ def find_sources(
     Args:
         inputs: files and folders.
         output: folder of the run.
-        results: folders in it that hold results, which are not listed.
+        results: folders in it, and in those of other runs, that hold results, which are not listed.
         suffixes: suffixes of images, in small letters.
         count_frames: function that counts the images in a file of such a suffix.
 
@@ -55,12 +58,14 @@ def find_sources(
         if not written.isdisjoint([given.resolve(), *given.resolve().parents]):
             raise ValueError(f"{given} lies in the results of an earlier run: choose another --output.")
         files = _visible_files(given) if given.is_dir() else [given]
+        runs = (path.parent for path in files if path.name in (DOCUMENT, LINES))
+        others = {Path(run, name).resolve() for run in runs for name in results}
         known = [
             path
             for path in files
             if path.suffix.lower() in (*suffixes, *VIDEOS)
             and path.is_file()
-            and written.isdisjoint(path.resolve().parents)
+            and (written | others).isdisjoint(path.resolve().parents)
         ]
         if not known and given.is_dir():
             refused[str(given)] = f"the folder {given} holds no image and no video."

@@ -101,15 +101,27 @@ class ResumableTrainer(DefaultTrainer):
         """Load the last checkpoint or `MODEL.WEIGHTS`, and let the data begin with the next iteration.
 
         Raises:
-            ValueError: the checkpoint is of a training with another configuration (see `d2kit.run_folder`), or it
-                cannot be read.
+            ValueError: the checkpoint is of a training with another configuration (see `d2kit.run_folder`) or of
+                another network, or it cannot be read.
         """
         if resume and self.checkpointer.has_checkpoint():
             checkpoint = load_weights(self.checkpointer.get_checkpoint_file(), "last_checkpoint")
             if not self.allow_changed:
                 require_same_training(checkpoint.get("trainer", {}).get("config", {}), self.cfg)
+            self._require_same_network(checkpoint["model"])
             del checkpoint
         super().resume_or_load(resume=resume)
         if self.start_iter >= self.max_iter:
             logger.info("The checkpoint is of iteration %d: there are 0 iterations left to train.", self.start_iter - 1)
         self._trainer.data_loader.set_start(self.start_iter)
+
+    def _require_same_network(self, saved: dict[str, torch.Tensor]) -> None:
+        """Refuse weights of another network: Detectron2 would leave random what does not fit."""
+        parameters = {name for name, _ in self.network.named_parameters()}
+        shapes = {name: value.shape for name, value in self.network.state_dict().items() if name in parameters}
+        other = [name for name, shape in shapes.items() if name not in saved or saved[name].shape != shape]
+        if other:
+            raise ValueError(
+                f"The checkpoint to resume is of another network: {len(other)} of {len(shapes)} weights are missing or "
+                f"have another shape, '{other[0]}' for one; choose another OUTPUT_DIR."
+            )

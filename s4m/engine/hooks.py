@@ -99,7 +99,7 @@ class EvaluationCatchUp(HookBase):
 
     def _evaluated(self) -> int:
         """Return the number of iterations before the last finished evaluation, or 0 if none is known."""
-        return read_note(self._file).get("iterations", 0)
+        return read_note(self._file, "iterations").get("iterations", 0)
 
     def _write(self, iterations: int) -> None:
         if comm.is_main_process():

@@ -183,3 +183,11 @@ def test_kill_while_saving_leaves_a_checkpoint_that_loads(tmp_path):
     model = nn.Linear(1000, 1000)
     AtomicCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
     assert len(model.weight.unique()) == 1
+
+
+@pytest.mark.parametrize("name", ["empty.pkl", "empty.pth"])
+def test_a_file_without_weights_is_named(tmp_path, name):
+    write = torch.save if name.endswith(".pth") else lambda content, path: path.write_bytes(pickle.dumps(content))
+    write({}, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}' holds no weights"):
+        AtomicCheckpointer(torch.nn.Linear(2, 1)).load(str(tmp_path / name))

@@ -79,6 +79,10 @@ def test_an_evaluation_takes_the_named_the_best_or_the_last_checkpoint(tmp_path)
     assert launcher.weights_to_evaluate("", checkpointer, False) == best
     assert launcher.weights_to_evaluate("given.pth", checkpointer, False) == "given.pth"
     assert launcher.weights_to_evaluate("given.pth", checkpointer, True) == last
+    checkpointer.save("model_0000005")
+    (tmp_path / "last_checkpoint").unlink()  # Only a resumption needs it.
+    assert launcher.weights_to_evaluate("given.pth", checkpointer, False) == "given.pth"
+    assert launcher.weights_to_evaluate("", checkpointer, False) == best
 
 
 def test_an_evaluation_of_random_weights_is_refused(arguments, tmp_path):
@@ -101,6 +105,15 @@ def test_setup_scales_draws_a_seed_and_falls_back_to_the_cpu(arguments, tmp_path
     assert "There is no CUDA device" in caplog.text
     written = (tmp_path / "run" / "config.yaml").read_text()
     assert "MAX_ITER: 20" in written and "\nS4M:" in written and "\nISTD:" not in written
+
+
+def test_an_evaluation_leaves_the_configuration_of_the_training(arguments, tmp_path):
+    path = tmp_path / "run" / "config.yaml"
+    launcher.set_up(TRAINING, arguments("--eval-only", SEED=2))
+    assert "\nSEED: 2\n" in path.read_text()
+    launcher.set_up(TRAINING, arguments(SEED=1))
+    launcher.set_up(TRAINING, arguments("--eval-only", SEED=2))
+    assert "\nSEED: 1\n" in path.read_text()
 
 
 def test_key_that_does_not_exist_is_refused(arguments):

@@ -46,7 +46,8 @@ def test_the_notation():
     assert not is_allowed(math.nan, "(-inf, inf)") and not is_allowed(-math.inf, "(-inf, inf)")
     assert is_allowed((0.2, 1), "[0, 1]") and not is_allowed([0.2, 1.1], "[0, 1]") and is_allowed((), "[0, 1]")
     assert is_allowed("a", ("a", "b")) and not is_allowed("c", ("a", "b"))
-    assert is_allowed(None, "[0, 1]")
+    assert is_allowed(None, "[0, 1]") and not is_allowed((None,), "[0, 1]")
+    assert not is_allowed("a", "[0, 1]") and not is_allowed(("a", 1), "[0, 1]") and not is_allowed((True,), "[0, 1]")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -92,15 +92,17 @@ def test_whole_files_are_left_alone(tmp_path, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("content", ["", '{"metric": 1.0, "iterat', "[1]", "\ufeff\x00"])
+@pytest.mark.parametrize(
+    "content", ["", '{"metric": 1.0, "iterat', "[1]", "\ufeff\x00", "{}", '{"metric": "a"}', '{"metric": NaN}']
+)
 def test_a_damaged_note_is_named_and_passed_over(tmp_path, caplog, content):
     path = tmp_path / "model_best.json"
-    assert read_note(path) == {} and caplog.text == ""
+    assert read_note(path, "metric") == {} and caplog.text == ""
     path.write_text(content)
-    assert read_note(path) == {}
+    assert read_note(path, "metric") == {}
     assert f"'{path}' is damaged" in caplog.text
     path.write_text('{"metric": 1.5}')
-    assert read_note(path) == {"metric": 1.5}
+    assert read_note(path, "metric") == {"metric": 1.5}
 
 
 def test_damage_of_a_checkpoint(tmp_path):
@@ -131,14 +133,16 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path, caplog):
         checkpoint_to_resume(tmp_path)
 
 
-def test_a_first_checkpoint_that_a_kill_left_untagged_is_resumed(tmp_path, caplog):
-    only = checkpoint(tmp_path, "model_0000003.pth")
+@pytest.mark.parametrize("name", ["model_0000003.pth", "model_final.pth"])
+def test_a_first_checkpoint_that_a_kill_left_untagged_is_resumed(tmp_path, caplog, name):
+    only = checkpoint(tmp_path, name)
     assert can_resume(tmp_path) and checkpoint_to_resume(tmp_path) == only
     assert f"'{tmp_path}' has no file last_checkpoint" in caplog.text
 
 
-def test_checkpoints_without_the_file_that_names_one_are_not_overwritten(tmp_path):
-    checkpoint(tmp_path, "model_0000001.pth")
+@pytest.mark.parametrize("other", ["model_0000001.pth", "model_final.pth"])
+def test_checkpoints_without_the_file_that_names_one_are_not_overwritten(tmp_path, other):
+    checkpoint(tmp_path, other)
     checkpoint(tmp_path, "model_0000003.pth")
     with pytest.raises(ValueError, match=r"'model_0000003\.pth', but no file last_checkpoint"):
         can_resume(tmp_path)

@@ -48,6 +48,19 @@ def test_results_are_not_read_again(folder):
             find_sources([folder / "out" / given], folder / "out", *KINDS)
 
 
+@pytest.mark.parametrize("table", ["detections.json", "detections.jsonl"])
+def test_results_of_other_runs_are_not_read(folder, table):
+    images = find_sources([folder], folder.parent / "out", *KINDS)[0]
+    for run in (folder, folder / "other"):
+        for name in ("masks", "overlays"):
+            (run / name).mkdir(parents=True)
+            (run / name / "a.png").write_bytes(b"")
+        (run / table).write_text("")
+    assert find_sources([folder], folder.parent / "out", *KINDS)[0] == images
+    given = folder / "other" / "masks"
+    assert len(find_sources([given], folder.parent / "out", *KINDS)[0]) == 1  # That is what was asked for.
+
+
 def test_what_gives_nothing_is_named(folder):
     (folder / "empty").mkdir()
     inputs = [folder / "empty", folder / "notes.txt", folder / "absent.png"]

@@ -1,9 +1,11 @@
 """The common trainer's own bookkeeping."""
 
+import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine import AMPTrainer, TrainerBase
 
+from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.trainer import ResumableTrainer
 
 
@@ -29,3 +31,12 @@ def test_a_training_that_began_without_amp_goes_on_with_a_fresh_scaler():
     fresh.load_state_dict(state)
     assert fresh._trainer.grad_scaler.get_scale() == 16.0 and fresh.iter == 5
     assert "grad_scaler" not in state["_trainer"]
+
+
+def test_weights_of_another_network_are_not_resumed_even_if_keys_may_change(tmp_path):
+    made = trainer(8.0)
+    made.allow_changed = True
+    made.checkpointer = AtomicCheckpointer(torch.nn.Linear(3, 1), str(tmp_path))
+    made.checkpointer.save("model_0000001")
+    with pytest.raises(ValueError, match="of another network: 1 of 2 weights .* 'weight' for one"):
+        made.resume_or_load(resume=True)
