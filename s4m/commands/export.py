@@ -6,7 +6,7 @@
 The extension of --output decides:
 
     .onnx         Mask R-CNN for `s4m predict --model`, which needs neither PyTorch nor Detectron2
-    .pth          weights of a Mask R-CNN of Detectron2's own, with a .yaml beside them, which names them and the classes
+    .pth          a Mask R-CNN of Detectron2's own, with a .yaml beside it that names the file and the classes
     .safetensors  weights alone
     none          a folder with model.safetensors and config.json, as on the Hugging Face hub
 
