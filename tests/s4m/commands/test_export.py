@@ -57,7 +57,7 @@ def test_plain_detectron2_gives_the_same(trained, network, tmp_path, capsys):
     weights = tmp_path / "plain" / "exported.pth"
     options = ["--checkpoint", str(folder / "model_final.pth"), "--output", str(weights), "--network", network]
     assert run_command(export, [*options, "--config-file", str(folder / "config.yaml")]) == 0
-    assert capsys.readouterr().out.split() == [str(weights), str(weights.with_suffix(".yaml"))]
+    assert capsys.readouterr().out.split() == [str(weights.with_suffix(".yaml")), str(weights)]
 
     sizes = [(64, 64), (50, 81)]
     data = [{"image": torch.randint(0, 256, (3, *s), dtype=torch.uint8), "height": s[0], "width": s[1]} for s in sizes]
