@@ -40,7 +40,7 @@ def exported(small_cfg, tmp_path_factory):
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.21
     torch.manual_seed(3)
     model = build_model(cfg)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)  # Scores differ.
+    torch.nn.init.normal_(model.student.roi_heads.box_predictor.cls_score.weight, std=0.5)  # Scores differ.
     torch.save({"model": model.state_dict()}, folder / "model_best.pth")
     cfg.MODEL.WEIGHTS = str(folder / "model_best.pth")
     predictor = S4MPredictor(cfg, "student", NAMES)
