@@ -49,6 +49,7 @@ FREE = (
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.",
     "VIS_PERIOD",
+    "WRITERS.",
 )
 LENGTH = ("ISTD.SCHEDULE.EPOCHS", "SOLVER.MAX_ITER")  # A training may become longer.
 # Seconds to wait for a lock: the loader processes of a killed training hold it until they notice that they are alone.

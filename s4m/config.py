@@ -8,6 +8,10 @@ def add_s4m_config(cfg: CN) -> None:
     # These registered data sets give images without labels; an empty tuple means supervised training.
     cfg.DATASETS.UNLABELED = ()
 
+    cfg.WRITERS = CN()  # These writers come beside Detectron2's metrics.json and TensorBoard files.
+    cfg.WRITERS.CSV = False  # True also writes losses and figures to metrics.csv in OUTPUT_DIR.
+    cfg.WRITERS.WANDB = ""  # Losses and figures also go to this project of Weights & Biases; "" is none.
+
     _add_mask2former_config(cfg)
     _add_timm_config(cfg)
     _add_input_and_solver_config(cfg)

@@ -17,8 +17,8 @@ from s4m.losses.structural_distillation import sam_similarity
 from s4m.pseudo_labels.refinement import refine
 from s4m.sam import SEGMENTERS, Prompts, build_segmenter
 from s4m.sam.embedding_cache import EmbeddingCache
-from s4m.sam.mobile_sam import build_mobile_sam
 from s4m.sam.hub import HubSegmenter
+from s4m.sam.mobile_sam import build_mobile_sam
 from s4m.sam.sam2 import Sam2Segmenter
 from s4m.sam.sam3 import Sam3Segmenter
 from s4m.sam.sam_hq import SamHqSegmenter
