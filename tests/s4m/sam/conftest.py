@@ -10,7 +10,8 @@ def _spread(network: torch.nn.Module) -> None:
     """Draw weights that let image, prompt and position all weigh in on the answer."""
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
-            std = 1.0 if "embed" in name or "token" in name else parameter[0].numel() ** -0.5
+            is_embedding = ("embed" in name or "token" in name) and "proj" not in name
+            std = 1.0 if is_embedding else parameter[0].numel() ** -0.5
             torch.nn.init.normal_(parameter, std=std)
         else:
             torch.nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
