@@ -3,6 +3,7 @@
 import csv
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -39,20 +40,18 @@ class CSVWriter(_FigureWriter):
             path: file, which a resumed training continues.
         """
         super().__init__()
-        self._file = open(path, "a", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        if not Path(path).stat().st_size:
-            self._rows.writerow(("iteration", "name", "value"))
+        self._path = Path(path)
+        if not self._path.exists():
+            self._append([("iteration", "name", "value")])
 
     def write(self) -> None:
         """Append the new figures."""
-        for iteration, figures in self.new_figures().items():
-            self._rows.writerows((iteration, name, value) for name, value in sorted(figures.items()))
-        self._file.flush()
+        figures = self.new_figures()
+        self._append((i, name, value) for i, values in figures.items() for name, value in sorted(values.items()))
 
-    def close(self) -> None:
-        """Close the table."""
-        self._file.close()
+    def _append(self, rows: Iterable[tuple]) -> None:
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class WandbWriter(_FigureWriter):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from detectron2.modeling import build_model
 from s4m.deploy.export import export_onnx, make_recipe
 from s4m.deploy.onnx_predictor import OnnxPredictor, paste
 from s4m.deploy.predictor import RunDetector, S4MPredictor
+from s4m.deploy.recipe import read_metadata
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -116,20 +118,25 @@ def test_s4m_predict_runs_it_without_pytorch_and_detectron2(exported, tmp_path):
         (None, "does not say how its network is fed"),
     ],
 )
-def test_a_wrong_recipe_is_told(exported, tmp_path, change, sentence):
-    proto = onnx.load(exported[1])
-    properties = {item.key: item.value for item in proto.metadata_props}
-    text = "" if change is None else json.dumps({**json.loads(properties["s4m"]), **change})
-    onnx.helper.set_model_props(proto, {"s4m": text})
-    onnx.save(proto, tmp_path / "wrong.onnx")
+def test_a_wrong_recipe_is_told(exported, change, sentence):
+    text = "" if change is None else json.dumps({**asdict(make_recipe(exported[0].cfg, NAMES)), **change})
     with pytest.raises(ValueError, match=f"wrong.onnx' .*{sentence}"):
-        OnnxPredictor(tmp_path / "wrong.onnx")
+        read_metadata(text, "wrong.onnx")
 
 
 def test_other_networks_and_files_are_refused(tmp_path):
     (tmp_path / "torn.onnx").write_bytes(b"no network")
     with pytest.raises(ValueError, match="torn.onnx' is no ONNX file"):
         OnnxPredictor(tmp_path / "torn.onnx")
+    node = onnx.helper.make_node("Identity", ["image"], ["boxes"])
+    kind = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("image", "boxes")]
+    graph = onnx.helper.make_graph([node], "other", kind[:1], kind[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "other.onnx",
+    )
+    with pytest.raises(ValueError, match="other.onnx' does not say how its network is fed"):
+        OnnxPredictor(tmp_path / "other.onnx")
     with pytest.raises(FileNotFoundError, match="absent.onnx"):
         OnnxPredictor(tmp_path / "absent.onnx")
     with pytest.raises(ValueError, match="neither cpu nor cuda"):
