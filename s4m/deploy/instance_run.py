@@ -102,7 +102,7 @@ def draw_instances(image: np.ndarray, found: sv.Detections, class_names: Sequenc
     """
     size = image.shape[1::-1]
     thickness = sv.calculate_optimal_line_thickness(size)
-    font_size = max(10, round(24 * sv.calculate_optimal_text_scale(size)))
+    font_size = max(9, round(20 * sv.calculate_optimal_text_scale(size)))
     pairs = zip(found.class_id, found.confidence, strict=True) if len(found) else ()
     labels = [f"{class_names[number]} {score:.2f}" for number, score in pairs]
     picture = sv.MaskAnnotator(opacity=0.4).annotate(image.copy(), found)
