@@ -37,7 +37,7 @@ class CSVWriter(_FigureWriter):
     def __init__(self, path: str | os.PathLike):
         """
         Args:
-            path: file, which a resumed training continues.
+            path: file, which a resumed training continues; as in metrics.json, what it trains again is there twice.
         """
         super().__init__()
         self._path = Path(path)
