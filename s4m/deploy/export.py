@@ -68,7 +68,7 @@ def export_onnx(model: nn.Module, recipe: Recipe, path: str | os.PathLike) -> No
     onnx = require_extra("onnx", "onnx")
     if not isinstance(model, GeneralizedRCNN) or not model.roi_heads.mask_on:
         raise ValueError(
-            f"a {type(model).__name__} cannot become an ONNX file: only Mask R-CNN can. Export .safetensors or .pth."
+            f"{type(model).__name__} cannot become an ONNX file: only Mask R-CNN can. Export .safetensors or a folder."
         )
     model = model.cpu()
     # Neither side is a multiple of the padding, so that no size is taken for another and the padding is traced.

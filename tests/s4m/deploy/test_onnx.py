@@ -141,8 +141,12 @@ def test_other_networks_and_files_are_refused(tmp_path):
         OnnxPredictor(tmp_path / "absent.onnx")
     with pytest.raises(ValueError, match="neither cpu nor cuda"):
         OnnxPredictor(tmp_path / "torn.onnx", "tpu")
-    with pytest.raises(ValueError, match="a Linear cannot become an ONNX file: only Mask R-CNN can"):
-        export_onnx(torch.nn.Linear(1, 1), None, tmp_path / "x.onnx")
+
+
+def test_mask2former_is_refused(small_cfg, tiny_mask2former, tmp_path):
+    model = build_model(small_cfg("mask2former_stage2", semi=False, **tiny_mask2former)).student
+    with pytest.raises(ValueError, match="S4MMask2Former cannot become an ONNX file: only Mask R-CNN can"):
+        export_onnx(model, None, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
 
 
