@@ -50,6 +50,7 @@ FREE = (
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.",
     "VIS_PERIOD",
+    "WRITERS.",
 )
 LENGTH = ("ISTD.SCHEDULE.EPOCHS", "SOLVER.MAX_ITER")  # A training may become longer.
 # Seconds to wait for a lock: the loader processes of a killed training hold it until they notice that they are alone.
@@ -95,7 +96,7 @@ def hold_file(path: Path, told: str) -> Iterator[None]:
 
 
 def _clean(folder: Path) -> None:
-    """Remove temporary files of `d2kit.files.atomic_write`, and end the last line of metrics.json.
+    """Remove temporary files of `d2kit.files.atomic_write`, and end the last lines of metrics.json and metrics.csv.
 
     Folders inside that other trainings have held stay as they are.
     """
@@ -103,11 +104,11 @@ def _clean(folder: Path) -> None:
         inside[:] = [name for name in inside if not Path(place, name, LOCK).exists()]
         for name in fnmatch.filter(names, ".*.tmp"):
             Path(place, name).unlink()
-    metrics = folder / "metrics.json"
-    if metrics.is_file() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
-        logger.warning("The last line of '%s' is cut off, as its training was killed; it is passed over.", metrics)
-        with open(metrics, "ab") as file:
-            file.write(b"\n")
+    for metrics in (folder / "metrics.json", folder / "metrics.csv"):
+        if metrics.is_file() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
+            logger.warning("The last line of '%s' is cut off, as its training was killed; it is passed over.", metrics)
+            with open(metrics, "ab") as file:
+                file.write(b"\n")
 
 
 def read_note(path: Path, *keys: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from d2kit.files import load_weights
 from d2kit.hooks import KeptCheckpoints, PromptWriter, ReportAtEnd, SeedEveryStep
 from d2kit.report.report import ReportParts
 from d2kit.run_folder import require_same_training, training_keys
+from d2kit.writers import build_writers
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class ResumableTrainer(DefaultTrainer):
             elif isinstance(hook, d2_hooks.PeriodicWriter):
                 hooks[place] = PromptWriter(hook._writers, LOG_PERIOD, (self.cfg.TEST.EVAL_PERIOD, checkpoint))
         return hooks
+
+    def build_writers(self) -> list:
+        """Return Detectron2's writers, and those that the keys of WRITERS name."""
+        return [*super().build_writers(), *build_writers(self.cfg)]
 
     def state_dict(self) -> dict:
         """Return DefaultTrainer's state, with the keys of the configuration that decide what is trained."""

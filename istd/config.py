@@ -11,6 +11,10 @@ def add_istd_config(cfg: CN) -> None:
     cfg.DATASETS.VALIDATION = ()  # These data sets select the best checkpoint and feed the outer step.
     cfg.SOLVER.ACCUMULATE = 1  # One optimizer step averages the gradients of this many backward passes.
 
+    cfg.WRITERS = CN()  # These writers come beside Detectron2's metrics.json and TensorBoard files.
+    cfg.WRITERS.CSV = False  # True also writes losses and figures to metrics.csv in OUTPUT_DIR.
+    cfg.WRITERS.WANDB = ""  # Losses and figures also go to this project of Weights & Biases; "" is none.
+
     cfg.ISTD = CN()
     _add_input(cfg.ISTD)
     _add_model(cfg.ISTD)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2kit.recipe_checks import is_number, require_sound
 from istd.data.polarity import POLARITIES, orient
 from istd.data.sensor import RANGES, parse_range
 
@@ -73,14 +74,10 @@ def recipe_from_fields(content: Mapping[str, Any], path: object) -> Recipe:
         ) from error
 
 
-def _is_number(value: Any, low: float, high: float, types: type | tuple = (int, float)) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool) and low <= value <= high
-
-
 def _are_options(options: Any) -> bool:
     return isinstance(options, dict) and all(
         isinstance(name, str)
-        and (value is None or isinstance(value, (bool, str)) or _is_number(value, -MAX_OPTION, MAX_OPTION))
+        and (value is None or isinstance(value, (bool, str)) or is_number(value, -MAX_OPTION, MAX_OPTION))
         for name, value in options.items()
     )
 
@@ -106,23 +103,16 @@ def check_recipe(recipe: Recipe, path: object) -> Recipe:
     sound = {
         "network": (isinstance(recipe.network, str), "a string"),
         "options": (_are_options(recipe.options), f"strings, and numbers up to {MAX_OPTION}, by name"),
-        "mean": (_is_number(recipe.mean, -1e6, 1e6), "in [-1e6, 1e6]"),
-        "std": (_is_number(recipe.std, 1e-6, 1e6), "in [1e-6, 1e6]"),
-        "pad_multiple": (_is_number(recipe.pad_multiple, 1, MAX_MULTIPLE, int), f"an integer in [1, {MAX_MULTIPLE}]"),
+        "mean": (is_number(recipe.mean, -1e6, 1e6), "in [-1e6, 1e6]"),
+        "std": (is_number(recipe.std, 1e-6, 1e6), "in [1e-6, 1e6]"),
+        "pad_multiple": (is_number(recipe.pad_multiple, 1, MAX_MULTIPLE, int), f"an integer in [1, {MAX_MULTIPLE}]"),
         "pad_always": (isinstance(recipe.pad_always, bool), "true or false"),
         "value_range": (_is_range(recipe.value_range), f"{' or '.join(RANGES)} or 'LOW..HIGH'"),
         "polarity": (recipe.polarity in POLARITIES, f"one of {', '.join(POLARITIES)}"),
-        "threshold": (_is_number(recipe.threshold, 0, 1) and recipe.threshold < 1, "in [0, 1)"),
+        "channels": (not _are_options(recipe.options) or is_number(recipe.channels, 1, 3, int), "an integer in [1, 3]"),
+        "threshold": (is_number(recipe.threshold, 0, 1) and recipe.threshold < 1, "in [0, 1)"),
     }
-    wrong = [
-        f"{name} must be {wanted}, not {getattr(recipe, name)!r:.60}"
-        for name, (is_sound, wanted) in sound.items()
-        if not is_sound
-    ]
-    if sound["options"][0] and not _is_number(recipe.channels, 1, 3, int):
-        wrong.append(f"in_channels must be an integer in [1, 3], not {recipe.channels!r:.60}")
-    if wrong:
-        raise ValueError(f"'{path}' holds a wrong description of its network: {'; '.join(wrong)}.")
+    require_sound(recipe, sound, path)
     return recipe
 
 

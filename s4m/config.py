@@ -8,6 +8,10 @@ def add_s4m_config(cfg: CN) -> None:
     # These registered data sets give images without labels; an empty tuple means supervised training.
     cfg.DATASETS.UNLABELED = ()
 
+    cfg.WRITERS = CN()  # These writers come beside Detectron2's metrics.json and TensorBoard files.
+    cfg.WRITERS.CSV = False  # True also writes losses and figures to metrics.csv in OUTPUT_DIR.
+    cfg.WRITERS.WANDB = ""  # Losses and figures also go to this project of Weights & Biases; "" is none.
+
     _add_mask2former_config(cfg)
     _add_timm_config(cfg)
     _add_input_and_solver_config(cfg)
@@ -87,9 +91,9 @@ def _add_input_and_solver_config(cfg: CN) -> None:
 def _add_sam_config(cfg: CN) -> None:
     """Add the keys of the segmenter."""
     cfg.S4M.SAM = CN()
-    # The segmenter is tiny, vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam2.1_hiera_large, ...; "" is none.
+    # The segmenter is tiny, vit_b, vit_l, vit_h, mobile_sam, sam2, sam3, sam_hq or facebook/sam2.1-hiera-large.
     cfg.S4M.SAM.NAME = ""
-    # This file holds the weights; SAM 2 needs a folder in the hub's layout, and tiny brings its own weights.
+    # This file holds the weights; SAM 2, SAM 3 and SAM-HQ need a folder in the hub's layout, and tiny needs nothing.
     cfg.S4M.SAM.CHECKPOINT = ""
     # An encoder call takes this many images; 0 chooses by device: 1 for ViT-L/H on a GPU below 40 GiB.
     cfg.S4M.SAM.ENCODE_BATCH = 0

@@ -1,7 +1,7 @@
 """Write a trained student in a form that needs nothing of its training: `s4m export` or `istd export`.
 
 The configuration, or without one the suffix of the output, decides which. `istd export --help` describes the forms and
-all options but --network, which is for S4M: S4M writes one .pth file.
+the options of ISTD, `s4m export --help` those of S4M, which writes one file.
 """
 
 import sys
@@ -15,7 +15,8 @@ from s4m.commands import export as s4m_export
 def add_arguments(parser):
     """Add the arguments of both packages."""
     istd_export.add_arguments(parser)
-    parser.add_argument("--network", choices=("student", "teacher"), default="student")
+    parser.add_argument("--network", choices=("student", "teacher"), default="student", help="of S4M")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="of S4M; default: those of DATASETS.TRAIN")
 
 
 def run(args):
@@ -29,8 +30,8 @@ def run(args):
     if is_istd:
         return istd_export.run(args)
     if len(args.output) > 1 or args.int8 or args.evaluate:
-        raise ValueError("an S4M network is exported to one .pth file; --int8 and --evaluate are for ISTD.")
-    args.output = args.output[0]
+        raise ValueError("an S4M network is exported to one file; --int8 and --evaluate are for ISTD.")
+    args.output, args.run = args.output[0], None
     return s4m_export.run(args)
 
 

@@ -71,7 +71,7 @@ class S4MPredictor(DefaultPredictor):
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"'{cfg.MODEL.WEIGHTS}' does not fit the configured network: {reason}") from error
         self.cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS
-        self.class_names = list(class_names) or _class_names(cfg)
+        self.class_names = list(class_names) or class_names_of(cfg)
         count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
         if len(self.class_names) != count:
             raise ValueError(f"the network has {count} classes, but there are {len(self.class_names)} names for them.")
@@ -97,17 +97,27 @@ class S4MPredictor(DefaultPredictor):
             FileNotFoundError: the folder holds no config.yaml or no checkpoint.
             ValueError: see the class.
         """
-        config = Path(folder, "config.yaml")
-        if not config.is_file():
-            raise FileNotFoundError(f"'{folder}' is no folder of a training: it holds no config.yaml.")
-        cfg = compose_config([config], add_keys=[add_s4m_config])
+        cfg = run_config(folder)
         cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
-        cfg.MODEL.WEIGHTS = weights_to_evaluate("", AtomicCheckpointer(nn.Identity(), str(folder)), resume=False)
         logger.info("The predictor is the %s of %s.", network or cfg.S4M.TEST.NETWORK, cfg.MODEL.WEIGHTS)
         return cls(cfg, network, class_names)
 
 
-def _class_names(cfg: CfgNode) -> list[str]:
+def run_config(folder: str | os.PathLike) -> CfgNode:
+    """Return the configuration of a training; MODEL.WEIGHTS names its best checkpoint, or else its newest.
+
+    Raises:
+        FileNotFoundError: the folder holds no config.yaml or no checkpoint.
+    """
+    config = Path(folder, "config.yaml")
+    if not config.is_file():
+        raise FileNotFoundError(f"'{folder}' is no folder of a training: it holds no config.yaml.")
+    cfg = compose_config([config], add_keys=[add_s4m_config])
+    cfg.MODEL.WEIGHTS = weights_to_evaluate("", AtomicCheckpointer(nn.Identity(), str(folder)), resume=False)
+    return cfg
+
+
+def class_names_of(cfg: CfgNode) -> list[str]:
     """Return the classes of DATASETS.TRAIN, or numbers and a warning where its data set cannot be read."""
     names = []
     try:

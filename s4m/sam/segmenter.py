@@ -18,7 +18,8 @@ _GPU_TOKENS = 16 * _CPU_TOKENS
 # Input pixels of an encoder call: one image of ViT-B on a CPU.
 _CPU_PIXELS = 1024**2
 _GPU_PIXELS = 4 * _CPU_PIXELS
-_LARGE_GIB = 40  # vit_l and vit_h embed one image an encoder call on a GPU with less memory in all
+_LARGE = ("vit_l", "vit_h", "sam3", "sam_hq", "sam_hq_vit_large", "sam_hq_vit_huge")
+_LARGE_GIB = 40  # these embed one image an encoder call on a GPU with less memory in all
 
 
 class PromptableSegmenter(ABC):
@@ -109,7 +110,7 @@ class PromptableSegmenter(ABC):
         if self.device.type == "cpu":
             return min(max(1, _CPU_PIXELS // self.side**2), 8)
         properties = torch.cuda.get_device_properties(self.device) if self.device.type == "cuda" else None
-        if properties and properties.total_memory < _LARGE_GIB * 2**30 and self.name in ("vit_l", "vit_h"):
+        if properties and properties.total_memory < _LARGE_GIB * 2**30 and self.name in _LARGE:
             return 1
         return min(max(1, _GPU_PIXELS // self.side**2), 64)
 
@@ -216,9 +217,12 @@ def build_segmenter(
     """Build the frozen segmenter of a name.
 
     Args:
-        name: vit_b, vit_l, vit_h (segment-anything), mobile_sam, sam2_hiera_* and sam2.1_hiera_* (tiny, small,
-            base_plus, large; through transformers), tiny (carried by the package), or one that was registered.
-        checkpoint: file of the weights, or for SAM 2 a folder in the hub's layout; tiny needs none.
+        name: vit_b, vit_l, vit_h (segment-anything), mobile_sam, tiny (carried by the package), one that was
+            registered, or through transformers sam2 (any size), sam2_hiera_* and sam2.1_hiera_* (tiny, small,
+            base_plus, large), sam3, sam_hq (any size) and sam_hq_vit_* (base, large, huge). A name of the hub such as
+            "facebook/sam2.1-hiera-large" stands for its last part.
+        checkpoint: file of the weights, or of networks through transformers a folder in the hub's layout, as nothing
+            is downloaded; tiny needs none.
         device: device of the network.
         chunk: prompts a decoder call; 0 lets the device decide.
         encode_batch: images an encoder call; 0 lets the device decide.
@@ -226,7 +230,10 @@ def build_segmenter(
     Raises:
         ValueError: the name is unknown, `encode_batch` is negative, or the checkpoint is another model's.
         FileNotFoundError: the checkpoint is absent.
+        ImportError: transformers is missing or too old.
     """
+    if "/" in name and (last := name.rpartition("/")[2].replace("-", "_")) in SEGMENTERS:
+        name = last
     if name not in SEGMENTERS:
         raise ValueError(f"S4M.SAM.NAME is '{name}', but the segmenters are {', '.join(sorted(SEGMENTERS))}.")
     if encode_batch < 0:

@@ -78,10 +78,18 @@ def test_what_a_killed_training_left_is_cleaned(tmp_path, caplog):
     for place in (tmp_path, tmp_path / "inner", tmp_path / "other"):
         (place / ".model_final.pth.abc.tmp").write_bytes(b"half")
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iterat')
+    (tmp_path / "metrics.csv").write_text("iteration,name,value\n19,lo")
     with hold_folder(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "inner", "metrics.json", "other"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            ".lock",
+            "inner",
+            "metrics.csv",
+            "metrics.json",
+            "other",
+        ]
     assert [path.parent.name for path in tmp_path.rglob("*.tmp")] == ["other"]
     assert (tmp_path / "metrics.json").read_text() == '{"iteration": 19}\n{"iterat\n'
+    assert (tmp_path / "metrics.csv").read_text() == "iteration,name,value\n19,lo\n"
     assert "metrics.json' is cut off" in caplog.text
 
 

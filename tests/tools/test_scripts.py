@@ -49,8 +49,8 @@ def test_a_mistake_is_one_sentence(capsys):
     [
         (["--output", "x.pth", "--config-file", "istd/networks/acm.yaml", "--network", "teacher"], "not exported"),
         (["--output", "x.onnx", "--network", "teacher"], "not exported"),
-        (["--output", "a.pth", "b.pth"], "exported to one .pth file"),
-        (["--output", "a.pth", "--int8", "x.onnx"], "exported to one .pth file"),
+        (["--output", "a.pth", "b.pth"], "exported to one file"),
+        (["--output", "a.pth", "--int8", "x.onnx"], "exported to one file"),
         (["--output", "a.pth", "--config-file", "quick/shapes_stage2.yaml"], "'none.pth', which does not exist"),
         (["--output", "a.pt"], "'none.pth', which does not exist"),
     ],

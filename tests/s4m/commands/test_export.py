@@ -1,16 +1,19 @@
 """An exported network is Detectron2's own Mask R-CNN: no import of ours, equal outputs."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from safetensors.torch import load_file
 
 from d2kit.commands import run_command
 from s4m.commands import export
-from s4m.engine.export import plain_config
+from s4m.deploy.export import plain_config
 from s4m.engine.weights import TeacherStudentCheckpointer
 
 PLAIN = """
@@ -54,7 +57,7 @@ def test_plain_detectron2_gives_the_same(trained, network, tmp_path, capsys):
     weights = tmp_path / "plain" / "exported.pth"
     options = ["--checkpoint", str(folder / "model_final.pth"), "--output", str(weights), "--network", network]
     assert run_command(export, [*options, "--config-file", str(folder / "config.yaml")]) == 0
-    assert capsys.readouterr().out.split() == [str(weights), str(weights.with_suffix(".yaml"))]
+    assert capsys.readouterr().out.split() == [str(weights.with_suffix(".yaml")), str(weights)]
 
     sizes = [(64, 64), (50, 81)]
     data = [{"image": torch.randint(0, 256, (3, *s), dtype=torch.uint8), "height": s[0], "width": s[1]} for s in sizes]
@@ -106,3 +109,42 @@ def test_what_cannot_be_exported_is_one_sentence(small_cfg, tmp_path, capsys):
     assert run_command(export, [*options, "--network", "teacher"]) == 1
     assert "holds no teacher" in capsys.readouterr().err
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_no_other_extension_is_written(trained, tmp_path, capsys):
+    output = tmp_path / "x.pkl"
+    assert run_command(export, ["--checkpoint", str(trained[1] / "model_final.pth"), "--output", str(output)]) == 1
+    assert "x.pkl': a network is exported as .onnx, .pth, .safetensors" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_configuration_is_needed_for_a_recipe(trained, tmp_path, capsys):
+    for output in (tmp_path / "x.onnx", tmp_path / "folder"):
+        assert run_command(export, ["--checkpoint", str(trained[1] / "model_final.pth"), "--output", str(output)]) == 1
+        assert "needs --run, or --config-file" in capsys.readouterr().err
+        assert not output.exists()
+
+
+def test_safetensors_and_a_folder_hold_the_weights(trained, tmp_path):
+    model, folder = trained
+    names = ["--classes", "circle", "square", "triangle", "hexagon", "ellipse"]
+    for output in (tmp_path / "x.safetensors", tmp_path / "hub"):
+        options = ["--run", str(folder), "--output", str(output), "--network", "teacher", *names]
+        assert run_command(export, options) == 0
+    for path in (tmp_path / "x.safetensors", tmp_path / "hub" / "model.safetensors"):
+        weights = load_file(path)
+        expected = model.teacher.state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert config["id2label"]["1"] == "square" and config["label2id"]["ellipse"] == 4
+    assert config["architectures"] == ["S4MRCNN"] and config["score_threshold"] == 0.05
+
+
+def test_the_yaml_of_a_plain_network_works_from_anywhere(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["a", "b", "c", "d", "e"]
+    assert run_command(export, ["--run", str(trained[1]), "--output", "x.pth", "--classes", *names]) == 0
+    text = (tmp_path / "x.yaml").read_text()
+    assert text.splitlines()[0] == '# classes: ["a", "b", "c", "d", "e"]'
+    assert yaml.safe_load(text)["MODEL"]["WEIGHTS"] == str(tmp_path / "x.pth")

@@ -10,7 +10,8 @@ def _spread(network: torch.nn.Module) -> None:
     """Draw weights that let image, prompt and position all weigh in on the answer."""
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
-            std = 1.0 if "embed" in name or "token" in name else parameter[0].numel() ** -0.5
+            is_embedding = ("embed" in name or "token" in name) and "proj" not in name
+            std = 1.0 if is_embedding else parameter[0].numel() ** -0.5
             torch.nn.init.normal_(parameter, std=std)
         else:
             torch.nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
@@ -64,6 +65,58 @@ def make_sam2(side: int = 64, width: int = 32) -> transformers.Sam2Model:
     return model.eval()
 
 
+SAM3_SIDE = 56  # pixels; a 4 x 4 grid
+
+
+def sam3_parts(width: int = 32) -> dict:
+    """The configurations of the parts of a small SAM 3, by name."""
+    backbone = transformers.Sam3ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SAM3_SIDE,
+        window_size=2,
+        global_attn_indexes=[1],
+        pretrain_image_size=28,
+    )
+    sizes = [[SAM3_SIDE // 14 * scale] * 2 for scale in (4, 2, 1)]
+    vision = transformers.Sam3VisionConfig(
+        backbone_config=backbone, fpn_hidden_size=width, backbone_feature_sizes=sizes
+    )
+    decoder = {"hidden_size": width, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": width}
+    prompts = {"hidden_size": width, "image_size": SAM3_SIDE}
+    return {"vision_config": vision.to_dict(), "prompt_encoder_config": prompts, "mask_decoder_config": decoder}
+
+
+def make_sam3() -> transformers.Sam3TrackerModel:
+    """The tracker of a small SAM 3."""
+    torch.manual_seed(0)
+    model = transformers.Sam3TrackerModel(transformers.Sam3TrackerConfig(**sam3_parts()))
+    _spread(model)
+    position = model.prompt_encoder.shared_embedding.positional_embedding
+    model.shared_image_embedding.positional_embedding.copy_(position)
+    return model.eval()
+
+
+def make_sam_hq(width: int = 32) -> transformers.SamHQModel:
+    """A small SAM-HQ: 64 pixels, a 4 x 4 grid."""
+    torch.manual_seed(0)
+    vision = {"hidden_size": 48, "output_channels": width, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 64, "window_size": 2, "global_attn_indexes": [1], "num_pos_feats": width // 2}
+    decoder = {"hidden_size": width, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": width}
+    config = transformers.SamHQConfig(
+        vision_config=vision,
+        prompt_encoder_config={"hidden_size": width, "image_size": 64},
+        mask_decoder_config={**decoder, "vit_dim": 48},
+    )
+    model = transformers.SamHQModel(config)
+    _spread(model)
+    position = model.prompt_encoder.shared_embedding.positional_embedding
+    model.shared_image_embedding.positional_embedding.data.copy_(position.data)
+    return model.eval()
+
+
 def _decoder_tokens(segmenter, embedding, prompts):
     seen, every = [], []
     transformer = segmenter.network.mask_decoder.transformer
@@ -96,3 +149,21 @@ def small_sam():
 def small_sam2():
     """Function () -> a small SAM 2."""
     return make_sam2
+
+
+@pytest.fixture(scope="session")
+def small_sam3():
+    """Function () -> the tracker of a small SAM 3."""
+    return make_sam3
+
+
+@pytest.fixture(scope="session")
+def small_sam3_parts():
+    """Function () -> the configurations of its parts."""
+    return sam3_parts
+
+
+@pytest.fixture(scope="session")
+def small_sam_hq():
+    """Function () -> a small SAM-HQ."""
+    return make_sam_hq

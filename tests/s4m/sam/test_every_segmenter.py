@@ -17,17 +17,28 @@ from s4m.losses.structural_distillation import sam_similarity
 from s4m.pseudo_labels.refinement import refine
 from s4m.sam import SEGMENTERS, Prompts, build_segmenter
 from s4m.sam.embedding_cache import EmbeddingCache
+from s4m.sam.hub import HubSegmenter
 from s4m.sam.mobile_sam import build_mobile_sam
 from s4m.sam.sam2 import Sam2Segmenter
+from s4m.sam.sam3 import Sam3Segmenter
+from s4m.sam.sam_hq import SamHqSegmenter
 from s4m.sam.segment_anything import SamSegmenter
 
-KINDS = {"tiny": "tiny", "vit": "vit_b", "mobile": "mobile_sam", "sam2": "sam2.1_hiera_tiny"}  # and a name of each
+# The kinds, and a name of each.
+KINDS = {
+    "tiny": "tiny",
+    "vit": "vit_b",
+    "mobile": "mobile_sam",
+    "sam2": "sam2.1_hiera_tiny",
+    "sam3": "sam3",
+    "hq": "sam_hq",
+}
 RANDOM = [kind for kind in KINDS if kind != "tiny"]
 SIZES = {"square": (64, 64), "wide": (48, 96), "narrow": (130, 50), "small": (20, 32)}
 
 
 @pytest.fixture(scope="module")
-def segmenters(small_sam, small_sam2):
+def segmenters(small_sam, small_sam2, small_sam3, small_sam_hq):
     torch.manual_seed(0)
     mobile = build_mobile_sam(64)
     return {
@@ -35,6 +46,8 @@ def segmenters(small_sam, small_sam2):
         "vit": SamSegmenter("vit_b", small_sam()),
         "mobile": SamSegmenter("mobile_sam", mobile),
         "sam2": Sam2Segmenter("sam2.1_hiera_tiny", small_sam2()),
+        "sam3": Sam3Segmenter("sam3", small_sam3()),
+        "hq": SamHqSegmenter("sam_hq", small_sam_hq()),
     }
 
 
@@ -100,7 +113,7 @@ def test_shapes(segmenter):
 
 
 def input_scale(segmenter, size: tuple[int, int]) -> tuple[float, float]:
-    """Pixels of the input for a pixel of the image, by x and y: SAM keeps the aspect and pads, SAM 2 stretches."""
+    """Pixels of the input for a pixel of the image, by x and y: SAM keeps the aspect and pads, SAM 2 and 3 stretch."""
     height, width = size
     if isinstance(segmenter, Sam2Segmenter):
         return segmenter.side / width, segmenter.side / height
@@ -110,7 +123,7 @@ def input_scale(segmenter, size: tuple[int, int]) -> tuple[float, float]:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_the_encoder_sees_the_image_where_prompts_point_at_it(segmenter, size):
     network = segmenter.network
-    encoder = network.vision_encoder if isinstance(segmenter, Sam2Segmenter) else network.image_encoder
+    encoder = network.vision_encoder if isinstance(segmenter, HubSegmenter) else network.image_encoder
     seen = []
     handle = encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     height, width = size
@@ -141,8 +154,10 @@ class Locator:
         self.segmenter, network = segmenter, segmenter.network
         where = (torch.arange(segmenter.side) + 0.5) / segmenter.side
         grid = torch.stack(torch.meshgrid(where, where, indexing="xy"), dim=-1)
-        if isinstance(segmenter, Sam2Segmenter):
-            self.kinds = network.prompt_encoder.point_embed.weight
+        if isinstance(segmenter, HubSegmenter):
+            kinds = network.prompt_encoder.point_embed
+            single = isinstance(kinds, nn.Embedding)
+            self.kinds = kinds.weight if single else torch.cat([part.weight for part in kinds])
             self.position = network.shared_image_embedding(grid)
         else:
             self.kinds = torch.cat([part.weight for part in network.prompt_encoder.point_embeddings])
