@@ -34,7 +34,7 @@ def make_recipe(cfg: CfgNode, class_names: list[str]) -> Recipe:
         format=cfg.INPUT.FORMAT,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
-        depth=cfg.INPUT.DEPTH,
+        value_range=cfg.INPUT.RANGE,
         score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
         mask_threshold=MASK_THRESHOLD,
         pixel_mean=list(cfg.MODEL.PIXEL_MEAN),

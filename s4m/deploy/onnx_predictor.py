@@ -25,7 +25,7 @@ class OnnxPredictor:
 
     Attributes:
         recipe: what the file says of its network.
-        class_names, depth: see `Detector`.
+        class_names, value_range: see `Detector`.
     """
 
     def __init__(self, path: str | os.PathLike, device: str = "cpu"):
@@ -58,7 +58,7 @@ class OnnxPredictor:
         if sorted(names) != sorted(OUTPUTS):
             raise ValueError(f"'{path}' answers {names} in place of {list(OUTPUTS)}: export it with s4m export.")
         self.class_names = self.recipe.class_names
-        self.depth = self.recipe.depth
+        self.value_range = self.recipe.value_range
         self._path = path
 
     def __call__(self, image: np.ndarray) -> sv.Detections:

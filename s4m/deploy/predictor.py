@@ -10,12 +10,10 @@ import supervision as sv
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
-from torch import nn
 
-from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config
 from d2kit.files import load_weights
-from d2kit.launcher import weights_to_evaluate
+from d2kit.run_folder import checkpoint_to_use
 from s4m import add_s4m_config
 from s4m.data.classes import training_classes
 from s4m.data.datasets_by_path import resolve_datasets
@@ -113,7 +111,7 @@ def run_config(folder: str | os.PathLike) -> CfgNode:
     if not config.is_file():
         raise FileNotFoundError(f"'{folder}' is no folder of a training: it holds no config.yaml.")
     cfg = compose_config([config], add_keys=[add_s4m_config])
-    cfg.MODEL.WEIGHTS = weights_to_evaluate("", AtomicCheckpointer(nn.Identity(), str(folder)), resume=False)
+    cfg.MODEL.WEIGHTS = str(checkpoint_to_use(folder))
     return cfg
 
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 
 from d2kit.recipe_checks import is_number, require_sound
-from s4m.data.images import DEPTHS
+from s4m.data.images import RANGES
 
 METADATA = "s4m"  # key of an ONNX file's metadata
 MAX_SIDE = 16384  # pixels; a network is fed no longer image
@@ -20,7 +20,7 @@ class Recipe:
         format: order of the channels that the network is fed: "BGR" or "RGB".
         min_size: the shorter side of an image is resized to so many pixels; 0 resizes nothing.
         max_size: longest side after this, in pixels.
-        depth: how files of more than 8 bits become 8, as INPUT.DEPTH; see `s4m.data.images.to_eight_bits`.
+        value_range: how files of more than 8 bits become 8, as INPUT.RANGE; see `s4m.data.images.to_eight_bits`.
         score_threshold: the network answers no instance below this score.
         mask_threshold: a pixel belongs to an instance if its probability is at least this.
         pixel_mean, pixel_std: the network's own normalization of each channel, in the order of `format`.
@@ -30,7 +30,7 @@ class Recipe:
     format: str
     min_size: int
     max_size: int
-    depth: str
+    value_range: str
     score_threshold: float
     mask_threshold: float
     pixel_mean: list[float]
@@ -64,7 +64,7 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Recipe:
         "format": (recipe.format in ("BGR", "RGB"), "BGR or RGB"),
         "min_size": (is_number(recipe.min_size, 0, MAX_SIDE, int), f"an integer in [0, {MAX_SIDE}]"),
         "max_size": (is_number(recipe.max_size, 1, MAX_SIDE, int), f"an integer in [1, {MAX_SIDE}]"),
-        "depth": (recipe.depth in DEPTHS, f"one of {', '.join(DEPTHS)}"),
+        "value_range": (recipe.value_range in RANGES, f"one of {', '.join(RANGES)}"),
         "score_threshold": (is_number(recipe.score_threshold, 0, 1), "in [0, 1]"),
         "mask_threshold": (is_number(recipe.mask_threshold, 0, 1), "in [0, 1]"),
     }
