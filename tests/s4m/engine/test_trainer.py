@@ -224,3 +224,10 @@ def test_checkpoint_that_is_gone_is_named(make_trainer, tmp_path):
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000007.pth")
     with pytest.raises(ValueError, match="holds no whole checkpoint to resume from"):
         make_trainer("supervised", resume=True, semi=False)
+
+
+def test_a_training_writes_its_table_of_figures(make_trainer, tmp_path):
+    make_trainer("supervised", semi=False, SOLVER__MAX_ITER=2, WRITERS__CSV=True).train()
+    rows = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    assert rows[0] == ["iteration", "name", "value"]
+    assert {"total_loss", "loss_mask", "lr"} <= {name for _, name, _ in rows[1:]}
