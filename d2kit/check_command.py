@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 
 from d2kit.config_files import compose_config
 from d2kit.faults import LEVELS, Faults
+from d2kit.limits import set_max_pixels
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # a configuration key, which no data set is called like
 
@@ -35,7 +36,9 @@ def compose(args: argparse.Namespace, add_keys: Callable[[CfgNode], None]) -> tu
     if not count and not args.config_file:
         raise argparse.ArgumentError(None, "name data sets or --config-file")
     files = [*filter(None, [args.config_file]), *args.overlay]
-    return args.inputs[:count], compose_config(files, args.inputs[count:], [add_keys])
+    cfg = compose_config(files, args.inputs[count:], [add_keys])
+    set_max_pixels(cfg.INPUT.MAX_PIXELS)
+    return args.inputs[:count], cfg
 
 
 def print_all(all_faults: Sequence[Faults]) -> int:

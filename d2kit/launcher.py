@@ -20,6 +20,7 @@ from d2kit import __version__
 from d2kit.checkpoint import AtomicCheckpointer
 from d2kit.config_files import compose_config, find_config, named_architecture
 from d2kit.files import atomic_write
+from d2kit.limits import set_max_pixels
 from d2kit.ranges import Allowed, check_values
 from d2kit.rng import derive_seed
 from d2kit.run_folder import hold_folder
@@ -112,6 +113,7 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
     """Return the frozen configuration of this run, with a seed of at least 0 and its data sets registered."""
     cfg = compose(training, args)
     check_values(cfg, training.values)
+    set_max_pixels(cfg.INPUT.MAX_PIXELS)
     for name in (training.package, "d2kit"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     choose_device(cfg)
@@ -126,7 +128,8 @@ def set_up(training: TrainingSetup, args: argparse.Namespace) -> CfgNode:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(FileOnly())
     path = Path(cfg.OUTPUT_DIR, "config.yaml")
-    of_training = path.read_bytes() if args.eval_only and path.is_file() else b""
+    keeps = (args.eval_only or args.resume) and path.is_file()  # A resume that is refused leaves it as it was.
+    of_training = path.read_bytes() if keeps else b""
     default_setup(cfg, args)  # It writes config.yaml.
     logging.getLogger(training.package).info("This is %s %s.", training.package, __version__)
     if of_training and comm.is_main_process():
@@ -144,6 +147,9 @@ def run_process(training: TrainingSetup, args: argparse.Namespace) -> dict | Non
     trainer = training.trainer_class(cfg)
     trainer.allow_changed = args.allow_changed
     trainer.resume_or_load(resume=args.resume)
+    if comm.is_main_process():
+        with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+            file.write(cfg.dump())
     return trainer.train()
 
 

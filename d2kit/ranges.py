@@ -15,10 +15,13 @@ Allowed = str | tuple[str, ...]
 
 # Keys of Detectron2 that every training reads.
 DETECTRON2_VALUES: dict[str, Allowed] = {
+    "DATALOADER.NUM_WORKERS": "[0, inf)",
+    "DATALOADER.REPEAT_THRESHOLD": "[0, 1]",
+    "INPUT.MAX_PIXELS": "[1, inf)",
+    "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
     "MODEL.PIXEL_MEAN": "(-inf, inf)",
     "MODEL.PIXEL_STD": "(0, inf)",
-    "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
-    "DATALOADER.NUM_WORKERS": "[0, inf)",
+    "SEED": "[-1, 2147483647]",
     "SOLVER.ACCUMULATE": "[1, inf)",
     "SOLVER.BASE_LR": "[0, inf)",
     "SOLVER.BASE_LR_END": "[0, inf)",
@@ -30,13 +33,19 @@ DETECTRON2_VALUES: dict[str, Allowed] = {
     "SOLVER.IMS_PER_BATCH": "[1, inf)",
     "SOLVER.MAX_ITER": "[1, inf)",
     "SOLVER.MOMENTUM": "[0, 1)",
+    "SOLVER.NUM_DECAYS": "[0, inf)",
+    "SOLVER.REFERENCE_WORLD_SIZE": "[0, inf)",
     "SOLVER.STEPS": "[0, inf)",
     "SOLVER.WARMUP_FACTOR": "[0, 1]",
     "SOLVER.WARMUP_ITERS": "[0, inf)",
     "SOLVER.WEIGHT_DECAY": "[0, inf)",
     "SOLVER.WEIGHT_DECAY_NORM": "[0, inf)",
+    "TEST.AUG.MAX_SIZE": "[1, inf)",
+    "TEST.AUG.MIN_SIZES": "[1, inf)",
     "TEST.DETECTIONS_PER_IMAGE": "[1, 10000]",
     "TEST.EVAL_PERIOD": "[0, inf)",
+    "TEST.PRECISE_BN.NUM_ITER": "[1, inf)",
+    "VIS_PERIOD": "[0, inf)",
 }
 
 

@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+from d2kit.limits import DEFAULT as MAX_PIXELS
+
 
 def add_istd_config(cfg: CN) -> None:
     """Add the keys of ISTD to a Detectron2 configuration, in place; the defaults are published values where they fit.
@@ -9,6 +11,7 @@ def add_istd_config(cfg: CN) -> None:
     Detectron2's own keys keep their meaning; the keys of DATASETS also take names such as "sirst:ROOT:train.txt".
     """
     cfg.DATASETS.VALIDATION = ()  # These data sets select the best checkpoint and feed the outer step.
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS  # A larger image is refused by its header, so that no file fills the memory.
     cfg.SOLVER.ACCUMULATE = 1  # One optimizer step averages the gradients of this many backward passes.
 
     cfg.WRITERS = CN()  # These writers come beside Detectron2's metrics.json and TensorBoard files.

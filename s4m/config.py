@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+from d2kit.limits import DEFAULT as MAX_PIXELS
+
 
 def add_s4m_config(cfg: CN) -> None:
     """Add the keys of S4M to a Detectron2 configuration, in place. Published values are the defaults where they fit."""
@@ -61,6 +63,8 @@ def _add_input_and_solver_config(cfg: CN) -> None:
     cfg.INPUT.ON_BAD_IMAGE = "skip"
     # True takes annotations with iscrowd 1 for objects, as brush tools export all their masks.
     cfg.INPUT.CROWDS_AS_OBJECTS = False
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS  # A larger image is refused by its header, so that no file fills the memory.
+    cfg.INPUT.MAX_MASK_GIB = 2.0  # A view whose masks take more memory, a byte a pixel and object, is refused.
     # Raw values (more than 8 bits, floats) are stretched to 0..255 from their own "extremes" or those of their "type".
     cfg.INPUT.RANGE = "extremes"
     # True weighs a labeled object in the losses by its `confidence` in the json, which `s4m label` writes, else by 1.

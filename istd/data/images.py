@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from d2kit.exif import orientation_of
 from d2kit.faults import Report, log_once
 from d2kit.files import read_picture
+from d2kit.limits import max_pixels
 from istd.data.arrays import ARRAY_EXTENSIONS, open_array
 from istd.data.frames import (
     TIFF_EXTENSIONS,
@@ -32,7 +33,6 @@ from istd.data.sensor import RANGES, gray_from_raw, parse_range
 JPEG_EXTENSIONS = (".jpg", ".jpeg")
 EXTENSIONS = (".png", ".bmp", *JPEG_EXTENSIONS, *TIFF_EXTENSIONS, *ARRAY_EXTENSIONS)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in Pillow's own conversion
-MAX_PIXELS = 178_956_970  # Pillow's default, above which it raises an error; detection takes about 40 bytes a pixel
 BYTE_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -66,7 +66,7 @@ def read_infrared(path: str | os.PathLike, value_range: str = RANGES[0], report:
         (H, W) float32 gray values 0..255.
 
     Raises:
-        BadImageError: the file is no image, is damaged, or has more than 4 channels or MAX_PIXELS pixels.
+        BadImageError: the file is no image, is damaged, has more than 4 channels, or more pixels than INPUT.MAX_PIXELS.
         FileNotFoundError: the file does not exist.
     """
     parse_range(value_range)
@@ -199,7 +199,7 @@ def _naming(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike):
-    """Open an image or a frame with Pillow under the limit MAX_PIXELS instead of Pillow's own."""
+    """Open an image or a frame with Pillow under the limit INPUT.MAX_PIXELS instead of Pillow's own."""
     pillow_limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -212,8 +212,8 @@ def _open(path: str | os.PathLike):
 
 
 def _check_size(height: int, width: int) -> None:
-    if int(height) * int(width) > MAX_PIXELS:  # Damaged TIFF headers give tuples, which int refuses.
-        limit = f"{MAX_PIXELS} (istd.data.images.MAX_PIXELS)"
+    if int(height) * int(width) > max_pixels():  # Damaged TIFF headers give tuples, which int refuses.
+        limit = f"{max_pixels()} (INPUT.MAX_PIXELS)"
         raise ValueError(f"it has {width}x{height} pixels, which is more than {limit}")
 
 

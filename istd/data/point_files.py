@@ -14,8 +14,8 @@ import numpy as np
 
 from d2kit.coco_masks import decode_segmentation
 from d2kit.faults import Faults
+from d2kit.limits import max_pixels
 from d2kit.rle import count_lists, count_strings
-from istd.data.images import MAX_PIXELS
 from istd.data.names import image_key
 from istd.data.point_tables import Entry
 from istd.data.text import read_text
@@ -170,8 +170,8 @@ def _check_rle(counts: object, height: int, width: int) -> None:
 
 def _center_of_mask(segmentation: list | dict, height: int, width: int) -> Point | None:
     """Return the middle of the pixel of the mask that is nearest to its centroid, or None if the mask is empty."""
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"its mask has {width}x{height} pixels, which is more than {MAX_PIXELS}")
+    if height * width > max_pixels():
+        raise ValueError(f"its mask has {width}x{height} pixels, which is more than {max_pixels()} (INPUT.MAX_PIXELS)")
     mask = decode_segmentation(segmentation, height, width)
     if not mask.any():
         return None

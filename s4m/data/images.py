@@ -143,8 +143,7 @@ def read_image(file_name: str, image_format: str, value_range: str = "extremes")
         raise ValueError(f"'{file_name}' is not an image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"image '{file_name}' is too large: {error} The limit is twice PIL.Image.MAX_IMAGE_PIXELS: cut the image "
-            "into tiles."
+            f"image '{file_name}' is too large: {error} The limit is INPUT.MAX_PIXELS: cut the image into tiles."
         ) from error
     except Exception as error:  # Pillow's decoders raise many types for a damaged file.
         raise ValueError(f"image '{file_name}' is truncated or damaged ({error})") from error

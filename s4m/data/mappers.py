@@ -16,7 +16,7 @@ from s4m.data.geometry import build_geometry, valid_size
 from s4m.data.images import check_range, read_image
 from s4m.data.void import void_regions
 
-MAX_MASK_BYTES = 2**31  # one byte for each pixel of the view and object: 1,500 objects of 1333x1024 pixels
+MASK_GIB = 2.0  # one byte for each pixel of the view and object: 1,500 objects of 1333x1024 pixels
 
 
 def without_labels(record: dict) -> dict:
@@ -109,6 +109,7 @@ class LabeledMapper(UnlabeledMapper):
         ignore_void: bool = True,
         with_crowds: bool = False,
         confidence_weights: bool = False,
+        max_mask_gib: float = MASK_GIB,
     ) -> None:
         """
         Args:
@@ -119,12 +120,14 @@ class LabeledMapper(UnlabeledMapper):
             ignore_void: whether void regions are ignored instances, or background.
             with_crowds: whether the result has `crowds`, which the evaluation of predictions needs.
             confidence_weights: whether an object's `confidence` is its weight.
+            max_mask_gib: cfg.INPUT.MAX_MASK_GIB.
         """
         super().__init__(augmentations=augmentations, image_format=image_format, value_range=value_range)
         self._recompute_boxes = recompute_boxes
         self._ignore_void = ignore_void
         self._with_crowds = with_crowds
         self._confidence_weights = confidence_weights
+        self._max_mask_gib = max_mask_gib
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -133,6 +136,7 @@ class LabeledMapper(UnlabeledMapper):
             "recompute_boxes": cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED,
             "ignore_void": cfg.INPUT.IGNORE_VOID,
             "confidence_weights": cfg.INPUT.CONFIDENCE_WEIGHTS,
+            "max_mask_gib": cfg.INPUT.MAX_MASK_GIB,
             "with_crowds": cfg.S4M.CALIBRATION.ENABLED and len(cfg.DATASETS.UNLABELED) > 0,
         }
 
@@ -142,7 +146,7 @@ class LabeledMapper(UnlabeledMapper):
         Raises:
             FileNotFoundError: the image is absent.
             ValueError: the image cannot be read or has another size than its record, a mask does not decode, or the
-                masks take more than MAX_MASK_BYTES.
+                masks take more than `max_mask_gib`.
         """
         annotations = []
         crowds = []
@@ -172,11 +176,11 @@ class LabeledMapper(UnlabeledMapper):
 
     def _instances(self, annotations: list[dict], d: dict) -> Instances:
         view = tuple(d["image"].shape[1:])
-        needed = len(annotations) * math.prod(view)
-        if needed > MAX_MASK_BYTES:
+        needed = len(annotations) * math.prod(view) / 2**30
+        if needed > self._max_mask_gib:
             raise ValueError(
-                f"image '{d['file_name']}': the masks of {len(annotations)} objects take {needed} bytes, more than "
-                f"{MAX_MASK_BYTES} (s4m.data.mappers.MAX_MASK_BYTES): cut the image into tiles."
+                f"image '{d['file_name']}': the masks of {len(annotations)} objects take {needed:.3g} GiB, more than "
+                f"INPUT.MAX_MASK_GIB {self._max_mask_gib:g}: cut the image into tiles."
             )
         masks = torch.zeros((len(annotations), *view), dtype=torch.bool)
         boxes = []

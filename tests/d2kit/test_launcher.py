@@ -116,6 +116,17 @@ def test_an_evaluation_leaves_the_configuration_of_the_training(arguments, tmp_p
     assert "\nSEED: 1\n" in path.read_text()
 
 
+def test_a_resume_that_is_refused_leaves_the_configuration_of_the_training(arguments, tmp_path):
+    path = tmp_path / "run" / "config.yaml"
+    options = {"config": "supervised", "semi": False, "TEST__EVAL_PERIOD": 0}
+    launcher.run_process(TRAINING, arguments(SEED=1, **options))
+    with pytest.raises(ValueError, match="SEED"):
+        launcher.run_process(TRAINING, arguments("--resume", SEED=2, **options))
+    assert "\nSEED: 1\n" in path.read_text()
+    launcher.run_process(TRAINING, arguments("--resume", SEED=1, TEST__DETECTIONS_PER_IMAGE=7, **options))
+    assert "DETECTIONS_PER_IMAGE: 7" in path.read_text()
+
+
 def test_key_that_does_not_exist_is_refused(arguments):
     with pytest.raises(KeyError, match="S4M.PR.POINT"):
         launcher.set_up(TRAINING, arguments(S4M__PR__POINT=3))

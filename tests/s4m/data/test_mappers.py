@@ -251,12 +251,13 @@ def test_results_travel_between_processes(record):
     assert torch.equal(again["image"], d["image"]) and len(again["transforms"]) == len(d["transforms"])
 
 
-def test_the_masks_of_an_image_have_a_limit(record, monkeypatch):
-    mapper = LabeledMapper(config())
-    size = mapper(record(annotation(polygon())))["image"].shape[1:]
-    monkeypatch.setattr("s4m.data.mappers.MAX_MASK_BYTES", 2 * size.numel())
+def test_the_masks_of_an_image_have_a_limit(record):
+    cfg = config()
+    size = LabeledMapper(cfg)(record(annotation(polygon())))["image"].shape[1:]
+    cfg.INPUT.MAX_MASK_GIB = 2 * size.numel() / 2**30
+    mapper = LabeledMapper(cfg)
     assert len(mapper(record(*[annotation(polygon())] * 2))["instances"]) == 2
-    with pytest.raises(ValueError, match=r"box\.png': the masks of 3 objects .*s4m\.data\.mappers\.MAX_MASK_BYTES"):
+    with pytest.raises(ValueError, match=r"box\.png': the masks of 3 objects .* INPUT\.MAX_MASK_GIB"):
         mapper(record(*[annotation(polygon())] * 3))
 
 
