@@ -1,0 +1,204 @@
+"""A folder of static pages on which a person reviews labels: it opens from the disk, without a server.
+
+The folder holds `index.html`, the style, the script, and the data: `data/index.js` with a line of figures for each row,
+`data/chunk_*.js` with the masks of CHUNK rows each, and one JPEG file of the surroundings for each row. Data are
+scripts, because a browser reads no other files from a page that is a file itself.
+"""
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from d2kit.coco_masks import decode_segmentation, encode_mask
+
+CHUNK = 100  # rows of a file of masks
+_FOLDER = 1000  # pictures of a folder
+_SURROUNDINGS = 2.2  # side of a picture by the greatest side of what it shows
+_LEAST_SIDE = 48  # pixels of the image that a picture shows
+_MOST_SIDE = 320  # pixels of a picture, which is scaled down to them
+_QUALITY = 85  # of JPEG
+_FILES = {"page.html": "index.html", "page.css": "audit.css", "page.js": "audit.js"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One label, or one object without a label, that a person decides on.
+
+    Attributes:
+        name: the name in review.json, distinct among all rows.
+        label: index of the class.
+        doubt: how much speaks against the label, 0 to 1; the greatest comes first.
+        reasons: what speaks against it, in a few words each that rows share.
+        box: x0, y0, x1, y1 in pixels.
+        mask: RLE of the image's size, the label as it is; None if nobody labeled it, or if there is only a point.
+        other: RLE of the image's size that could take the place of `mask`; None for none.
+        point: x, y in pixels (pixel 0 covers 0 to 1), or None.
+        facts: further figures by their names.
+    """
+
+    name: str
+    label: int
+    doubt: float
+    reasons: Sequence[str]
+    box: Sequence[float]
+    mask: dict | None = None
+    other: dict | None = None
+    point: tuple[float, float] | None = None
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Picture(NamedTuple):
+    """An image of the data set and its rows.
+
+    Attributes:
+        name: the image's name for people.
+        path: its file.
+        pixels: (H, W) gray or (H, W, 3) BGR, uint8.
+        labels: RLE of all labels of the image, which are shown thinly around a row's own.
+        rows: the rows of the image.
+    """
+
+    name: str
+    path: Path
+    pixels: np.ndarray
+    labels: Sequence[dict]
+    rows: Sequence[Row]
+
+
+def write_page(
+    output: Path,
+    pictures: Iterable[Picture],
+    *,
+    title: str,
+    source: str,
+    classes: Sequence[str],
+    texts: Mapping[str, str],
+    overwrite: bool = False,
+) -> int:
+    """Write the folder as a whole or not at all, and return the number of rows.
+
+    Args:
+        output: folder to make.
+        pictures: images with their rows, one in memory at a time.
+        title: heading of the page.
+        source: check sum of the labels, which is saved with the decisions.
+        classes: names by class index.
+        texts: what `mask` and `other` of a row are called; keys "mask", "other".
+        overwrite: whether to replace an earlier page; another folder is never replaced.
+
+    Raises:
+        FileExistsError: the output exists.
+    """
+    if output.exists() and not (overwrite and (output / "data" / "index.js").is_file()):
+        advice = "choose another output" if overwrite else "choose another output, or --overwrite"
+        raise FileExistsError(f"'{output}' exists: {advice}.")
+    with _whole_folder(output) as folder:
+        for source_name, name in _FILES.items():
+            (folder / name).write_bytes(resources.files(__package__).joinpath(source_name).read_bytes())
+        records = list(_records(folder, pictures))
+        records.sort(key=lambda record: -record["doubt"])
+        reasons = sorted({reason for record in records for reason in record["reasons"]})
+        images = list(dict.fromkeys(record["image"] for record in records))
+        of_image = {name: number for number, name in enumerate(images)}
+        columns: dict[str, list] = {
+            "name": [record["name"] for record in records],
+            "image": [of_image[record["image"]] for record in records],
+            "label": [record["label"] for record in records],
+            "doubt": [round(record["doubt"], 4) for record in records],
+            "reasons": [[reasons.index(reason) for reason in record["reasons"]] for record in records],
+            "picture": [record["picture"] for record in records],
+        }
+        header = {"title": title, "source": source, "classes": list(classes), "reasons": reasons, "images": images}
+        (folder / "data").mkdir()
+        _write_script(folder / "data" / "index.js", header | {"texts": dict(texts), "chunk": CHUNK, "rows": columns})
+        for number in range(0, len(records), CHUNK):
+            parts = [record["part"] for record in records[number : number + CHUNK]]
+            _write_script(folder / "data" / f"chunk_{number // CHUNK}.js", number // CHUNK, parts)
+    return len(records)
+
+
+@contextlib.contextmanager
+def _whole_folder(output: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `output` that takes its place when the block ends without an error."""
+    folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if output.exists():
+            shutil.rmtree(output)
+        folder.rename(output)
+    except OSError as error:
+        raise OSError(error.errno, f"'{output}' cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_script(path: Path, *arguments: Any) -> None:
+    text = ",".join(json.dumps(argument, separators=(",", ":")) for argument in arguments)
+    path.write_text(f"audit.receive({text});\n", encoding="utf-8")
+
+
+def _records(folder: Path, pictures: Iterable[Picture]) -> Iterator[dict]:
+    """Write the JPEG files, and yield what the data files say of each row."""
+    count = 0
+    for picture in pictures:
+        cover = np.zeros(picture.pixels.shape[:2], np.uint16)
+        for label in picture.labels:
+            cover += decode_segmentation(label, *cover.shape)
+        for row in picture.rows:
+            place = f"pictures/{count // _FOLDER}/{count % _FOLDER}.jpg"
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            left, top, side_x, side_y = window(row.box, cover.shape)
+            part = np.s_[top : top + side_y, left : left + side_x]
+            scale = min(1.0, _MOST_SIDE / max(side_x, side_y))
+            size = (max(1, round(side_x * scale)), max(1, round(side_y * scale)))
+            pixels = cv2.resize(picture.pixels[part], size, interpolation=cv2.INTER_AREA)
+            (folder / place).write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
+            masks = {key: decode_segmentation(rle, *cover.shape)[part] for key, rle in _masks(row)}
+            masks["others"] = cover[part] > masks.get("mask", 0)
+            told = {key: _small_rle(mask, size) for key, mask in masks.items() if mask.any()}
+            if row.point is not None:
+                told["point"] = [round((row.point[0] - left) * scale, 2), round((row.point[1] - top) * scale, 2)]
+            told |= {"size": size, "facts": dict(row.facts), "file": picture.path.absolute().as_uri()}
+            yield {
+                **{key: getattr(row, key) for key in ("name", "label", "doubt", "reasons")},
+                **{"image": picture.name, "picture": place, "part": told},
+            }
+            count += 1
+
+
+def _masks(row: Row) -> Iterator[tuple[str, dict]]:
+    """Yield the names and the RLE of the masks that a row has."""
+    for key in ("mask", "other"):
+        if getattr(row, key) is not None:
+            yield key, getattr(row, key)
+
+
+def _small_rle(mask: np.ndarray, size: tuple[int, int]) -> str:
+    """Return the counts of the COCO RLE of a mask that is scaled to (width, height)."""
+    scaled = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return encode_mask(scaled)["segmentation"]["counts"]
+
+
+def window(box: Sequence[float], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return left, top, width and height, in pixels, of the surroundings of a box x0, y0, x1, y1 in an (H, W) image.
+
+    They are a square that the image's borders may cut.
+    """
+    side = max(_LEAST_SIDE, _SURROUNDINGS * max(box[2] - box[0], box[3] - box[1]))
+    place = []
+    for low, high, length in ((box[0], box[2], shape[1]), (box[1], box[3], shape[0])):
+        size = min(length, round(side))
+        start = round(min(max((low + high) / 2 - size / 2, 0), length - size))
+        place.append((start, size))
+    (left, width), (top, height) = place
+    return left, top, width, height
