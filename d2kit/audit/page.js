@@ -186,11 +186,8 @@ const audit = (() => {
   // ---- the chosen row --------------------------------------------------------------------------------------------
   function choose(place, stay) {
     if (place < 0 || place >= shown.length) return;
-    const before = $("cards").querySelector("[aria-current]");
     if (!stay && Math.floor(place / PAGE) !== currentPage()) showPage(Math.floor(place / PAGE));
-    if (before) before.removeAttribute("aria-current");
-    const old = $("cards").querySelector("[aria-current]");
-    if (old) old.removeAttribute("aria-current");
+    $("cards").querySelector("[aria-current]")?.removeAttribute("aria-current");
     chosen = place;
     const button = cardOf(shown[place]);
     button.setAttribute("aria-current", "true");
@@ -279,16 +276,15 @@ const audit = (() => {
     }
     if (!told[key]) return;
     const pixels = decode(told[key], width * height);
-    const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && pixels[x * height + y];
+    const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && pixels[x * height + y] === 1;
     context.beginPath();
     for (let x = -1; x < width; x++) {
       for (let y = -1; y < height; y++) {
-        const here = inside(x, y);
-        if (here !== inside(x + 1, y) && Boolean(here) !== Boolean(inside(x + 1, y))) {
+        if (inside(x, y) !== inside(x + 1, y)) {
           context.moveTo(x + 1, y);
           context.lineTo(x + 1, y + 1);
         }
-        if (Boolean(here) !== Boolean(inside(x, y + 1))) {
+        if (inside(x, y) !== inside(x, y + 1)) {
           context.moveTo(x, y + 1);
           context.lineTo(x + 1, y + 1);
         }
@@ -343,8 +339,7 @@ const audit = (() => {
     data = index;
     readStored();
     document.title = $("title").textContent = data.title;
-    $("text-mask").textContent = data.texts.mask;
-    $("text-other").textContent = data.texts.other;
+    for (const key of ["mask", "other", "take"]) $(`text-${key}`).textContent = data.texts[key];
     fillSelect($("filter-label"), data.classes, "all");
     fillSelect($("filter-reason"), data.reasons, "all");
     fillSelect($("new-label"), data.classes.map((name, number) => (number < 9 ? `${number + 1} ${name}` : name)));

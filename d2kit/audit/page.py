@@ -92,7 +92,7 @@ def write_page(
         title: heading of the page.
         source: check sum of the labels, which is saved with the decisions.
         classes: names by class index.
-        texts: what `mask` and `other` of a row are called; keys "mask", "other".
+        texts: what the page calls `mask` and `other` of a row, and to take the other; keys "mask", "other", "take".
         overwrite: whether to replace an earlier page; another folder is never replaced.
 
     Raises:
