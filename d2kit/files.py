@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -53,6 +54,27 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         if isinstance(error, UnicodeEncodeError):
             raise ValueError(f"'{path}' cannot be written: {ascii(error.object.strip())} is not UTF-8") from error
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `output` that takes its place when the block ends without an error.
+
+    A folder that exists is replaced as a whole, or stays as it is.
+
+    Raises:
+        OSError: the folder cannot be written, for example because the disk is full.
+    """
+    folder, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if output.exists():
+            output.rename(old)
+        folder.rename(output)
+    finally:
+        for path in (folder, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:

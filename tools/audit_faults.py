@@ -1,6 +1,6 @@
 """Measure how many faults that are put into true labels an audit ranks among its first rows.
 
-    python tools/audit_faults.py --json val.json --predictions coco_instances_results.json --seeds 1 2 3
+python tools/audit_faults.py --json val.json --predictions coco_instances_results.json --seeds 1 2 3
 """
 
 import argparse

@@ -313,6 +313,7 @@ const audit = (() => {
     a: () => decide("accept"), r: () => decide("reject"), o: () => decide("other"), u: () => decide(""),
     c: () => $("new-label").focus(),
     h: () => ["others", "other", "mask"].forEach((key) => $(`layer-${key}`).toggleAttribute("hidden")),
+    b: () => document.body.classList.toggle("bright"),
     " ": () => { $("blend").value = $("blend").value > 50 ? 0 : 100; $("blend").oninput(); },
     "?": () => $("help").showModal(),
   };

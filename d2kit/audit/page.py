@@ -5,11 +5,8 @@ The folder holds `index.html`, the style, the script, and the data: `data/index.
 scripts, because a browser reads no other files from a page that is a file itself.
 """
 
-import contextlib
 import dataclasses
 import json
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +16,7 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
+from d2kit.files import whole_folder
 
 CHUNK = 100  # rows of a file of masks
 _FOLDER = 1000  # pictures of a folder
@@ -101,7 +99,7 @@ def write_page(
     if output.exists() and not (overwrite and (output / "data" / "index.js").is_file()):
         advice = "choose another output" if overwrite else "choose another output, or --overwrite"
         raise FileExistsError(f"'{output}' exists: {advice}.")
-    with _whole_folder(output) as folder:
+    with whole_folder(output) as folder:
         for source_name, name in _FILES.items():
             (folder / name).write_bytes(resources.files(__package__).joinpath(source_name).read_bytes())
         records = list(_records(folder, pictures))
@@ -124,22 +122,6 @@ def write_page(
             parts = [record["part"] for record in records[number : number + CHUNK]]
             _write_script(folder / "data" / f"chunk_{number // CHUNK}.js", number // CHUNK, parts)
     return len(records)
-
-
-@contextlib.contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """Give a hidden folder beside `output` that takes its place when the block ends without an error."""
-    folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if output.exists():
-            shutil.rmtree(output)
-        folder.rename(output)
-    except OSError as error:
-        raise OSError(error.errno, f"'{output}' cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_script(path: Path, *arguments: Any) -> None:
@@ -171,7 +153,9 @@ def _records(folder: Path, pictures: Iterable[Picture]) -> Iterator[dict]:
             told |= {"size": size, "facts": dict(row.facts), "file": picture.path.absolute().as_uri()}
             yield {
                 **{key: getattr(row, key) for key in ("name", "label", "doubt", "reasons")},
-                **{"image": picture.name, "picture": place, "part": told},
+                "image": picture.name,
+                "picture": place,
+                "part": told,
             }
             count += 1
 

@@ -22,9 +22,9 @@ class Decision(NamedTuple):
     label: str | None = None
 
 
-def check_sum(files: Sequence[str | os.PathLike]) -> str:
-    """Return the SHA-256 of the contents of files, in their order."""
-    digest = hashlib.sha256()
+def check_sum(files: Sequence[str | os.PathLike], text: str = "") -> str:
+    """Return the SHA-256 of a text and the contents of files, in their order."""
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace"))
     for path in files:
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return digest.hexdigest()

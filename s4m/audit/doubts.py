@@ -6,16 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2kit.audit.doubts import strange_sizes
+
 CONFIDENCE = "low confidence"
 DISAGREEMENT = "SAM disagrees with the teacher"
 SIZE = "unusual size for its class"
 OVERLAP = "overlaps a neighbor"
 DOUBTS = (CONFIDENCE, DISAGREEMENT, SIZE, OVERLAP)
-
-_LEAST_TOLD = 0.25  # A smaller doubt is no reason that is shown.
-_LEAST_LABELS = 8  # of a class, from which its usual size is known
-_USUAL = 2.0  # robust standard deviations of the logarithm of areas that are usual
-_STRANGE = 6.0  # robust standard deviations at which a size is as strange as it gets
 
 
 def doubts_of(annotations: Sequence[dict]) -> np.ndarray:
@@ -41,7 +38,7 @@ def doubts_of(annotations: Sequence[dict]) -> np.ndarray:
         for column, value in enumerate((confidence, annotation.get("agreement"))):
             doubts[number, column] = 0 if value is None else np.clip(1 - value, 0, 1)
     for numbers in _groups(annotations, "category_id"):
-        doubts[numbers, 2] = _strange_sizes([annotations[number]["area"] for number in numbers])
+        doubts[numbers, 2] = strange_sizes([annotations[number]["area"] for number in numbers])
     for numbers in _groups(annotations, "image_id"):
         masks = [annotations[number]["segmentation"] for number in numbers]
         shares = mask_util.iou(masks, masks, [1] * len(masks))
@@ -56,24 +53,3 @@ def _groups(annotations: Sequence[dict], key: str) -> list[list[int]]:
     for number, annotation in enumerate(annotations):
         groups[annotation[key]].append(number)
     return list(groups.values())
-
-
-def _strange_sizes(areas: Sequence[float]) -> np.ndarray:
-    """Return 0 to 1 for each area."""
-    if len(areas) < _LEAST_LABELS:
-        return np.zeros(len(areas))
-    logarithms = np.log(np.maximum(areas, 1))
-    distances = np.abs(logarithms - np.median(logarithms))
-    spread = max(1.4826 * np.median(distances), 0.1)  # The factor makes it the standard deviation of a Gaussian.
-    return np.clip((distances / spread - _USUAL) / (_STRANGE - _USUAL), 0, 1)
-
-
-def total(doubts: np.ndarray) -> np.ndarray:
-    """Return the doubts (N, D) of each label together: 1 where one of them is 1, 0 where all are 0."""
-    return 1 - np.prod(1 - doubts, axis=1)
-
-
-def told(doubts: Sequence[float]) -> tuple[str, ...]:
-    """Return the reasons of one label that are worth telling, the weightiest first."""
-    order = np.argsort(-np.asarray(doubts), kind="stable")
-    return tuple(DOUBTS[column] for column in order if doubts[column] >= _LEAST_TOLD)

@@ -1,5 +1,4 @@
-"""The items of an audit: labels, and objects without a label, in the order of falling doubt; and what becomes of them.
-"""
+"""The items of an audit: labels, and objects without a label, in the order of falling doubt; and what becomes of them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,9 +6,10 @@ from typing import NamedTuple
 
 import pycocotools.mask as mask_util
 
+from d2kit.audit.doubts import told, total
 from d2kit.audit.review import Decision
 from d2kit.coco_masks import describe_rle
-from s4m.audit.doubts import doubts_of, told, total
+from s4m.audit.doubts import DOUBTS, doubts_of
 from s4m.audit.rank import rank
 
 _CROWDED = 0.5  # An object with a greater share in crowd regions is no missing label.
@@ -50,7 +50,7 @@ def items_of_labels(labels: Mapping) -> list[Item]:
     for annotation, parts, doubt in zip(annotations, doubts, total(doubts).tolist(), strict=True):
         before = annotation.get("teacher_segmentation")
         other = {"segmentation": before, "refined": False} if before else None
-        items.append(Item(str(annotation["id"]), annotation, True, doubt, told(parts), other))
+        items.append(Item(str(annotation["id"]), annotation, True, doubt, told(parts, DOUBTS), other))
     return sorted(items, key=lambda item: -item.doubt)
 
 
