@@ -3,7 +3,7 @@
 "use strict";
 
 const PAGE = 48; // rows that are in the document at once
-const COLORS = { mask: "#00e5ff", other: "#ff5ec4", others: "#ffffff" };
+const COLORS = { mask: "#00e5ff", other: "#ff5ec4", others: "#ffffff", point: "#ffd400" };
 const NAMES = { accept: "accepted", reject: "rejected", other: "other mask", class: "class" };
 const $ = (id) => document.getElementById(id);
 
@@ -267,14 +267,15 @@ const audit = (() => {
     const context = canvas.getContext("2d");
     const [width, height] = told.size;
     const line = width / canvas.width;
-    context.strokeStyle = context.fillStyle = COLORS[key];
     if (key === "mask" && told.point) {
+      context.strokeStyle = COLORS.point;
       context.lineWidth = 2 * line;
       context.beginPath();
       context.arc(told.point[0], told.point[1], 14 * line, 0, 2 * Math.PI);
       context.stroke();
     }
     if (!told[key]) return;
+    context.strokeStyle = context.fillStyle = COLORS[key];
     const pixels = decode(told[key], width * height);
     const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && pixels[x * height + y] === 1;
     context.beginPath();

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         title=f"Audit of {args.source}",
         source=source,
         classes=["target"],
-        texts={"mask": "latest mask", "other": "first mask", "take": "Take the first mask"},
+        texts={"mask": "latest mask" if audit.first else "mask", "other": "first mask", "take": "Take the first mask"},
         overwrite=args.overwrite,
     )
     print(f"{count} rows: {output / 'index.html'}")

@@ -1,4 +1,4 @@
-"""The items of an audit: labels, and objects without a label, in the order of falling doubt; and what becomes of them."""
+"""The items of an audit, which are labels and objects without a label, and what a review makes of them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
