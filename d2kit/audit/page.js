@@ -1,5 +1,5 @@
 // The page of an audit. The data files call audit.receive: data/index.js once, with the rows in the order of doubt, and
-// each data/chunk_N.js with the masks of its rows. Text of the data is only ever set as text, never as HTML.
+// each data/chunk_N.js with the pictures and masks of its rows. Text of the data is only ever set as text, never as HTML.
 "use strict";
 
 const PAGE = 48; // rows that are in the document at once
@@ -33,6 +33,8 @@ const audit = (() => {
     }
     return chunks.get(number).then((parts) => parts[row % data.chunk]);
   }
+
+  const address = (told) => `data:image/jpeg;base64,${told.picture}`;
 
   function element(tag, text, className) {
     const made = document.createElement(tag);
@@ -149,9 +151,7 @@ const audit = (() => {
     const frame = element("div", undefined, "frame");
     const picture = element("img");
     const canvas = element("canvas");
-    picture.loading = "lazy";
     picture.alt = "";
-    picture.src = data.rows.picture[row];
     frame.append(picture, canvas);
     const reasons = data.rows.reasons[row].map((reason) => data.reasons[reason]).join(", ");
     button.type = "button";
@@ -160,6 +160,7 @@ const audit = (() => {
       element("small", `${data.rows.doubt[row].toFixed(2)} ${reasons}`), element("small", "", "decision"));
     button.onclick = () => choose(place);
     part(row).then((told) => {
+      picture.src = address(told);
       clear(canvas, told, 160);
       draw(canvas, told, told.mask ? "mask" : "other");
     });
@@ -207,7 +208,7 @@ const audit = (() => {
     $("new-label").value = decision?.decision === "class" ? data.classes.indexOf(decision.class) : data.rows.label[row];
     const told = await part(row);
     if (shown[chosen] !== row) return; // Another row was chosen meanwhile.
-    $("picture").src = data.rows.picture[row];
+    $("picture").src = address(told);
     for (const key of ["others", "other", "mask"]) {
       clear($(`layer-${key}`), told, 560);
       draw($(`layer-${key}`), told, key);

@@ -1,16 +1,18 @@
 """A folder of static pages on which a person reviews labels: it opens from the disk, without a server.
 
-The folder holds `index.html`, the style, the script, and the data: `data/index.js` with a line of figures for each row,
-`data/chunk_*.js` with the masks of CHUNK rows each, and one JPEG file of the surroundings for each row. Data are
-scripts, because a browser reads no other files from a page that is a file itself.
+The folder holds `index.html`, the style, the script, and the data: `data/index.js` with a few figures of each row, and
+`data/chunk_*.js` with the pictures and masks of CHUNK rows each, which the page loads when it shows one of them. Data
+are scripts, because a browser reads no other files from a page that is a file itself.
 """
 
+import base64
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,8 +20,7 @@ import numpy as np
 from d2kit.coco_masks import decode_segmentation, encode_mask
 from d2kit.files import whole_folder
 
-CHUNK = 100  # rows of a file of masks
-_FOLDER = 1000  # pictures of a folder
+CHUNK = 25  # rows of a file of pictures and masks
 _SURROUNDINGS = 2.2  # side of a picture by the greatest side of what it shows
 _LEAST_SIDE = 48  # pixels of the image that a picture shows
 _MOST_SIDE = 320  # pixels of a picture, which is scaled down to them
@@ -99,65 +100,77 @@ def write_page(
     if output.exists() and not (overwrite and (output / "data" / "index.js").is_file()):
         advice = "choose another output" if overwrite else "choose another output, or --overwrite"
         raise FileExistsError(f"'{output}' exists: {advice}.")
-    with whole_folder(output) as folder:
+    with whole_folder(output) as folder, tempfile.TemporaryFile() as spool:
         for source_name, name in _FILES.items():
             (folder / name).write_bytes(resources.files(__package__).joinpath(source_name).read_bytes())
-        records = list(_records(folder, pictures))
-        records.sort(key=lambda record: -record["doubt"])
-        reasons = sorted({reason for record in records for reason in record["reasons"]})
-        images = list(dict.fromkeys(record["image"] for record in records))
-        of_image = {name: number for number, name in enumerate(images)}
+        # The parts wait on the disk until all are there, because pictures come by image and rows by doubt.
+        records = [(picture.name, row, _spooled(spool, row, picture, cover)) for picture, cover, row in _each(pictures)]
+        records.sort(key=lambda record: -record[1].doubt)
+        reasons = sorted({reason for _, row, _ in records for reason in row.reasons})
+        images = {name: number for number, name in enumerate(dict.fromkeys(name for name, _, _ in records))}
         columns: dict[str, list] = {
-            "name": [record["name"] for record in records],
-            "image": [of_image[record["image"]] for record in records],
-            "label": [record["label"] for record in records],
-            "doubt": [round(record["doubt"], 4) for record in records],
-            "reasons": [[reasons.index(reason) for reason in record["reasons"]] for record in records],
-            "picture": [record["picture"] for record in records],
+            "name": [row.name for _, row, _ in records],
+            "image": [images[name] for name, _, _ in records],
+            "label": [row.label for _, row, _ in records],
+            "doubt": [round(row.doubt, 4) for _, row, _ in records],
+            "reasons": [[reasons.index(reason) for reason in row.reasons] for _, row, _ in records],
         }
-        header = {"title": title, "source": source, "classes": list(classes), "reasons": reasons, "images": images}
+        header = {
+            "title": title,
+            "source": source,
+            "classes": list(classes),
+            "reasons": reasons,
+            "images": list(images),
+        }
         (folder / "data").mkdir()
-        _write_script(folder / "data" / "index.js", header | {"texts": dict(texts), "chunk": CHUNK, "rows": columns})
-        for number in range(0, len(records), CHUNK):
-            parts = [record["part"] for record in records[number : number + CHUNK]]
-            _write_script(folder / "data" / f"chunk_{number // CHUNK}.js", number // CHUNK, parts)
+        _write_script(
+            folder / "data" / "index.js", _json(header | {"texts": dict(texts), "chunk": CHUNK, "rows": columns})
+        )
+        for number, first in enumerate(range(0, len(records), CHUNK)):
+            parts = [_read(spool, *place) for _, _, place in records[first : first + CHUNK]]
+            _write_script(folder / "data" / f"chunk_{number}.js", f"{number},[{','.join(parts)}]")
     return len(records)
 
 
-def _write_script(path: Path, *arguments: Any) -> None:
-    text = ",".join(json.dumps(argument, separators=(",", ":")) for argument in arguments)
-    path.write_text(f"audit.receive({text});\n", encoding="utf-8")
+def _json(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"))
 
 
-def _records(folder: Path, pictures: Iterable[Picture]) -> Iterator[dict]:
-    """Write the JPEG files, and yield what the data files say of each row."""
-    count = 0
+def _write_script(path: Path, arguments: str) -> None:
+    path.write_text(f"audit.receive({arguments});\n", encoding="ascii")
+
+
+def _read(spool: IO[bytes], start: int, size: int) -> str:
+    spool.seek(start)
+    return spool.read(size).decode("ascii")
+
+
+def _each(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, np.ndarray, Row]]:
+    """Yield each row with its picture, and with the (H, W) number of labels that cover each pixel."""
     for picture in pictures:
         cover = np.zeros(picture.pixels.shape[:2], np.uint16)
         for label in picture.labels:
             cover += decode_segmentation(label, *cover.shape)
         for row in picture.rows:
-            place = f"pictures/{count // _FOLDER}/{count % _FOLDER}.jpg"
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            left, top, side_x, side_y = window(row.box, cover.shape)
-            part = np.s_[top : top + side_y, left : left + side_x]
-            scale = min(1.0, _MOST_SIDE / max(side_x, side_y))
-            size = (max(1, round(side_x * scale)), max(1, round(side_y * scale)))
-            pixels = cv2.resize(picture.pixels[part], size, interpolation=cv2.INTER_AREA)
-            (folder / place).write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
-            masks = {key: decode_segmentation(rle, *cover.shape)[part] for key, rle in _masks(row)}
-            masks["others"] = cover[part] > masks.get("mask", 0)
-            told = {key: _small_rle(mask, size) for key, mask in masks.items() if mask.any()}
-            if row.point is not None:
-                told["point"] = [round((row.point[0] - left) * scale, 2), round((row.point[1] - top) * scale, 2)]
-            told |= {"size": size, "facts": dict(row.facts), "file": picture.path.absolute().as_uri()}
-            yield {
-                **{key: getattr(row, key) for key in ("name", "label", "doubt", "reasons")},
-                "image": picture.name,
-                "picture": place,
-                "part": told,
-            }
-            count += 1
+            yield picture, cover, row
+
+
+def _spooled(spool: IO[bytes], row: Row, picture: Picture, cover: np.ndarray) -> tuple[int, int]:
+    """Append what a chunk says of a row to a file; returns where it begins and its length in bytes."""
+    left, top, width, height = window(row.box, cover.shape)
+    part = np.s_[top : top + height, left : left + width]
+    scale = min(1.0, _MOST_SIDE / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    pixels = cv2.resize(picture.pixels[part], size, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+    masks = {key: decode_segmentation(rle, *cover.shape)[part] for key, rle in _masks(row)}
+    masks["others"] = cover[part] > masks.get("mask", 0)
+    told: dict[str, Any] = {key: _small_rle(mask, size) for key, mask in masks.items() if mask.any()}
+    if row.point is not None:
+        told["point"] = [round((row.point[0] - left) * scale, 2), round((row.point[1] - top) * scale, 2)]
+    told |= {"size": size, "facts": dict(row.facts), "file": picture.path.absolute().as_uri()}
+    start = spool.tell()
+    return start, spool.write(_json(told | {"picture": base64.b64encode(jpeg).decode("ascii")}).encode("ascii"))
 
 
 def _masks(row: Row) -> Iterator[tuple[str, dict]]:
