@@ -1,12 +1,14 @@
 """Labels and predictions are read for an audit."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from d2kit.coco_masks import compress_segmentation
+from d2kit.rle import count_strings
 from s4m.data.coco import complete_annotations, validate_coco
 from s4m.data.coco_ids import plain_id
 
@@ -41,8 +43,10 @@ def _rle(segmentation: Any, size: tuple[int, int], told: str) -> dict:
         rle = compress_segmentation(segmentation, *size)
     except ValueError as error:
         raise ValueError(f"{told}: {error}.") from error
-    counts = rle["counts"]
-    return {"size": list(size), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    counts = rle["counts"].decode("ascii") if isinstance(rle["counts"], bytes) else rle["counts"]
+    if int(count_strings([counts])[0]) != math.prod(size):  # pycocotools decodes it to what is in memory.
+        raise ValueError(f"{told} has a damaged RLE.")
+    return {"size": list(size), "counts": counts}
 
 
 def read_predictions(path: str | os.PathLike, labels: Mapping) -> list[dict]:

@@ -1,12 +1,17 @@
 """Given labels are compared with what a trained network finds, and ranked by how much speaks against them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
 from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import HuberRegressor, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from d2kit.audit.doubts import told, total
 
 MISSED = "network finds nothing"
 CLASS = "network says another class"
@@ -16,6 +21,10 @@ UNLABELED = "nobody labeled it"
 
 _SAME = 0.5  # Predictions of a greater IoU are of one object.
 _TOUCHES = 0.1  # least IoU of a label and the prediction that it is compared with
+_WEIGHTS = {CLASS: 1.0, OUTLINE: 1.0, MERGED: 1.0, UNLABELED: 1.0, MISSED: 0.3}
+_HALF = 25.0  # place among the evidence of one reason at which it counts half
+_LEAST_CASES = 30  # from which on the network's habits are measured
+_STRANGE = 12.0  # usual deviations
 _INSIDE = 0.75  # share of a prediction inside of the label whose part it is
 
 
@@ -42,10 +51,15 @@ def rank(given: Sequence[dict], predicted: Sequence[dict]) -> list[Finding]:
     difference counts by the score of the prediction, and
 
     - another class by how far the score of this class exceeds that of the label's,
-    - another outline by how far the IoU lies under what is usual for labels of this size,
-    - several objects by the score of the second one and by how much of the label they fill,
+    - another outline by how far the IoU lies under what the network reaches at labels of this size, with neighbors like
+      these and at this score,
+    - several objects by the score of the second one in the label,
     - an object without a label by the share of it that no label covers,
-    - a missed label little, because networks miss more objects than people label in vain.
+    - a missed label by how rarely the network misses labels of this size with neighbors like these. It counts less,
+      because networks miss more objects than people label in vain.
+
+    The doubt falls with the place of the evidence among all evidence of its reason, so that no reason fills the first
+    rows alone: what a network gets wrong often takes many places.
 
     Args:
         given: annotations of COCO with `image_id`, `category_id` and `segmentation`, an RLE with compressed counts.
@@ -59,29 +73,66 @@ def rank(given: Sequence[dict], predicted: Sequence[dict]) -> list[Finding]:
         for position, annotation in enumerate(annotations):
             images[annotation["image_id"]][side].append(position)
     comparisons = [_Comparison(given, predicted, *positions) for positions in images.values()]
-    usual = _UsualOverlap([pair for comparison in comparisons for pair in comparison.overlaps()])
-    findings = [finding for comparison in comparisons for finding in comparison.findings(usual)]
+    usual = _Usual(comparisons)
+    return _ranked([case for comparison in comparisons for case in comparison.cases(usual)])
+
+
+def _ranked(cases: Sequence[tuple[int | None, int | None, dict[str, float]]]) -> list[Finding]:
+    """Return the findings of labels and predictions with what speaks against them by reason."""
+    doubts = np.zeros((len(cases), len(_WEIGHTS)))
+    for column, (reason, weight) in enumerate(_WEIGHTS.items()):
+        values = np.array([evidence.get(reason, 0.0) for _, _, evidence in cases])
+        places = np.empty(len(cases))
+        places[np.argsort(-values, kind="stable")] = np.arange(len(cases))
+        doubts[:, column] = weight * np.sqrt(values) / (1 + places / _HALF)
+    findings = [
+        Finding(float(doubt), told(values, list(_WEIGHTS)), label, prediction)
+        for (label, prediction, _), values, doubt in zip(cases, doubts, total(doubts), strict=True)
+    ]
     return sorted(findings, key=lambda finding: -finding.doubt)
 
 
-class _UsualOverlap:
-    """The IoU of labels and predictions that is usual at a size of labels: most labels are right.
+class _Usual:
+    """What is usual of a network on this data, told by the labels, most of which are right."""
 
-    Args:
-        overlaps: areas of labels in pixels, and IoU.
-    """
+    def __init__(self, comparisons: Sequence["_Comparison"]) -> None:
+        self.is_found = _Chance([case for comparison in comparisons for case in comparison.found_cases()])
+        self.overlap = _Overlap([case for comparison in comparisons for case in comparison.overlap_cases()])
 
-    def __init__(self, overlaps: Sequence[tuple[float, float]]) -> None:
-        areas, ious = np.array(overlaps, float).reshape(-1, 2).T
-        groups = min(8, len(areas) // 30) or 1
-        self._limits = np.quantile(areas, np.linspace(0, 1, groups + 1)[1:-1]) if len(areas) else np.zeros(0)
-        group = np.searchsorted(self._limits, areas)
-        self._medians = np.array([np.median(ious[group == n]) if (group == n).any() else 0.8 for n in range(groups)])
 
-    def strangeness(self, area: float, iou: float) -> float:
-        """Return 0 where the IoU is usual or more, 1 where it is none of the usual."""
-        median = self._medians[np.searchsorted(self._limits, area)]
-        return float(np.clip((median - iou) / max(median, 0.2), 0, 1))
+class _Chance:
+    """The chance that a case is true, by a logistic regression on its figures."""
+
+    def __init__(self, cases: Sequence[tuple[Sequence[float], bool]]) -> None:
+        truths = [truth for _, truth in cases]
+        self._model = None
+        self._constant = (sum(truths) + 1) / (len(truths) + 2)
+        if len(cases) >= _LEAST_CASES and 0 < sum(truths) < len(truths):
+            self._model = make_pipeline(StandardScaler(), LogisticRegression())
+            self._model.fit(np.array([figures for figures, _ in cases]), truths)
+
+    def __call__(self, figures: Sequence[float]) -> float:
+        """Return the chance of a case."""
+        return self._constant if self._model is None else float(self._model.predict_proba([figures])[0, 1])
+
+
+class _Overlap:
+    """The IoU of labels and predictions that is usual for labels of a size and predictions of a score."""
+
+    def __init__(self, cases: Sequence[tuple[Sequence[float], float]]) -> None:
+        self._model = None
+        if len(cases) >= _LEAST_CASES:
+            figures, ious = (np.array(part, float) for part in zip(*cases, strict=True))
+            self._model = make_pipeline(StandardScaler(), HuberRegressor()).fit(figures, ious)
+            self._spread = max(float(np.median(np.abs(ious - self._model.predict(figures)))), 0.02)
+
+    def strangeness(self, figures: Sequence[float], iou: float) -> float:
+        """Return the chance, 0 to 1, that an IoU as low as this is the label's fault."""
+        if self._model is None:
+            usual, spread = 0.8, 0.06
+        else:
+            usual, spread = float(self._model.predict([figures])[0]), self._spread
+        return float(np.clip((usual - iou) / spread / _STRANGE, 0, 1))
 
 
 class _Comparison:
@@ -95,52 +146,57 @@ class _Comparison:
         masks = [predicted[position]["segmentation"] for position in self._objects]
         self._score = np.array([predicted[position]["score"] for position in self._objects], float)
         self._class = np.array([predicted[position]["category_id"] for position in self._objects])
-        self._area = np.array([mask_util.area(mask) for mask in label_masks], float)
-        iou, same = _iou(masks, label_masks), _iou(masks, masks)
-        self._iou, self._inside, self._same = iou, _iou(masks, label_masks, inside=True), same
-        self._kept = [n for n in range(len(masks)) if not any(same[n, m] > _SAME for m in range(n))]
+        self._label_class = np.array([given[position]["category_id"] for position in self._labels])
+        self._area = np.maximum([mask_util.area(mask) for mask in label_masks], 1.0)
+        self._iou, self._same = _iou(masks, label_masks), _iou(masks, masks)
+        self._inside = _iou(masks, label_masks, inside=True)
+        self._kept = [n for n in range(len(masks)) if not any(self._same[n, :n] > _SAME)]
         covering = mask_util.merge(label_masks) if label_masks else None
         self._cover = _iou(masks, [covering], inside=True)[:, 0] if covering else np.zeros(len(masks))
-        weight = (iou * self._score[:, None])[self._kept]
-        rows, columns = linear_sum_assignment(-weight)
-        pairs = [(self._kept[row], column) for row, column in zip(rows, columns, strict=True)]
-        self._match = {column: row for row, column in pairs if iou[row, column] >= _TOUCHES}
+        self._crowd = _crowding(label_masks, self._area)
+        rows, columns = linear_sum_assignment(-(self._iou * self._score[:, None])[self._kept])
+        pairs = [(self._kept[row], int(column)) for row, column in zip(rows, columns, strict=True)]
+        self._match = {column: row for row, column in pairs if self._iou[row, column] >= _TOUCHES}
 
-    def overlaps(self) -> list[tuple[float, float]]:
-        """Return the area and the IoU of each label that a prediction is like."""
-        return [(self._area[column], self._iou[row, column]) for column, row in self._match.items()]
+    def _logit(self, row: int) -> float:
+        score = min(max(self._score[row], 1e-3), 1 - 1e-3)
+        return float(np.log(score / (1 - score)))
 
-    def findings(self, usual: _UsualOverlap) -> list[Finding]:
-        """Return the findings of the image."""
-        found = [self._about_label(column, usual) for column in range(len(self._labels))]
+    def found_cases(self) -> list[tuple[list[float], bool]]:
+        """Return of each label the figures of its place, and whether the network finds something there."""
+        return [(self._place(column), column in self._match) for column in range(len(self._labels))]
+
+    def overlap_cases(self) -> list[tuple[list[float], float]]:
+        """Return of each label with an object the figures of both, and their IoU."""
+        return [(self._pair(column, row), self._iou[row, column]) for column, row in self._match.items()]
+
+    def _place(self, column: int) -> list[float]:
+        return [float(np.log(self._area[column])), self._crowd[column]]
+
+    def _pair(self, column: int, row: int) -> list[float]:
+        return [*self._place(column), self._logit(row)]
+
+    def cases(self, usual: _Usual) -> Iterator[tuple[int | None, int | None, dict[str, float]]]:
+        """Yield the positions of each label and of each free object with the evidence by reason, 0 to 1."""
+        for column, position in enumerate(self._labels):
+            row = self._match.get(column)
+            if row is None:
+                yield position, None, {MISSED: usual.is_found(self._place(column))}
+                continue
+            iou = self._iou[row, column]
+            evidence = {OUTLINE: self._score[row] * usual.overlap.strangeness(self._pair(column, row), iou)}
+            evidence[CLASS] = self._class_margin(row, column) * min(1, iou / _SAME)
+            evidence[MERGED] = self._parts(column)
+            yield position, self._objects[row], evidence
         matched = set(self._match.values())
-        free = [row for row in self._kept if row not in matched]
-        return found + [
-            Finding(float(self._score[row] * (1 - self._cover[row])), (UNLABELED,), None, self._objects[row])
-            for row in free
-            if self._cover[row] < _SAME
-        ]
+        for row in self._kept:
+            if row not in matched and self._cover[row] < _SAME:
+                yield None, self._objects[row], {UNLABELED: self._score[row] * (1 - self._cover[row])}
 
-    def _about_label(self, column: int, usual: _UsualOverlap) -> Finding:
-        position = self._labels[column]
-        row = self._match.get(column)
-        if row is None:
-            return Finding(0.2, (MISSED,), position, None)
-        score, iou = self._score[row], self._iou[row, column]
-        evidence = {
-            CLASS: self._class_margin(row, self._given[position]["category_id"]) * min(1, iou / 0.5),
-            OUTLINE: score * usual.strangeness(self._area[column], iou),
-            MERGED: self._parts(column),
-        }
-        reasons = sorted((reason for reason in evidence if evidence[reason] > 0.1), key=lambda r: -evidence[r])
-        doubt = 1 - np.prod([1 - value for value in evidence.values()])
-        return Finding(float(doubt), tuple(reasons), position, self._objects[row])
-
-    def _class_margin(self, row: int, label_class: int) -> float:
+    def _class_margin(self, row: int, column: int) -> float:
         """Return by how much the score of another class at a place exceeds that of the label's class, at least 0."""
-        here = self._same[row] > _SAME
-        own = max(self._score[here & (self._class == label_class)], default=0.0)
-        return max(0.0, self._score[row] - own) if self._class[row] != label_class else 0.0
+        own = (self._same[row] > _SAME) & (self._class == self._label_class[column])
+        return max(0.0, self._score[row] - max(self._score[own], default=0.0))
 
     def _parts(self, column: int) -> float:
         """Return how much speaks for several objects in one label."""
@@ -149,6 +205,16 @@ class _Comparison:
             return 0.0
         whole = max(self._score[self._iou[:, column] > 0.7], default=0.0)
         return max(0.0, self._score[rows[1]] - whole)
+
+
+def _crowding(masks: Sequence[dict], areas: np.ndarray) -> np.ndarray:
+    """Return for each mask (N,) how many others have their center within 2.5 times the square root of its area."""
+    if not masks:
+        return np.zeros(0)
+    boxes = mask_util.toBbox(list(masks))
+    centers = boxes[:, :2] + boxes[:, 2:] / 2
+    distances = np.linalg.norm(centers[:, None] - centers[None], axis=2)
+    return (distances < 2.5 * np.sqrt(areas)[:, None]).sum(axis=1) - 1.0
 
 
 def _iou(first: Sequence[dict], second: Sequence[dict], inside: bool = False) -> np.ndarray:
