@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_LEAST_TOLD = 0.25  # A smaller doubt is no reason that is shown.
+LEAST_TOLD = 0.25  # A smaller doubt is no reason that is shown.
 _LEAST_LABELS = 8  # of a class, from which its usual size is known
 _USUAL = 2.0  # robust standard deviations of the logarithm of areas that are usual
 _STRANGE = 6.0  # robust standard deviations at which a size is as strange as it gets
@@ -28,7 +28,7 @@ def total(doubts: np.ndarray) -> np.ndarray:
     return 1 - np.prod(1 - doubts, axis=1)
 
 
-def told(doubts: Sequence[float], reasons: Sequence[str]) -> tuple[str, ...]:
-    """Return the reasons (D,) whose doubts (D,) about one label are worth telling, the weightiest first."""
+def told(doubts: Sequence[float], reasons: Sequence[str], least: float = LEAST_TOLD) -> tuple[str, ...]:
+    """Return the reasons (D,) whose doubts (D,) about one label are `least` or more, the weightiest first."""
     order = np.argsort(-np.asarray(doubts), kind="stable")
-    return tuple(reasons[column] for column in order if doubts[column] >= _LEAST_TOLD)
+    return tuple(reasons[column] for column in order if doubts[column] >= least)

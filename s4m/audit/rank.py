@@ -22,6 +22,7 @@ UNLABELED = "nobody labeled it"
 _SAME = 0.5  # Predictions of a greater IoU are of one object.
 _TOUCHES = 0.1  # least IoU of a label and the prediction that it is compared with
 _WEIGHTS = {CLASS: 1.0, OUTLINE: 1.0, MERGED: 1.0, UNLABELED: 1.0, MISSED: 0.3}
+_LEAST_TOLD = 0.02  # A reason that weighs less is not told.
 _HALF = 25.0  # place among the evidence of one reason at which it counts half
 _LEAST_CASES = 30  # from which on the network's habits are measured
 _STRANGE = 12.0  # usual deviations
@@ -86,7 +87,7 @@ def _ranked(cases: Sequence[tuple[int | None, int | None, dict[str, float]]]) ->
         places[np.argsort(-values, kind="stable")] = np.arange(len(cases))
         doubts[:, column] = weight * np.sqrt(values) / (1 + places / _HALF)
     findings = [
-        Finding(float(doubt), told(values, list(_WEIGHTS)), label, prediction)
+        Finding(float(doubt), told(values, list(_WEIGHTS), _LEAST_TOLD), label, prediction)
         for (label, prediction, _), values, doubt in zip(cases, doubts, total(doubts), strict=True)
     ]
     return sorted(findings, key=lambda finding: -finding.doubt)
