@@ -1,5 +1,6 @@
 """Given labels are compared with what a trained network finds, and ranked by how much speaks against them."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,9 +22,14 @@ UNLABELED = "nobody labeled it"
 
 _SAME = 0.5  # Predictions of a greater IoU are of one object.
 _TOUCHES = 0.1  # least IoU of a label and the prediction that it is compared with
-_WEIGHTS = {CLASS: 1.0, OUTLINE: 1.0, MERGED: 1.0, UNLABELED: 1.0, MISSED: 0.3}
+_WEIGHTS = {CLASS: 1.0, OUTLINE: 1.0, MERGED: 1.0, UNLABELED: 1.0, MISSED: 0.15}
 _LEAST_TOLD = 0.02  # A reason that weighs less is not told.
 _HALF = 25.0  # place among the evidence of one reason at which it counts half
+_PRIOR = 10.0  # labels that the agreement in the whole data counts as, beside those of an image
+_TRUST = 2  # power of the agreement in the rest of the image, by which evidence counts
+_WHOLE = 0.7  # IoU above which a prediction is the whole label
+_APART = 0.1  # IoU below which two parts do not overlap
+_LARGE = 0.25  # share of a label from which a part of it is large
 _LEAST_CASES = 30  # from which on the network's habits are measured
 _STRANGE = 12.0  # usual deviations
 _INSIDE = 0.75  # share of a prediction inside of the label whose part it is
@@ -54,12 +60,12 @@ def rank(given: Sequence[dict], predicted: Sequence[dict]) -> list[Finding]:
     - another class by how far the score of this class exceeds that of the label's,
     - another outline by how far the IoU lies under what the network reaches at labels of this size, with neighbors like
       these and at this score,
-    - several objects by the score of the second one in the label,
+    - several objects by the score of the second one in the label, and by how much of the label they fill,
     - an object without a label by the share of it that no label covers,
     - a missed label by how rarely the network misses labels of this size with neighbors like these. It counts less,
       because networks miss more objects than people label in vain.
 
-    The doubt falls with the place of the evidence among all evidence of its reason, so that no reason fills the first
+    All of this counts by how well labels and predictions agree in the rest of the image. The doubt falls with the place of the evidence among all evidence of its reason, so that no reason fills the first
     rows alone: what a network gets wrong often takes many places.
 
     Args:
@@ -97,6 +103,8 @@ class _Usual:
     """What is usual of a network on this data, told by the labels, most of which are right."""
 
     def __init__(self, comparisons: Sequence["_Comparison"]) -> None:
+        alike, count = np.sum([comparison.agreement() for comparison in comparisons], axis=0) if comparisons else (0, 1)
+        self.agreement = alike / count
         self.is_found = _Chance([case for comparison in comparisons for case in comparison.found_cases()])
         self.overlap = _Overlap([case for comparison in comparisons for case in comparison.overlap_cases()])
 
@@ -158,6 +166,8 @@ class _Comparison:
         rows, columns = linear_sum_assignment(-(self._iou * self._score[:, None])[self._kept])
         pairs = [(self._kept[row], int(column)) for row, column in zip(rows, columns, strict=True)]
         self._match = {column: row for row, column in pairs if self._iou[row, column] >= _TOUCHES}
+        matched = set(self._match.values())
+        self._free = [row for row in self._kept if row not in matched and self._cover[row] < _SAME]
 
     def _logit(self, row: int) -> float:
         score = min(max(self._score[row], 1e-3), 1 - 1e-3)
@@ -177,22 +187,41 @@ class _Comparison:
     def _pair(self, column: int, row: int) -> list[float]:
         return [*self._place(column), self._logit(row)]
 
+    def agreement(self) -> tuple[float, float]:
+        """Return the sum of the IoU of labels and their objects, and the number of labels and free objects.
+
+        Free objects count by their score.
+        """
+        return sum(map(self._overlap, range(len(self._labels)))), len(self._labels) + sum(self._score[self._free])
+
+    def _overlap(self, column: int) -> float:
+        """Return the IoU of a label and its object; 0 if they are hardly alike."""
+        iou = self._iou[self._match[column], column] if column in self._match else 0.0
+        return iou if iou >= _SAME else 0.0
+
     def cases(self, usual: _Usual) -> Iterator[tuple[int | None, int | None, dict[str, float]]]:
         """Yield the positions of each label and of each free object with the evidence by reason, 0 to 1."""
+        alike, count = self.agreement()
         for column, position in enumerate(self._labels):
+            trust = (alike - self._overlap(column) + _PRIOR * usual.agreement) / (count - 1 + _PRIOR)
             row = self._match.get(column)
-            if row is None:
-                yield position, None, {MISSED: usual.is_found(self._place(column))}
-                continue
-            iou = self._iou[row, column]
-            evidence = {OUTLINE: self._score[row] * usual.overlap.strangeness(self._pair(column, row), iou)}
-            evidence[CLASS] = self._class_margin(row, column) * min(1, iou / _SAME)
-            evidence[MERGED] = self._parts(column)
-            yield position, self._objects[row], evidence
-        matched = set(self._match.values())
-        for row in self._kept:
-            if row not in matched and self._cover[row] < _SAME:
-                yield None, self._objects[row], {UNLABELED: self._score[row] * (1 - self._cover[row])}
+            found, evidence = None, {MISSED: usual.is_found(self._place(column))}
+            if row is not None:
+                found, evidence = self._objects[row], self._differences(column, usual)
+            yield position, found, {reason: value * trust**_TRUST for reason, value in evidence.items()}
+        for row in self._free:
+            trust = (alike + _PRIOR * usual.agreement) / (count - self._score[row] + _PRIOR)
+            yield None, self._objects[row], {UNLABELED: self._score[row] * (1 - self._cover[row]) * trust**_TRUST}
+
+    def _differences(self, column: int, usual: _Usual) -> dict[str, float]:
+        """Return the evidence of the object that a label is compared with."""
+        row = self._match[column]
+        iou = self._iou[row, column]
+        return {
+            OUTLINE: self._score[row] * usual.overlap.strangeness(self._pair(column, row), iou),
+            CLASS: self._class_margin(row, column) * min(1, iou / _SAME),
+            MERGED: self._parts(column),
+        }
 
     def _class_margin(self, row: int, column: int) -> float:
         """Return by how much the score of another class at a place exceeds that of the label's class, at least 0."""
@@ -200,12 +229,20 @@ class _Comparison:
         return max(0.0, self._score[row] - max(self._score[own], default=0.0))
 
     def _parts(self, column: int) -> float:
-        """Return how much speaks for several objects in one label."""
+        """Return how much speaks for several objects in one label: that two parts are sure, large and apart."""
         rows = [row for row in self._kept if self._inside[row, column] >= _INSIDE]
         if len(rows) < 2:
             return 0.0
-        whole = max(self._score[self._iou[:, column] > 0.7], default=0.0)
-        return max(0.0, self._score[rows[1]] - whole)
+        whole = max(self._score[self._iou[:, column] > _WHOLE], default=0.0)
+        shares = self._iou[rows, column] / self._inside[rows, column]  # about the share of the label
+        best = 0.0
+        for first, second in itertools.combinations(range(len(rows)), 2):
+            if self._same[rows[first], rows[second]] < _APART:
+                filled = min(1, shares[first] + shares[second])
+                best = max(
+                    best, self._score[rows[second]] * filled * min(1, min(shares[first], shares[second]) / _LARGE)
+                )
+        return max(0.0, best - whole)
 
 
 def _crowding(masks: Sequence[dict], areas: np.ndarray) -> np.ndarray:
