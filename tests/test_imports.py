@@ -17,10 +17,11 @@ ALLOWED = {
     "pseudo_labels": {"sam", "losses"},
     "modeling": {"ranges", "sam", "losses", "pseudo_labels"},
     "data": set(),
+    "audit": {"data"},
     "evaluation": {"data", "sam", "pseudo_labels"},
     "engine": {"config", "sam", "losses", "pseudo_labels", "modeling", "data", "evaluation"},
     "__init__": {"config", "modeling", "data"},
-    "commands": {"__init__", "ranges", "data", "engine"},
+    "commands": {"__init__", "ranges", "data", "audit", "engine"},
     "cli": set(),
     "__main__": {"cli"},
 }

@@ -26,6 +26,7 @@ _WEIGHTS = {CLASS: 1.0, OUTLINE: 1.0, MERGED: 1.0, UNLABELED: 1.0, MISSED: 0.15}
 _LEAST_TOLD = 0.02  # A reason that weighs less is not told.
 _HALF = 25.0  # place among the evidence of one reason at which it counts half
 _PRIOR = 10.0  # labels that the agreement in the whole data counts as, beside those of an image
+_ALIKE, _LIKELY = 0.8, 5.0  # agreement before anything is seen, and how many labels it counts as
 _TRUST = 2  # power of the agreement in the rest of the image, by which evidence counts
 _WHOLE = 0.7  # IoU above which a prediction is the whole label
 _APART = 0.1  # IoU below which two parts do not overlap
@@ -65,8 +66,9 @@ def rank(given: Sequence[dict], predicted: Sequence[dict]) -> list[Finding]:
     - a missed label by how rarely the network misses labels of this size with neighbors like these. It counts less,
       because networks miss more objects than people label in vain.
 
-    All of this counts by how well labels and predictions agree in the rest of the image. The doubt falls with the place of the evidence among all evidence of its reason, so that no reason fills the first
-    rows alone: what a network gets wrong often takes many places.
+    All of this counts by how well labels and predictions agree in the rest of the image. The doubt falls with the place
+    of the evidence among all evidence of its reason, so that no reason fills the first rows alone: what a network gets
+    wrong often takes many places.
 
     Args:
         given: annotations of COCO with `image_id`, `category_id` and `segmentation`, an RLE with compressed counts.
@@ -103,8 +105,8 @@ class _Usual:
     """What is usual of a network on this data, told by the labels, most of which are right."""
 
     def __init__(self, comparisons: Sequence["_Comparison"]) -> None:
-        alike, count = np.sum([comparison.agreement() for comparison in comparisons], axis=0) if comparisons else (0, 1)
-        self.agreement = alike / count
+        alike, count = np.sum([comparison.agreement() for comparison in comparisons], axis=0) if comparisons else (0, 0)
+        self.agreement = (alike + _ALIKE * _LIKELY) / (count + _LIKELY)
         self.is_found = _Chance([case for comparison in comparisons for case in comparison.found_cases()])
         self.overlap = _Overlap([case for comparison in comparisons for case in comparison.overlap_cases()])
 
