@@ -65,8 +65,8 @@ def _rle_problem(size: Any, counts: Any, height: int, width: int) -> str | None:
     return None
 
 
-def decode_segmentation(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """Decode polygons, or an RLE whose counts are a list or a string, to a mask (H, W), uint8 with values 0 and 1.
+def compress_segmentation(segmentation: list | dict, height: int, width: int) -> dict:
+    """Return polygons, or an RLE whose counts are a list or a string, as a compressed RLE of pycocotools.
 
     Raises:
         ValueError: the segmentation is damaged, or of another size.
@@ -76,11 +76,19 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
         raise ValueError(f"an object {problem or f'is in an image of {width}x{height} pixels'}")
     if isinstance(segmentation, list):
         parts = [part for part in segmentation if is_polygon(part)]
-        rle = mask_util.merge(mask_util.frPyObjects(parts, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
+        return mask_util.merge(mask_util.frPyObjects(parts, height, width))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def decode_segmentation(segmentation: list | dict, height: int, width: int) -> np.ndarray:
+    """Decode polygons, or an RLE whose counts are a list or a string, to a mask (H, W), uint8 with values 0 and 1.
+
+    Raises:
+        ValueError: the segmentation is damaged, or of another size.
+    """
+    rle = compress_segmentation(segmentation, height, width)
     mask = mask_util.decode(rle)
     if mask.sum() != mask_util.area(rle):  # pycocotools leaves what a short RLE does not cover as it was in memory.
         raise ValueError(f"an object has an RLE that does not cover its image of {width}x{height} pixels")

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -75,6 +76,27 @@ def whole_lines(path: str | os.PathLike) -> Iterator[str]:
     """
     with open(path, encoding="utf-8", newline="\n") as file:
         yield from (line[:-1] for line in file if line.endswith("\n"))
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `output` that takes its place when the block ends without an error.
+
+    A folder that exists is replaced as a whole, or stays as it is.
+
+    Raises:
+        OSError: the folder cannot be written, for example because the disk is full.
+    """
+    folder, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if output.exists():
+            output.rename(old)
+        folder.rename(output)
+    finally:
+        for path in (folder, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:

@@ -10,6 +10,7 @@ COMMANDS = {
     "report": "Write what trainings did as a page of HTML.",
     "check": "Find every fault of data sets before a training starts.",
     "points": "Make one point per target from masks.",
+    "audit": "Review points and pseudo-masks in a browser, and write the reviewed ones.",
     "clusters": "Cluster training images for the clustered outer step.",
     "export": "Write a trained network as ONNX, TorchScript or plain weights.",
     "detect": "Detect targets in images, folders and videos.",

@@ -17,6 +17,7 @@ COMMANDS = {
     "tiles": "Cut the images and masks of a COCO json into tiles.",
     "prepare-voc": "Bring PASCAL VOC 2012, with SBD, into COCO format.",
     "prepare-cityscapes": "Bring Cityscapes into COCO format.",
+    "audit": "Review labels in a browser, sorted by doubt, and write the audited labels.",
     "export": "Write a trained network as a file that Detectron2 alone reads.",
 }
 

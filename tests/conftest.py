@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -265,3 +266,62 @@ def run_python():
         return process
 
     return run
+
+
+BROWSER_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+OWN = ("file:", "data:", "blob:")  # what a page that lies on the disk may load
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium; without one the tests are skipped or, where S4M_TEST_BROWSER is set, fail."""
+    program = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        program = None
+    if program is None:
+        missing = "chromium and playwright are not installed: tests of pages need both"
+        (pytest.fail if os.environ.get("S4M_TEST_BROWSER") else pytest.skip)(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Function (folder, **options of a context) -> its index.html in a browser of its own, without old decisions.
+
+    Errors of the page and requests that leave the disk fail the test at its end.
+    """
+    wrong = []
+    contexts = []
+
+    def watch(page):
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("request", lambda request: None if request.url.startswith(OWN) else wrong.append(request.url))
+
+    def make(folder, **options):
+        contexts.append(chromium.new_context(**{"viewport": {"width": 1440, "height": 900}} | options))
+        page = contexts[-1].new_page()
+        watch(page)
+        page.goto((Path(folder) / "index.html").as_uri())
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not wrong

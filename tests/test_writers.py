@@ -11,9 +11,11 @@ import pytest
 import supervision as sv
 import torch
 
+from d2kit.audit.page import Picture, Row, write_page
 from d2kit.commands import run_command
 from d2kit.report.report import write_report
 from d2kit.sources import Source
+from istd.audit.files import Audit, write_reviewed
 from istd.checkpoints import Recipe
 from istd.commands import points
 from istd.deploy import ISTDPredictor, Runner
@@ -159,6 +161,19 @@ def report(name, source, output):
     write_report(REPORT_PARTS, [output], output / "report.html")
 
 
+def audit_page(name, source, output):
+    row = Row(name, 0, 1.0, [name], (0, 0, 8, 8), facts={name: name})
+    pictures = [Picture(name, source / "plain.png", np.zeros((8, 8), np.uint8), [], [row])]
+    texts = {"mask": name, "other": name, "take": name}
+    write_page(output / "audit", pictures, title=name, source=name, classes=[name], texts=texts)
+
+
+def reviewed_masks(name, source, output):
+    record = {"image_id": os.path.splitext(name)[0], "file_name": str(source / "plain.png"), "points": []}
+    audit = Audit([record], {record["image_id"]: np.ones((8, 8), bool)}, {}, [])
+    write_reviewed(audit, [], {}, output / "reviewed")
+
+
 WRITERS = [
     yolo,
     tiles,
@@ -172,6 +187,8 @@ WRITERS = [
     feature_cache,
     pseudo_masks,
     report,
+    audit_page,
+    reviewed_masks,
 ]
 
 

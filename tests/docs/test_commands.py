@@ -34,7 +34,8 @@ from s4m.sam import SEGMENTERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-NEEDS = dict.fromkeys(("docs/deploy.md", "docs/extending.md", "docs/s4m.md"), "docs/getting_started.md")
+_LATER = ("docs/audit.md", "docs/deploy.md", "docs/extending.md", "docs/s4m.md")
+NEEDS = dict.fromkeys(_LATER, "docs/getting_started.md")
 FORMS = r"(coco|voc):[^:]+:[^:]+|folder:[^:]+|sirst:[^:]+:[^:]+(:\w+=[^,]*(,\w+=[^,]*)*)?"
 SMALL = {
     "s4m": {

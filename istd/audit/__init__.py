@@ -1,0 +1,1 @@
+"""Points and pseudo-masks are ranked by what speaks against them, shown in a browser, and corrected by people."""
