@@ -20,7 +20,7 @@ DETECTRON2_VALUES: dict[str, Allowed] = {
     "INPUT.MAX_PIXELS": "[1, inf)",
     "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
     "MODEL.PIXEL_MEAN": "(-inf, inf)",
-    "MODEL.PIXEL_STD": "(0, inf)",
+    "MODEL.PIXEL_STD": "[1e-6, inf)",
     "SEED": "[-1, 2147483647]",
     "SOLVER.ACCUMULATE": "[1, inf)",
     "SOLVER.BASE_LR": "[0, inf)",

@@ -161,7 +161,7 @@ def checkpoint_to_resume(folder: str | os.PathLike) -> Path:
     if not tagged:
         logger.warning("'%s' has no file last_checkpoint: the training resumes from its only checkpoint.", folder)
     for path in [*tagged, *_checkpoints(folder)]:
-        reason = damage(path) if path.is_file() else "it is missing"
+        reason = damage(path) if os.path.isfile(path) else "it is missing"  # Path.is_file raises for a name too long.
         if not reason:
             return path
         logger.warning("The checkpoint '%s' is passed over: %s.", path, reason)

@@ -136,6 +136,8 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path, caplog):
     last.unlink()
     second.write_bytes(b"")
     assert checkpoint_to_resume(tmp_path) == first and f"'{last}' is passed over: it is missing" in caplog.text
+    (tmp_path / "last_checkpoint").write_text("x" * 5000)
+    assert checkpoint_to_resume(tmp_path) == first
     flip(first)
     with pytest.raises(ValueError, match="no whole checkpoint"):
         checkpoint_to_resume(tmp_path)
