@@ -303,3 +303,16 @@ def test_the_number_of_pages_is_kept_between_checks(folder, monkeypatch, tmp_pat
     path = folder / "images" / "a.tif"
     Image.new("L", (8, 8)).save(path, save_all=True, append_images=[Image.new("L", (8, 8))])
     assert [read_headers([str(path)])[str(path)].frames for _ in range(2)] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", ["images alone", "no annotation", "a folder"])
+def test_a_test_set_without_annotations_is_refused_before_training(config, folder, kind):
+    edit(folder / "val.json", lambda data: data.update(annotations=[]) if "no" in kind else data.pop("annotations"))
+    if kind == "a folder":
+        config.DATASETS.TEST = (f"folder:{folder}/images",)
+    with pytest.raises(ValueError, match=r"DATASETS.TEST: .* has no annotation to evaluate by"):
+        build_two_stream_loader(config)
+    resolve_config_datasets(config)
+    assert ["sets for evaluation without annotations"] == [
+        fault.headline for faults in check_config(config) for fault in faults.of(ERROR)
+    ]
