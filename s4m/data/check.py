@@ -162,8 +162,14 @@ def write_repaired(name: str, path: Path, *, objects_of_crowds: bool = False) ->
 
 
 def check_sets(names: Sequence[str], cfg: CfgNode) -> list[Faults]:
-    """Return the faults of registered sets, each checked by itself as one with labels."""
-    return [check_set(name, labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)[1] for name in names]
+    """Return the faults of registered sets, each checked by itself: one with a json as one with labels."""
+    skips = cfg.INPUT.ON_BAD_IMAGE == "skip"
+    all_faults = []
+    for name in names:
+        labeled = "json_file" in MetadataCatalog.get(name).as_dict()
+        options = {"labeled": labeled, "skip_bad": skips and not labeled}
+        all_faults.append(check_set(name, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS, **options)[1])
+    return all_faults
 
 
 def check_config(cfg: CfgNode) -> list[Faults]:

@@ -316,3 +316,12 @@ def test_a_test_set_without_annotations_is_refused_before_training(config, folde
     assert ["sets for evaluation without annotations"] == [
         fault.headline for faults in check_config(config) for fault in faults.of(ERROR)
     ]
+
+
+def test_a_torn_image_of_a_folder_is_a_warning_unless_the_key_stops(config, folder):
+    (folder / "images" / "torn.png").write_bytes((folder / "images/000001.png").read_bytes()[:200])
+    name = f"folder:{folder}/images"
+    resolve_datasets([name])
+    assert [fault.count for fault in check_sets([name], config)[0].of(WARNING)] == [1]
+    config.INPUT.ON_BAD_IMAGE = "stop"
+    assert [fault.count for fault in check_sets([name], config)[0].of(ERROR)] == [1]
