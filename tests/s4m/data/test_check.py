@@ -25,7 +25,7 @@ from s4m.data.datasets_by_path import resolve_config_datasets, resolve_datasets
 from s4m.data.header_cache import read_headers
 from s4m.data.shapes import write_shapes
 from s4m.data.two_stream import build_two_stream_loader, load_labeled
-from s4m.evaluation.build import WithClasses
+from s4m.evaluation.build import WithClasses, build_evaluator
 from s4m.evaluation.coco import read_truth
 
 
@@ -312,6 +312,9 @@ def test_a_test_set_without_annotations_is_refused_before_training(config, folde
         config.DATASETS.TEST = (f"folder:{folder}/images",)
     with pytest.raises(ValueError, match=r"DATASETS.TEST: .* has no annotation to evaluate by"):
         build_two_stream_loader(config)
+    if kind == "a folder":
+        with pytest.raises(ValueError, match=r"DATASETS.TEST: 'folder:.*' has no annotation to evaluate by"):
+            build_evaluator(config, config.DATASETS.TEST[0])
     resolve_config_datasets(config)
     assert ["sets for evaluation without annotations"] == [
         fault.headline for faults in check_config(config) for fault in faults.of(ERROR)
