@@ -69,6 +69,8 @@ def check_options(args: argparse.Namespace) -> None:
     files = [*args.output, args.int8] if args.int8 else args.output
     if args.calibrate and not args.int8:
         raise argparse.ArgumentError(None, "--calibrate needs --int8.")
+    if args.int8 in args.output:
+        raise argparse.ArgumentError(None, f"--int8 must name another file than --output, not '{args.int8}' too.")
     if args.report and not args.evaluate:
         raise argparse.ArgumentError(None, "--report needs --evaluate.")
     if any(path.endswith(".onnx") for path in files):

@@ -13,6 +13,7 @@ from istd.data.sensor import RANGES, fill_not_finite, gray_from_raw, parse_range
 ARRAY_EXTENSIONS = (".npy", ".raw")
 COLDEST_KELVIN = 200  # Float images whose values all lie above are temperatures, as no gray image is so bright.
 CONTRAST_OF_UNIT = 0.25  # Float images within 0..1 span at least this; others are normalized counts.
+CONTRAST_OF_GRAY = 64  # Fractions within 0..255 span at least this; others are temperatures, for example in Celsius.
 
 
 def gray_from_array(
@@ -25,8 +26,9 @@ def gray_from_array(
         bool: 0 and 255
         other integers: counts of a sensor, scaled by `value_range` as 16-bit files are, see `gray_from_raw`
         floats within 0..1: gray values divided by 255, if they span at least CONTRAST_OF_UNIT; else raw values
-        other floats within 0..255: gray values, unless all are above COLDEST_KELVIN
-        other floats, such as temperatures in Kelvin: raw values
+        other floats within 0..255: gray values, if they are whole numbers or span at least CONTRAST_OF_GRAY, unless all
+            are above COLDEST_KELVIN
+        other floats, such as temperatures: raw values
     If `value_range` is "LOW..HIGH", all images but those of uint8 and bool are raw values.
 
     Args:
@@ -61,7 +63,8 @@ def gray_from_array(
         sentence = f"{name}: float values {low:g} to {high:g} are taken as shares of 255."
         report("repaired", "float values within 0 to 1", sentence, 1)
         return values * np.float32(255)
-    if low >= 0 and 1 < high <= 255 and low < COLDEST_KELVIN or high == low == 0:
+    is_gray = high - low >= CONTRAST_OF_GRAY or np.array_equal(values, np.rint(values))
+    if low >= 0 and 1 < high <= 255 and low < COLDEST_KELVIN and is_gray or high == low == 0:
         return values
     return gray_from_raw(values, value_range, name, report)
 

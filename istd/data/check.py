@@ -128,6 +128,8 @@ def _judge_files(records: Sequence[dict], facts: Sequence[Facts], faults: Faults
         if not fact.mask_share:
             empty.append(mask)
             _judge_empty_mask(record, faults)
+        elif record.get("points") == []:
+            faults.warning("masks with targets whose image has no point", f"{mask} has targets.")
         points += len(record.get("points") or ())
         points_off += [mask] * fact.points_off
     masks = sum("mask_file" in record for record in records)
@@ -166,6 +168,9 @@ def _judge_training(records: Sequence[dict], facts: Sequence[Facts], cfg: CfgNod
             sentence = f"{record['file_name']} has no {name}, which ISTD.LABELS.SOURCE '{node.SOURCE}' needs."
             faults.error(f"images without {name}", sentence)
     if by_masks or faults.of(ERROR):
+        return
+    if not any(record["points"] for record in records):
+        faults.error("points", f"there is no point in any of the {len(records)} training images.")
         return
     spots = _spots(records, facts)
     size = node.TARGET_SIZE if node.START == "contours" else math.inf

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from d2kit.faults import Report, log_once
 from istd.data.frames import count_frames, require_whole, split_frame
-from istd.data.images import find_image
+from istd.data.images import EXTENSIONS, find_image
 from istd.data.names import image_files, image_key
 
 MASK_FOLDERS = ("masks", "mask", "label", "labels", "gt")
@@ -104,13 +104,13 @@ def check_missing(records: Sequence[dict], folder: Path, images: Path, report: R
         return
     example = os.fspath(missing[0]["file_name"])
     if len(missing) == len(records):
-        masks = image_files(folder)
+        masks = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         names = (image_key(path.relative_to(images)) for path in image_files(images))
         short = (name for key in names for name in (key, key.rpartition("/")[2]))
         if masks and not any(find_mask(folder, name, images) for name in short):
             raise ValueError(
                 f"{folder} has no mask for any image, such as {example}: its files are named like '{min(masks).name}'. "
-                "A mask has the name of its image."
+                f"A mask has the name of its image, and is of the format {', '.join(EXTENSIONS)}."
             )
     sentence = f"{len(missing)} of {len(records)} images have no mask in {folder}, {example} for one."
     report("warning", "images without a mask", sentence, len(missing))

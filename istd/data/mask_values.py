@@ -7,7 +7,7 @@ from PIL import Image
 MAX_INSTANCE_NUMBER = 32  # integer values up to this are always numbers of instances or classes
 NOISE = 1 / 8  # Weaker regions than this share of the largest value are ringing of a resized mask.
 RINGING = 1 / 4  # Regions of a JPEG that are weaker than this share of the largest value are its ringing.
-STRAY = 1 / 4  # Weak regions are stray values beside white targets if they have less than this share of the pixels.
+STRAY = 1 / 4  # Weak regions with less than this share of the pixels, or of the largest target, are stray values.
 MOST = 1 / 2  # A mask with a larger share of targets is inverted.
 
 
@@ -55,8 +55,9 @@ def foreground(values: np.ndarray, lossy: bool = False, colored: bool = False) -
     0 are targets. Otherwise they are soft borders, and pixels above half of the largest value are targets.
 
     Stray values: where the largest value is white (255, 65535, or 1.0 of floats), regions that nowhere exceed half of
-    it are no targets if together they have less than STRAY of the pixels above 0, or if they are dark (below NOISE) and
-    share their values, as the noise of a JPEG does that was saved again.
+    it are no targets if together they have less than STRAY of the pixels above 0, or each less than STRAY of those of
+    the largest target, or if they are dark (below NOISE) and share their values, as the noise of a JPEG does that was
+    saved again.
 
     Examples, each with the values of two regions:
         1 1 1 | 2 2 2, or 100 100 | 200 200    each region is an instance, and all pixels are targets
@@ -133,7 +134,7 @@ def _white(dtype: np.dtype) -> tuple[float, ...]:
 
 def _are_stray(weak: np.ndarray, peaks: np.ndarray, areas: np.ndarray, top: float) -> bool:
     """Return whether the weak regions of a mask with white targets are stray values."""
-    if areas[weak].sum() < STRAY * areas.sum():
+    if areas[weak].sum() < STRAY * areas.sum() or areas[weak].max() < STRAY * areas[~weak].max():
         return True
     shares_values = len(np.unique(peaks[weak])) < weak.sum()
     return shares_values and bool((peaks[weak] <= top * NOISE).all())

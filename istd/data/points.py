@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from d2kit.faults import Faults
-from istd.data.images import SizeMismatch, find_image, image_size, read_mask
+from istd.data.images import SizeMismatch, image_size, read_mask
+from istd.data.mask_files import find_mask
 from istd.data.names import NameTable, spellings
 from istd.data.point_files import FRACTIONS, nearest_on_target, read_coco, read_labelme, read_voc, read_yolo
 from istd.data.point_tables import Entry, read_csv
@@ -121,7 +122,7 @@ class PointSource:
                 path = self.source / f"{spelling}{suffix}"
                 if path.is_file():
                     return read(path)
-            path = find_image(self.source, spelling)
+            path = find_mask(self.source, spelling)
             if path is not None:
                 return self._read_dots(path, name, height, width)
         return None

@@ -99,6 +99,8 @@ class SirstFolder:
     def _point_source(self, faults: Faults) -> PointSource | None:
         if self._points is None:
             return None
+        if self._points == self.root / self._mask_option and self.masks is not None:
+            return PointSource(self.masks, self._unit, faults)
         if not self._points.exists() and self.masks is not None:
             raise FileNotFoundError(
                 f"the points '{self._points}' do not exist: `istd points {self.masks} --output {self._points}` makes "

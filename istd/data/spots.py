@@ -104,7 +104,7 @@ def why_none_is_easy(images: int, spots: Sequence[tuple[str, Spot]], polarity: s
         return f"none of the {images} training images is easy enough to begin with: {fault.examples[0]}"
     return (
         f"none of the {images} training images is easy enough to begin with: lower ISTD.LABELS.EASY_SHARE or set "
-        "ISTD.LABELS.POOL to all."
+        "ISTD.LABELS.POOL to all; ISTD.LABELS.TARGET_SIZE is for images that were enlarged."
     )
 
 

@@ -16,15 +16,10 @@ from s4m.data.coco import complete_annotations, is_coco_set, read_content, read_
 from s4m.data.coco_records import tell_crowds
 from s4m.data.duplicates import find_copies, find_reencoded
 from s4m.data.header_cache import read_headers
-from s4m.data.images import first_missing, size_problem_of
+from s4m.data.images import first_missing, size_problem_of, tell_orientation
 from s4m.data.mappers import crowds_as_objects, without_labels
 
 ON_BAD_IMAGE = ("skip", "stop")
-_TURNED = "images with an EXIF orientation, read as they are shown, where their json must be"
-_AMBIGUOUS = (
-    "images with an EXIF orientation that keeps their size, read as they are shown, so that no size tells whether "
-    "their json is of that frame: draw the masks of one over it, and if they are turned or mirrored, remove the tag"
-)
 
 
 def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = False) -> list[dict]:
@@ -60,10 +55,8 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
         size_problem = size_problem_of(path, header, (record.get("height"), record.get("width")))
         if size_problem:
             faults.error("images of another size than their json says", size_problem)
-        elif header.orientation > 1 and "height" in record:
-            told = f"'{path}' has the orientation {header.orientation}"
-            keeps_size = header.orientation < 5 or header.size[0] == header.size[1]
-            faults.warning(_AMBIGUOUS if keeps_size else _TURNED, told)
+        elif "height" in record:
+            tell_orientation(path, header, faults)
         if header.frames > 1:
             faults.warning(
                 "images of several pages or frames, of which the first is read", f"'{path}' of {header.frames}"
@@ -74,7 +67,13 @@ def check_images(records: Sequence[dict], faults: Faults, *, skip_bad: bool = Fa
 
 
 def check_set(
-    name: str, *, labeled: bool, skip_bad: bool = False, objects_of_crowds: bool = False, first: str | None = None
+    name: str,
+    *,
+    labeled: bool,
+    skip_bad: bool = False,
+    objects_of_crowds: bool = False,
+    first: str | None = None,
+    evaluated: bool = False,
 ) -> tuple[list[dict], Faults]:
     """Read a registered set and check it by all rules.
 
@@ -84,6 +83,7 @@ def check_set(
         skip_bad: whether images that cannot be read are left out.
         objects_of_crowds: whether annotations with iscrowd 1 are objects.
         first: the first of the training sets if this is one: it needs annotations, and the classes of the first.
+        evaluated: whether it is a set for evaluation, which needs an annotation.
 
     Returns:
         the dataset dicts, and the faults; with an error among them the dicts are not to be used.
@@ -98,6 +98,8 @@ def check_set(
             faults.error("training sets without annotations", f"'{name}' has no annotations")
         elif set(classes_of(name)) != set(classes_of(first)):
             faults.error("training sets of other classes", f"'{first}' and '{name}' differ in their classes")
+    if evaluated and records and not faults.of(ERROR) and not any(record.get("annotations") for record in records):
+        faults.error("sets for evaluation without annotations", f"'{name}' has no annotation to evaluate by")
     good = check_images(records, faults, skip_bad=skip_bad)
     if not good and not faults.of(ERROR):
         reason = f" that can be read: {read_headers([records[0]['file_name']]).popitem()[1].problem}" if records else ""
@@ -160,8 +162,14 @@ def write_repaired(name: str, path: Path, *, objects_of_crowds: bool = False) ->
 
 
 def check_sets(names: Sequence[str], cfg: CfgNode) -> list[Faults]:
-    """Return the faults of registered sets, each checked by itself as one with labels."""
-    return [check_set(name, labeled=True, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)[1] for name in names]
+    """Return the faults of registered sets, each checked by itself: one with a json as one with labels."""
+    skips = cfg.INPUT.ON_BAD_IMAGE == "skip"
+    all_faults = []
+    for name in names:
+        labeled = "json_file" in MetadataCatalog.get(name).as_dict()
+        options = {"labeled": labeled, "skip_bad": skips and not labeled}
+        all_faults.append(check_set(name, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS, **options)[1])
+    return all_faults
 
 
 def check_config(cfg: CfgNode) -> list[Faults]:
@@ -180,6 +188,7 @@ def check_config(cfg: CfgNode) -> list[Faults]:
                 skip_bad=key == "UNLABELED" and cfg.INPUT.ON_BAD_IMAGE == "skip",
                 objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS,
                 first=cfg.DATASETS.TRAIN[0] if key == "TRAIN" else None,
+                evaluated=key == "TEST",
             )
             if key == "TEST" and not faults.of(ERROR):
                 tell_classes(name, training_classes(cfg), faults)

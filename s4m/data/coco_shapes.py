@@ -177,8 +177,9 @@ def _boxes(annotations: Sequence[dict]) -> np.ndarray:
     try:
         flat = array("d", chain.from_iterable(four))
     except (TypeError, OverflowError):
-        four = [box if all(type(value) in (int, float) for value in box) else [math.nan] * 4 for box in four]
-        flat = array("d", map(float, chain.from_iterable(four)))
+        numbers = [all(type(value) in (int, float) for value in box) for box in four]
+        four = [list(numbers_in(box)) if good else [math.nan] * 4 for box, good in zip(four, numbers, strict=True)]
+        flat = array("d", chain.from_iterable(four))
     return np.frombuffer(flat, np.float64).reshape(-1, 4)
 
 

@@ -13,6 +13,9 @@ _BEYOND = 1.25  # A set whose coordinates reach this many times the side of an i
 _LARGE = 160  # pixels; in images with longer sides, a whole set does not lie within the first 100
 _FEWEST = 10  # polygons from which large images tell percentages
 _TOLERANCE = 0.02  # of a box's longer side, beside one pixel, within which two boxes are the same
+_OVERSHOOT = 2  # pixels by which a polygon may leave its image
+_FEWEST_BEYOND = 3  # polygons that leave their images from which y may be before x
+_SHARE_BEYOND = 0.1  # of the polygons, too
 _SAMPLE = 50  # run lengths that are tried in the other order
 
 
@@ -37,6 +40,8 @@ def tell_percentages(extents: np.ndarray, sides: np.ndarray, faults: Faults) -> 
 def tell_swapped(extents: np.ndarray, boxes: np.ndarray, sides: np.ndarray, faults: Faults) -> None:
     """Add an error if polygons have y before x: they leave their images, and the boxes are theirs with x before y.
 
+    Without such boxes it is an error if many leave their images, and all would lie within them with x before y.
+
     Args:
         extents: (N, 4) x0, y0, x1, y1 of the polygons.
         boxes: (N, 4) x, y, width, height as the json has them; NaN where it has none.
@@ -50,6 +55,12 @@ def tell_swapped(extents: np.ndarray, boxes: np.ndarray, sides: np.ndarray, faul
     if 2 * swapped.sum() > len(extents) and (swapped & leaves).any():
         told = f"{int(swapped.sum())} of {len(extents)} polygons have y before x, where their boxes have x before y"
         faults.error("polygons with y before x", told)
+        return
+    beyond = (extents[:, 2:] > sides + _OVERSHOOT).any(1)
+    within = (extents[:, [3, 2]] <= sides + _OVERSHOOT).all()
+    if len(extents) and within and beyond.sum() >= max(_FEWEST_BEYOND, _SHARE_BEYOND * len(extents)):
+        told = f"{int(beyond.sum())} of {len(extents)} polygons leave their images"
+        faults.error("polygons with y before x", f"{told}, and all lie within them with x and y exchanged")
 
 
 def tell_rows(segmentations: Sequence[dict], boxes: np.ndarray, faults: Faults) -> None:

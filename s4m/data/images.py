@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image, ImageFile
 
 from d2kit.exif import orientation_of
+from d2kit.faults import Faults
 from d2kit.files import read_picture
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
@@ -27,6 +28,11 @@ _TRANSPOSITIONS = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 _TURNED = {6: 90, 8: 270}  # degrees clockwise by EXIF orientation; 5 and 7 mirror as well
+_SHOWN = "images with an EXIF orientation, read as they are shown, where their json must be"
+_AMBIGUOUS = (
+    "images with an EXIF orientation that keeps their size, read as they are shown, so that no size tells whether "
+    "their json is of that frame: draw the masks of one over it, and if they are turned or mirrored, remove the tag"
+)
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}  # of whole files, by format
 
 
@@ -240,6 +246,14 @@ def size_problem_of(file_name: str | os.PathLike, header: Header, wanted: tuple[
         how = f"turns it by {degrees} degrees" if degrees else "turns and mirrors it"
         told += f": its EXIF orientation {header.orientation} {how}, and the json was made without regard to it"
     return told
+
+
+def tell_orientation(file_name: str | os.PathLike, header: Header, faults: Faults) -> None:
+    """Add a warning if an image of the size that its json says has an EXIF orientation."""
+    if header.orientation > 1:
+        keeps_size = header.orientation < 5 or header.size[0] == header.size[1]
+        told = f"'{file_name}' has the orientation {header.orientation}"
+        faults.warning(_AMBIGUOUS if keeps_size else _SHOWN, told)
 
 
 def first_missing(file_names: Iterable[str]) -> str | None:

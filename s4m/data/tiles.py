@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
+from d2kit.faults import Faults
 from d2kit.files import atomic_write, inside, read_picture, require_apart, unused_name, write_png
 from s4m.data.coco import validate_coco
-from s4m.data.images import read_header, read_stored, size_problem_of, turn
+from s4m.data.images import read_header, read_stored, size_problem_of, tell_orientation, turn
 
 
 def tile_bounds(length: int, tile: int) -> list[tuple[int, int]]:
@@ -102,6 +103,7 @@ def write_tiles(
     """
     _check(Path(source), Path(images), Path(output), tile)
     data = validate_coco(source, images)
+    faults = Faults(f"'{source}'")
     by_image: dict[int, list[dict]] = {image["id"]: [] for image in data["images"]}
     for annotation in data.get("annotations", ()):
         by_image[annotation["image_id"]].append(annotation)
@@ -109,7 +111,7 @@ def write_tiles(
     annotations = []
     for image, stem in zip(data["images"], _stems(data["images"]), strict=True):
         height, width = image["height"], image["width"]
-        pixels = _read(Path(images, image["file_name"]), height, width)
+        pixels = _read(Path(images, image["file_name"]), height, width, faults)
         boxes = list(itertools.product(tile_bounds(height, tile), tile_bounds(width, tile)))
         parts = cut_annotations(by_image[image["id"]], (height, width), boxes, min_share)
         for ((y0, y1), (x0, x1)), tile_parts in zip(boxes, parts, strict=True):
@@ -122,6 +124,7 @@ def write_tiles(
     path = Path(output, "annotations.json")
     with atomic_write(path, "w") as file:
         json.dump({**data, "images": records, "annotations": annotations}, file)
+    faults.log()
     return path
 
 
@@ -141,8 +144,8 @@ def _stems(images: Sequence[dict]) -> list[str]:
     return list(stems)
 
 
-def _read(path: Path, height: int, width: int) -> np.ndarray:
-    """Return the pixels as the image is shown, with all channels and bits."""
+def _read(path: Path, height: int, width: int, faults: Faults) -> np.ndarray:
+    """Return the pixels as the image is shown, with all channels and bits; `faults` gets its EXIF orientation."""
     header = read_header(path)
     if header.orientation > 1 and path.suffix.lower() in (".tif", ".tiff"):
         pixels = read_stored(str(path))  # OpenCV turns some of these, and fails for others.
@@ -155,4 +158,5 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
     problem = size_problem_of(path, header._replace(size=pixels.shape[:2]), (height, width))
     if problem:
         raise ValueError(problem)
+    tell_orientation(path, header, faults)
     return np.ascontiguousarray(pixels)

@@ -117,7 +117,7 @@ def check_tests(cfg: CfgNode, labeled: Sequence[dict], unlabeled: Sequence[dict]
     """
     tested = []
     for name in cfg.DATASETS.TEST:
-        options = {"labeled": True, "objects_of_crowds": cfg.INPUT.CROWDS_AS_OBJECTS}
+        options = {"labeled": True, "objects_of_crowds": cfg.INPUT.CROWDS_AS_OBJECTS, "evaluated": True}
         tested += map(without_labels, _load(name, "DATASETS.TEST", **options))
         if comm.is_main_process():
             faults = Faults(f"DATASETS.TEST '{name}'")

@@ -52,7 +52,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Args:
         cfg: complete configuration.
         dataset_name: a registered data set.
+
+    Raises:
+        ValueError: the set is a folder of images.
     """
+    if not {"thing_classes", "json_file"} & MetadataCatalog.get(dataset_name).as_dict().keys():
+        raise ValueError(f"DATASETS.TEST: '{dataset_name}' has no annotation to evaluate by")
     evaluator = _build(cfg, dataset_name)
     indices = class_indices(training_classes(cfg), classes_of(dataset_name))
     if indices == list(range(len(indices))):

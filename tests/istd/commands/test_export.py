@@ -60,6 +60,7 @@ def test_options_and_masks_that_are_missing(small_set, tmp_path, capsys):
     for options, message in (
         (["--report", "scores.json"], "--report needs --evaluate"),
         (["--calibrate", f"sirst:{small_set}:train.txt"], "--calibrate needs --int8"),
+        (["--int8", str(tmp_path / "x.pt")], "--int8 must name another file than --output"),
     ):
         with pytest.raises(SystemExit):
             run_command(export, [*start, *options])

@@ -61,7 +61,7 @@ def test_floats_tell_their_scale(gray):
     shares = gray_from_array((gray / 255).astype(np.float32), report=lambda *args: said.append(args[2]))
     assert np.abs(shares - gray).max() < 1e-3 and "0.15" in said[0] and "shares of 255" in said[0]
     expected = gray_from_raw(gray.astype(np.float32), report=nothing)
-    for raw in (280 + gray / 10, gray * 30.0 + 7000, gray / 65535 + 0.1, gray - 300.0, 210 + gray / 8):
+    for raw in (280 + gray / 10, gray * 30.0 + 7000, gray / 65535 + 0.1, gray - 300.0, 210 + gray / 8, 10 + gray / 8):
         assert np.abs(gray_from_array(raw, report=lambda *args: said.append(args[2])) - expected).max() < 0.6
     assert any("raw values 284" in sentence and "float" in sentence for sentence in said)
     assert np.array_equal(gray_from_array(gray * 0.5, report=nothing), (gray * 0.5).astype(np.float32))

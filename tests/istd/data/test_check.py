@@ -198,3 +198,14 @@ def test_the_command_checks_a_set_that_a_file_describes(root, capsys):
     (root / "wrong.yaml").write_text("split: train\nmask: m")
     assert main(["check", f"sirst:{root}/wrong.yaml"]) == 1
     assert "wrong.yaml' has the unknown key 'mask'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("masks", ["masks", ""])
+def test_a_training_set_without_any_point_is_refused(cfg, root, masks):
+    (root / "labels").mkdir()
+    for name in names(root, "train"):
+        (root / "labels" / f"{name}.txt").write_text("")
+    faults = check_config(cfg(DATASETS__TRAIN=(f"sirst:{root}:train.txt:points=labels,masks={masks}",)))
+    assert [fault.examples for fault in errors_of(faults)] == [["there is no point in any of the 6 training images."]]
+    beside = told(faults, "warning").get("DATASETS.TRAIN: masks with targets whose image has no point")
+    assert (beside is not None and beside.count == 6) == bool(masks)

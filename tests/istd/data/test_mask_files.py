@@ -81,3 +81,16 @@ def test_finding_a_mask(tmp_path):
     assert find_mask(tmp_path, "a", tmp_path) == tmp_path / "a_mask.png"
     assert find_mask(tmp_path, "b") == tmp_path / "b_mask.png"
     assert find_mask(tmp_path, "c") is None
+
+
+@pytest.mark.parametrize("extension", ["webp", "gif"])
+def test_masks_of_unknown_formats_are_refused(root, extension):
+    write_masks(root, extension=extension)
+    with pytest.raises(ValueError, match=rf"masks has no mask for any image, .* 'a\.{extension}'.* format \.png"):
+        load_sirst(root, "all", points="")
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("label", ""), ("masks", "_mask"), ("gt", "_gt")])
+def test_points_of_the_masks_are_found_wherever_masks_are(root, folder, suffix):
+    write_masks(root, folder, suffix)
+    assert [record["points"] for record in load_sirst(root, "all", points="masks")] == [[[3, 2]]] * 3

@@ -137,6 +137,13 @@ def test_stray_values_beside_white_are_no_targets(tmp_path, stray, white, count)
     assert f"m.png: {pixels} pixels beside white" in said[0][2]
 
 
+def test_many_stray_pixels_are_no_targets_beside_larger_ones():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[4:7, 4:7] = 255
+    mask[::4, 12::4] = 64  # ten pixels, each less than a quarter of the nine of the target
+    assert foreground(mask)[1] == 10 and np.array_equal(foreground(mask)[0], mask == 255)
+
+
 def test_the_noise_of_a_jpeg_saved_again_is_no_target():
     mask = TARGETS * np.uint8(255)
     mask[0, ::2], mask[19, ::3] = 1, 2

@@ -25,7 +25,7 @@ from s4m.data.datasets_by_path import resolve_config_datasets, resolve_datasets
 from s4m.data.header_cache import read_headers
 from s4m.data.shapes import write_shapes
 from s4m.data.two_stream import build_two_stream_loader, load_labeled
-from s4m.evaluation.build import WithClasses
+from s4m.evaluation.build import WithClasses, build_evaluator
 from s4m.evaluation.coco import read_truth
 
 
@@ -303,3 +303,28 @@ def test_the_number_of_pages_is_kept_between_checks(folder, monkeypatch, tmp_pat
     path = folder / "images" / "a.tif"
     Image.new("L", (8, 8)).save(path, save_all=True, append_images=[Image.new("L", (8, 8))])
     assert [read_headers([str(path)])[str(path)].frames for _ in range(2)] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", ["images alone", "no annotation", "a folder"])
+def test_a_test_set_without_annotations_is_refused_before_training(config, folder, kind):
+    edit(folder / "val.json", lambda data: data.update(annotations=[]) if "no" in kind else data.pop("annotations"))
+    if kind == "a folder":
+        config.DATASETS.TEST = (f"folder:{folder}/images",)
+    with pytest.raises(ValueError, match=r"DATASETS.TEST: .* has no annotation to evaluate by"):
+        build_two_stream_loader(config)
+    if kind == "a folder":
+        with pytest.raises(ValueError, match=r"DATASETS.TEST: 'folder:.*' has no annotation to evaluate by"):
+            build_evaluator(config, config.DATASETS.TEST[0])
+    resolve_config_datasets(config)
+    assert ["sets for evaluation without annotations"] == [
+        fault.headline for faults in check_config(config) for fault in faults.of(ERROR)
+    ]
+
+
+def test_a_torn_image_of_a_folder_is_a_warning_unless_the_key_stops(config, folder):
+    (folder / "images" / "torn.png").write_bytes((folder / "images/000001.png").read_bytes()[:200])
+    name = f"folder:{folder}/images"
+    resolve_datasets([name])
+    assert [fault.count for fault in check_sets([name], config)[0].of(WARNING)] == [1]
+    config.INPUT.ON_BAD_IMAGE = "stop"
+    assert [fault.count for fault in check_sets([name], config)[0].of(ERROR)] == [1]

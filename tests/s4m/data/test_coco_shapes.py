@@ -32,6 +32,7 @@ def centered(x, y, width, height):
         lambda x, y, w, h: [y, x, h, w],
         lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT],
         lambda x, y, w, h: [float("inf")] * 4,
+        lambda x, y, w, h: [x, y, 10**400, h],
         lambda x, y, w, h: [str(v) for v in (x, y, w, h)],
         lambda x, y, w, h: [x, y, None, h],
         lambda x, y, w, h: [x, y, w],

@@ -72,3 +72,21 @@ def test_objects_and_images_that_are_there_twice_are_told(data, read):
         ("images that are listed several times", 1),
         ("objects that are there twice", 1),
     ]
+
+
+@pytest.mark.parametrize("boxes", ["none", "swapped", "x before y in a few"])
+def test_swapped_polygons_without_right_boxes_are_refused(data, read, boxes):
+    data["annotations"] += [{**annotation, "id": annotation["id"] + 100} for annotation in data["annotations"]]
+    rewrite_polygons(data, lambda points: points[:, ::-1])
+    for annotation in data["annotations"]:
+        x, y, width, height = annotation.pop("bbox")
+        if boxes == "swapped":
+            annotation["bbox"] = [y, x, height, width]
+        elif boxes != "none" and annotation["id"] < 3:
+            annotation["bbox"] = [x, y, width, height]
+    assert errors(read(data)[1]) == ["polygons with y before x"]
+
+
+def test_polygons_that_reach_below_their_images_are_not_swapped(data, read):
+    rewrite_polygons(data, lambda points: points + (0, HEIGHT / 2))
+    assert errors(read(data)[1]) == []

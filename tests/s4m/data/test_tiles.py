@@ -176,3 +176,15 @@ def test_a_json_of_the_stored_frame_names_the_orientation(source):
     (folder / "turned.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"turned.jpg' is 6x10, but its json says 10x6: its EXIF orientation 6"):
         write_tiles(folder / "turned.json", folder / "images", folder / "tiles", tile=10)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (10, 6)), (6, (8, 8))])
+def test_an_orientation_that_no_size_tells_is_a_warning(source, caplog, orientation, size):
+    folder, _ = source
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", size).save(folder / "images/turned.jpg", exif=exif)
+    data = {"images": [{"id": 1, "file_name": "turned.jpg", "height": size[1], "width": size[0]}]}
+    (folder / "turned.json").write_text(json.dumps(data))
+    write_tiles(folder / "turned.json", folder / "images", folder / "tiles", tile=10)
+    assert "turned.json': images with an EXIF orientation that keeps their size" in caplog.text
