@@ -8,6 +8,8 @@ are scripts, because a browser reads no other files from a page that is a file i
 import base64
 import dataclasses
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -73,6 +75,13 @@ class Picture(NamedTuple):
     rows: Sequence[Row]
 
 
+def require_free(output: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError if the output exists, unless it is an earlier page that may be replaced."""
+    if output.exists() and not (overwrite and (output / "data" / "index.js").is_file()):
+        advice = "choose another output" if overwrite else "choose another output, or --overwrite"
+        raise FileExistsError(f"'{output}' exists: {advice}.")
+
+
 def write_page(
     output: Path,
     pictures: Iterable[Picture],
@@ -81,6 +90,7 @@ def write_page(
     source: str,
     classes: Sequence[str],
     texts: Mapping[str, str],
+    files: Mapping[str, str | os.PathLike] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write the folder as a whole or not at all, and return the number of rows.
@@ -92,17 +102,18 @@ def write_page(
         source: check sum of the labels, which is saved with the decisions.
         classes: names by class index.
         texts: what the page calls `mask` and `other` of a row, and to take the other; keys "mask", "other", "take".
+        files: files to copy into the folder, by their names there.
         overwrite: whether to replace an earlier page; another folder is never replaced.
 
     Raises:
         FileExistsError: the output exists.
     """
-    if output.exists() and not (overwrite and (output / "data" / "index.js").is_file()):
-        advice = "choose another output" if overwrite else "choose another output, or --overwrite"
-        raise FileExistsError(f"'{output}' exists: {advice}.")
+    require_free(output, overwrite=overwrite)
     with whole_folder(output) as folder, tempfile.TemporaryFile() as spool:
         for source_name, name in _FILES.items():
             (folder / name).write_bytes(resources.files(__package__).joinpath(source_name).read_bytes())
+        for name, path in (files or {}).items():
+            shutil.copyfile(path, folder / name)
         # The parts wait on the disk until all are there, because pictures come by image and rows by doubt.
         records = [(picture.name, row, _spooled(spool, row, picture, cover)) for picture, cover, row in _each(pictures)]
         records.sort(key=lambda record: -record[1].doubt)

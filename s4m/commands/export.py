@@ -20,7 +20,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from d2kit.config_files import compose_config
-from d2kit.files import atomic_write
+from d2kit.files import atomic_write, load_weights
 from s4m import add_s4m_config
 from s4m.deploy.export import export_folder, export_onnx, export_weights, make_recipe, plain_config
 from s4m.deploy.predictor import S4MPredictor, class_names_of, run_config
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", help="configuration of the training of --checkpoint, such as its config.yaml")
     parser.add_argument("--output", required=True, help="file or folder to write")
     parser.add_argument("--network", choices=("student", "teacher"), default="student")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="default: those of DATASETS.TRAIN")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="default: the training's own")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,7 +71,8 @@ def _export_plain(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Write weights and their configuration; Detectron2 has no key for the names of classes, so a comment has them."""
     weights = Path(args.output).absolute()
     plain = plain_config(cfg, str(weights))
-    names = list(args.classes or class_names_of(cfg))
+    checkpoint = load_weights(cfg.MODEL.WEIGHTS, "--checkpoint")
+    names = list(args.classes or class_names_of(cfg, checkpoint))
     export_weights(cfg.MODEL.WEIGHTS, args.network, weights)
     path = weights.with_suffix(".yaml")
     with atomic_write(path, "w") as file:

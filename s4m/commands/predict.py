@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--run", help="OUTPUT_DIR of a training")
     parser.add_argument("--network", choices=("student", "teacher"), help="of --run (default: S4M.TEST.NETWORK)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="of --run (default: those of its DATASETS.TRAIN)")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="of --run (default: its own)")
     parser.add_argument("--model", help=".onnx file of `s4m export`")
     parser.add_argument("--device", help="cpu or cuda (default: MODEL.DEVICE of --run, or cpu)")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of an instance (default: 0.5)")

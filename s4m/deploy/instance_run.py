@@ -60,7 +60,7 @@ class InstanceRun(DetectionRun):
         record["seconds"] = round(time.perf_counter() - start, 4)
         if len(found):
             found = found[found.confidence >= self.threshold]
-        record["annotations"] = [_annotation(found, number) for number in range(len(found))]
+        record["annotations"] = [annotation_of(found, number) for number in range(len(found))]
         rows = [self._row(one, record["seconds"]) for one in record["annotations"]]
         return rows, draw_instances(pixels, found, self.detector.class_names)
 
@@ -82,8 +82,8 @@ class InstanceRun(DetectionRun):
         return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(found: sv.Detections, number: int) -> dict[str, Any]:
-    """Return the fields of a COCO annotation for one of the detections of `detect_sliced`."""
+def annotation_of(found: sv.Detections, number: int) -> dict[str, Any]:
+    """Return the fields of a COCO annotation for one of the detections of `detect_sliced`; the first class has id 1."""
     masks = found.mask
     rle = encode_crop(masks.crop(number), masks.offsets[number], masks.image_shape)
     return {"category_id": int(found.class_id[number]) + 1, "score": round(float(found.confidence[number]), 5), **rle}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from d2kit.run_folder import checkpoint_to_use
 from s4m import add_s4m_config
 from s4m.data.classes import training_classes
 from s4m.data.datasets_by_path import resolve_datasets
-from s4m.engine.weights import network_weights
+from s4m.engine.weights import network_weights, saved_classes
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class S4MPredictor(DefaultPredictor):
         cfg: configuration of the network; MODEL.WEIGHTS names the checkpoint.
         model: the network, in eval mode.
         network: "student" or "teacher".
-        class_names: name of each class; the numbers from 0 where the data sets of DATASETS.TRAIN are absent.
+        class_names: name of each class; the numbers from 0 where neither the checkpoint nor a data set tells them.
     """
 
     def __init__(self, cfg: CfgNode, network: str | None = None, class_names: Sequence[str] = ()):
@@ -45,7 +45,7 @@ class S4MPredictor(DefaultPredictor):
             cfg: complete configuration of the training, whose MODEL.WEIGHTS names its checkpoint. Without a GPU, the
                 device is the CPU.
             network: "student" or "teacher"; None takes the one that S4M.TEST.NETWORK names.
-            class_names: name of each class; empty takes those of the first set of DATASETS.TRAIN.
+            class_names: name of each class; empty takes those that `class_names_of` finds.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint is missing, unsafe, of another network or without the teacher;
@@ -69,7 +69,7 @@ class S4MPredictor(DefaultPredictor):
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"'{cfg.MODEL.WEIGHTS}' does not fit the configured network: {reason}") from error
         self.cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS
-        self.class_names = list(class_names) or class_names_of(cfg)
+        self.class_names = list(class_names) or class_names_of(cfg, checkpoint)
         count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
         if len(self.class_names) != count:
             raise ValueError(f"the network has {count} classes, but there are {len(self.class_names)} names for them.")
@@ -115,9 +115,19 @@ def run_config(folder: str | os.PathLike) -> CfgNode:
     return cfg
 
 
-def class_names_of(cfg: CfgNode) -> list[str]:
-    """Return the classes of DATASETS.TRAIN, or numbers and a warning where its data set cannot be read."""
-    names = []
+def class_names_of(cfg: CfgNode, checkpoint: Mapping) -> list[str]:
+    """Return the names of the classes of a network.
+
+    A checkpoint of a training tells them. Bare weights and older checkpoints do not: then they are those of
+    DATASETS.TRAIN, or numbers, with a warning, where that data set cannot be read.
+
+    Args:
+        cfg: complete configuration of the network.
+        checkpoint: content of the file of its weights.
+    """
+    names = saved_classes(checkpoint)
+    if names:
+        return names
     try:
         resolve_datasets(cfg.DATASETS.TRAIN[:1])
         names = training_classes(cfg)

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from d2kit.hooks import BestCheckpointer
 from d2kit.trainer import ResumableTrainer, unwrap_ddp
+from s4m.data.classes import training_classes
 from s4m.data.evaluation_loaders import build_test_loader
 from s4m.data.two_stream import TwoStreamLoader, build_two_stream_loader
 from s4m.engine.cached_source import refined_images, use_cache
@@ -109,6 +110,10 @@ class S4MTrainer(ResumableTrainer):
         start = _position(hooks, d2_hooks.EvalHook)
         hooks[start + 1 : start + 1] = after_evaluation
         return [*hooks, EvaluationCatchUp(cfg.TEST.EVAL_PERIOD, cfg.OUTPUT_DIR, hooks[start:])]
+
+    def state_dict(self) -> dict:
+        """Return the state of `ResumableTrainer` with the names of the classes, which a deployed network tells."""
+        return {**super().state_dict(), "classes": training_classes(self.cfg)}
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume, or start from `MODEL.WEIGHTS` and `S4M.TEACHER.WEIGHTS`."""

@@ -1,7 +1,7 @@
 """Checkpoints of teacher-student models are loaded whole, in part, or from plain networks."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
@@ -57,6 +57,12 @@ def network_weights(checkpoint: dict, network: str, path: str) -> dict:
     if not weights:
         raise ValueError(f"'{path}' holds no {network}: it comes from training without DATASETS.UNLABELED.")
     return weights
+
+
+def saved_classes(checkpoint: Mapping) -> list[str]:
+    """Return the names of the classes that a training wrote into its checkpoint; empty if it holds none."""
+    trainer = checkpoint.get("trainer")
+    return list(trainer.get("classes", ())) if isinstance(trainer, dict) else []
 
 
 def load_teacher(cfg: CfgNode, model: TeacherStudent) -> None:

@@ -16,10 +16,12 @@ from d2kit.launcher import choose_device
 from d2kit.ranges import check_values
 from d2kit.rng import derive_seed
 from s4m import add_s4m_config
+from s4m.data.classes import training_classes, with_classes
+from s4m.data.datasets_by_path import resolve_config_datasets
 from s4m.data.mappers import LabeledMapper, UnlabeledMapper
 from s4m.data.two_stream import load_labeled
 from s4m.engine.cached_source import use_cache
-from s4m.engine.weights import TeacherStudentCheckpointer
+from s4m.engine.weights import TeacherStudentCheckpointer, saved_classes
 from s4m.modeling.teacher_student import TeacherStudent
 from s4m.pseudo_labels.record import ImageRecord
 from s4m.ranges import S4M_VALUES
@@ -55,7 +57,7 @@ def run_config(run: Path, options: Sequence[str] = ()) -> tuple[CfgNode, bool]:
     return cfg, is_stage_1
 
 
-def load_model(cfg: CfgNode, checkpoint: Path, network: str, images: int) -> TeacherStudent:
+def load_model(cfg: CfgNode, checkpoint: Path, network: str, images: int) -> tuple[TeacherStudent, list[str]]:
     """Load a checkpoint of a run as the model whose teacher labels.
 
     Args:
@@ -63,6 +65,9 @@ def load_model(cfg: CfgNode, checkpoint: Path, network: str, images: int) -> Tea
         checkpoint: file that the training wrote.
         network: "teacher", "student" or STAGE_1.
         images: number of images to label, for the warning of a full S4M.SAM.CACHE.
+
+    Returns:
+        the model and the names of its classes, which are empty where the checkpoint has none.
 
     Raises:
         FileNotFoundError, ValueError: the file lacks weights of the network, or SAM's weights are missing.
@@ -72,20 +77,26 @@ def load_model(cfg: CfgNode, checkpoint: Path, network: str, images: int) -> Tea
         raise ValueError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but only TeacherStudent labels.")
     checkpointer = TeacherStudentCheckpointer(model)
     checkpointer.logger.disabled = True  # It would list the teacher as missing from a checkpoint of stage 1.
-    checkpointer.load(str(checkpoint), checkpointables=[])
+    rest = checkpointer.load(str(checkpoint), checkpointables=[])
     checkpointer.logger.disabled = False
     if checkpointer.missing:
         raise ValueError(f"'{checkpoint}' lacks weights of the network, '{checkpointer.missing[0]}' for one.")
     if network == "student":
         model.teacher = model.student
     use_cache(cfg, model.eval(), images)
-    return model
+    return model, saved_classes(rest)
 
 
-def calibrate(cfg: CfgNode, model: TeacherStudent) -> dict[str, Any]:
+def calibrate(cfg: CfgNode, model: TeacherStudent, classes: Sequence[str]) -> dict[str, Any]:
     """Fit the model's confidence to the labeled images of DATASETS.TRAIN, unless its checkpoint brought the fit.
 
     The images are taken in a random order that follows SEED, until there are as many samples as calibration keeps.
+    Their classes are found by their names.
+
+    Args:
+        cfg: result of `run_config`.
+        model: result of `load_model`.
+        classes: names of the model's classes.
 
     Returns:
         `source` ("checkpoint", "labeled images" or "none", where the confidence is the score), the number `samples` of
@@ -97,7 +108,9 @@ def calibrate(cfg: CfgNode, model: TeacherStudent) -> dict[str, Any]:
     source = "checkpoint"
     if not calibration.drawn:
         source = "labeled images"
+        resolve_config_datasets(_without_tests(cfg))
         dicts = load_labeled(cfg.DATASETS.TRAIN, objects_of_crowds=cfg.INPUT.CROWDS_AS_OBJECTS)
+        dicts = with_classes(dicts, training_classes(cfg), classes)
         mapper = LabeledMapper(**_reading(cfg), recompute_boxes=False, with_crowds=True)
         seeds = [derive_seed(max(cfg.SEED, 0), "calibration", number) for number in range(len(dicts))]
         for number in sorted(range(len(dicts)), key=seeds.__getitem__):
@@ -105,6 +118,20 @@ def calibrate(cfg: CfgNode, model: TeacherStudent) -> dict[str, Any]:
                 break
             model.calibrate([{**mapper(dicts[number]), "seed": seeds[number]}])
     return {"source": source, "samples": int(calibration.drawn), "weights": calibration.weights.tolist()}
+
+
+def training_names(cfg: CfgNode) -> list[str]:
+    """Return the names of the classes of DATASETS.TRAIN; FileNotFoundError or ValueError if it cannot be read."""
+    resolve_config_datasets(_without_tests(cfg))
+    return training_classes(cfg)
+
+
+def _without_tests(cfg: CfgNode) -> CfgNode:
+    """Return the configuration with no data set but those of DATASETS.TRAIN."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = cfg.DATASETS.UNLABELED = ()
+    return cfg
 
 
 def build_mapper(cfg: CfgNode) -> UnlabeledMapper:

@@ -13,10 +13,9 @@ from d2kit import __version__
 from d2kit.files import first_line
 from d2kit.rng import derive_seed
 from d2kit.run_folder import checkpoint_to_use, hold_file, training_keys
-from s4m.data.classes import training_classes
-from s4m.data.datasets_by_path import load_image_folder, resolve_config_datasets
+from s4m.data.datasets_by_path import load_image_folder
 from s4m.labeling.files import LabelLines, label_file, merge_shards, read_info, require_same_labeling
-from s4m.labeling.model import STAGE_1, build_mapper, calibrate, label_image, load_model, run_config
+from s4m.labeling.model import STAGE_1, build_mapper, calibrate, label_image, load_model, run_config, training_names
 
 # The keys that decide on the labels of a checkpoint, or their beginnings.
 SETTINGS = (
@@ -145,12 +144,12 @@ def _label(
     watch: Callable[[Sequence, int], Iterable],
 ) -> dict[str, str]:
     """Label numbered dataset dicts into the lines, and finish these; returns the reasons for images left out."""
-    model = load_model(cfg, checkpoint, info["network"], len(part))
+    model, classes = load_model(cfg, checkpoint, info["network"], len(part))
     head = lines.head()
     if head is None:
-        resolve_config_datasets(_without_tests(cfg))
-        calibration = calibrate(cfg, model)
-        categories = [{"id": number, "name": name} for number, name in enumerate(training_classes(cfg), 1)]
+        classes = classes or training_names(cfg)
+        calibration = calibrate(cfg, model, classes)
+        categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
         lines.begin({"info": info | {"calibration": calibration}, "categories": categories})
     else:
         require_same_labeling(head["info"], info, lines.path)
@@ -173,11 +172,3 @@ def _label(
         image = {"id": number, "file_name": name, "height": height, "width": width}
         lines.append({"image": image, "annotations": [{"image_id": number, **own} for own in annotations]})
     return lines.finish()
-
-
-def _without_tests(cfg: CfgNode) -> CfgNode:
-    """Return the configuration with no data set but those of DATASETS.TRAIN, which give the classes."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATASETS.TEST = cfg.DATASETS.UNLABELED = ()
-    return cfg

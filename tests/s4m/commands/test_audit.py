@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_model
 
 from d2kit.coco_masks import decode_segmentation, encode_mask
 from s4m.cli import main
@@ -84,6 +86,28 @@ def test_given_labels_are_audited_against_predictions(labels, tmp_path):
     as_coco = {key: content[key] for key in ("images", "categories")} | {"annotations": found}
     results.write_text(json.dumps(as_coco))
     assert run(*given, "--images", images, "--output", tmp_path / "audit", "--overwrite") == 0
+
+
+def test_a_training_predicts_the_images_of_given_labels(labels, tmp_path, small_cfg, capsys):
+    path, images, content = labels
+    cfg = small_cfg("supervised", semi=False, MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.0)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "run" / "model_best.pth")
+    given = (path, "--images", images, "--output", tmp_path / "audit")
+    assert run(*given, "--run", tmp_path / "run") == 0
+    told = capsys.readouterr().out
+    kept = tmp_path / "audit" / "predictions.json"
+    assert "student of" in told and f"--apply needs --predictions {kept}" in told
+    results = json.loads(kept.read_text())
+    assert {result["image_id"] for result in results} <= {image["id"] for image in content["images"]}
+    assert results and all(0 <= result["score"] <= 1 and result["area"] > 0 for result in results)
+    reviewed = review(tmp_path, {"1": {"decision": "reject"}})
+    assert run(path, "--predictions", kept, "--apply", reviewed, "--output", tmp_path / "audited.json") == 0
+    audited = json.loads((tmp_path / "audited.json").read_text())["annotations"]
+    assert [item["id"] for item in audited] == [item["id"] for item in content["annotations"] if item["id"] != 1]
+    assert run(*given, "--run", tmp_path / "run") == 1 and "exists" in capsys.readouterr().err
+    assert run(*given, "--predictions", kept, "--overwrite") == 0 and json.loads(kept.read_text()) == results
 
 
 def test_ordinary_coco_with_polygons_has_a_page(labels, tmp_path):

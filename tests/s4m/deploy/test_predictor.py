@@ -101,6 +101,9 @@ def test_classes_without_the_data_set(small_cfg, tmp_path, caplog):
     assert S4MPredictor.from_run(tmp_path / "run", class_names=names).class_names == names
     with pytest.raises(ValueError, match="the network has 5 classes, but there are 2 names for them"):
         S4MPredictor.from_run(tmp_path / "run", class_names=names[:2])
+    path = tmp_path / "run" / "model_best.pth"
+    torch.save(torch.load(path, weights_only=True) | {"trainer": {"classes": names}}, path)
+    assert S4MPredictor.from_run(tmp_path / "run").class_names == names
 
 
 def test_a_checkpoint_of_another_network(small_cfg, tmp_path):

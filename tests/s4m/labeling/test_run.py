@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 from pycocotools import mask as mask_util
 
 from d2kit.coco_masks import decode_segmentation
-from s4m.data.check import check_json
-from s4m.data.faults import ERROR
+from d2kit.faults import ERROR
+from s4m.data.coco import read_coco
 from s4m.labeling.run import label_folder
 
 NAMES = ["000001.png", "000003.png", "000004.png", "000005.png", "deep/a b.png"]
@@ -69,7 +71,7 @@ def test_each_annotation_is_complete(labeled):
 
 
 def test_the_check_of_data_sets_finds_no_fault(labeled, images):
-    _, faults = check_json(labeled.path, images)
+    _, faults = read_coco(labeled.path, images)
     assert not faults.of(ERROR)
 
 
@@ -176,3 +178,27 @@ def test_stage_2_labels_by_either_network_and_its_own_calibration(make_run, imag
         assert result.info["network"] == network and result.info["calibration"] == expected
         scores[network] = [annotation["score"] for annotation in content(result.path)["annotations"]]
     assert not np.array_equal(scores["teacher"], scores["student"])
+
+
+def test_a_checkpoint_knows_its_classes_and_held_out_labels_may_order_them_otherwise(stage_1, shapes, images, tmp_path):
+    run = shutil.copytree(stage_1, tmp_path / "run")
+    checkpoint = torch.load(run / "model_final.pth", weights_only=True)
+    _, file, folder = shapes.labeled.split(":")
+    data = content(Path(file))
+    names = [category["name"] for category in data["categories"]]
+    torch.save(checkpoint | {"trainer": {"classes": names}}, run / "model_final.pth")
+    fits = []
+    for title, order in (("same", 1), ("reversed", -1)):
+        ids = {category["id"]: number for number, category in enumerate(data["categories"][::order], 1)}
+        categories = [{"id": ids[category["id"]], "name": category["name"]} for category in data["categories"]]
+        annotations = [item | {"category_id": ids[item["category_id"]]} for item in data["annotations"]]
+        path = tmp_path / f"{title}.json"
+        path.write_text(json.dumps(data | {"categories": categories, "annotations": annotations}))
+        keys = ["DATASETS.TRAIN", f"('coco:{path}:{folder}',)"]
+        labels = content(label_folder(run, images, tmp_path / title, options=keys).path)
+        assert [category["name"] for category in labels["categories"]] == names
+        fits.append(labels["info"]["calibration"])
+    assert fits[0] == fits[1]
+    keys = ["DATASETS.TRAIN", "('coco:absent.json:absent',)", "S4M.CALIBRATION.ENABLED", "False"]
+    labels = content(label_folder(run, images, tmp_path / "absent", options=keys).path)
+    assert [category["name"] for category in labels["categories"]] == names
