@@ -16,7 +16,7 @@ Allowed = str | tuple[str, ...]
 # Keys of Detectron2 that every training reads.
 DETECTRON2_VALUES: dict[str, Allowed] = {
     "DATALOADER.NUM_WORKERS": "[0, inf)",
-    "DATALOADER.REPEAT_THRESHOLD": "[0, 1]",
+    "DATALOADER.REPEAT_THRESHOLD": "[0, inf)",
     "INPUT.MAX_PIXELS": "[1, inf)",
     "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
     "MODEL.PIXEL_MEAN": "(-inf, inf)",

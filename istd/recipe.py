@@ -109,10 +109,14 @@ def check_recipe(recipe: Recipe, path: object) -> Recipe:
         "pad_always": (isinstance(recipe.pad_always, bool), "true or false"),
         "value_range": (_is_range(recipe.value_range), f"{' or '.join(RANGES)} or 'LOW..HIGH'"),
         "polarity": (recipe.polarity in POLARITIES, f"one of {', '.join(POLARITIES)}"),
-        "channels": (not _are_options(recipe.options) or is_number(recipe.channels, 1, 3, int), "an integer in [1, 3]"),
         "threshold": (is_number(recipe.threshold, 0, 1) and recipe.threshold < 1, "in [0, 1)"),
     }
     require_sound(recipe, sound, path)
+    if not is_number(recipe.channels, 1, 3, int):
+        raise ValueError(
+            f"'{path}' holds a wrong description of its network: in_channels must be an integer in [1, 3], not "
+            f"{recipe.channels!r:.60}."
+        )
     return recipe
 
 

@@ -77,7 +77,7 @@ def detected_sequence(name, source, output):
 class Nothing:
     """A detector that finds nothing."""
 
-    class_names, depth = ["thing"], "range"
+    class_names, value_range = ["thing"], "extremes"
 
     def __call__(self, image):
         return sv.Detections.empty()

@@ -110,6 +110,7 @@ def _quantize_static(path: Path, output: Path, reader, percentile: float) -> Non
             op_types_to_quantize=QUANTIZED,
             nodes_to_exclude=float_convolutions(onnx.load(path)),
             per_channel=True,
+            reduce_range=True,  # CPUs without VNNI add products in 16 bits, which weights of 8 bits overflow.
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.Percentile,

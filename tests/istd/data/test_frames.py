@@ -7,6 +7,7 @@ import tifffile
 from PIL import Image
 
 from d2kit.faults import Faults
+from d2kit.sources import find_sources
 from istd.cli import main
 from istd.data.check import check_groups
 from istd.data.datasets import load_sirst
@@ -14,7 +15,7 @@ from istd.data.frames import count_frames, frame_path
 from istd.data.images import BadImageError, image_size, read_infrared, read_mask
 from istd.data.mapper import ISTDMapper
 from istd.data.sirst_folder import SirstFolder
-from istd.deploy.sources import find_sources, open_frames
+from istd.deploy.sources import open_frames
 
 SIZE = (24, 32)
 COUNT = 4
@@ -207,7 +208,7 @@ def test_a_cut_file_is_refused_and_its_frames_are_never_taken_for_all(root, kind
     damage(path)
     [fault] = check_groups_of(root)
     assert fault.level == "error" and "clip.tif" in str(fault)
-    sources, _ = find_sources([path], root / "out")
+    sources, _ = find_sources([path], root / "out", (), (".tif",), count_frames)
     with pytest.raises(BadImageError, match="clip.tif"):
         if sources[0].is_sequence:
             list(open_frames(path, "percentiles")[1])

@@ -72,10 +72,10 @@ def test_a_description_has_to_fit_its_network(tmp_path):
     with_metadata(path, multiple=16, options={"in_channels": 1})
     with pytest.raises(ValueError, match=r"a\.onnx' does not take 'image' of 1 channels"):
         open_model(path)
-    torch.save({"model": {}, "istd": {"network": "ACM", "color": 1}}, tmp_path / "b.pth")
+    torch.save({"model": {"weight": torch.ones(1)}, "istd": {"network": "ACM", "color": 1}}, tmp_path / "b.pth")
     with pytest.raises(ValueError, match=r"b\.pth' does not say how its network is fed"):
         load_network(tmp_path / "b.pth")
-    torch.save({"model": {}, "istd": asdict(Recipe("ACM", {"color": 1}))}, tmp_path / "c.pth")
+    torch.save({"model": {"weight": torch.ones(1)}, "istd": asdict(Recipe("ACM", {"color": 1}))}, tmp_path / "c.pth")
     with pytest.raises(ValueError, match=r"c\.pth' describes no network that can be built: .*color"):
         load_network(tmp_path / "c.pth")
 

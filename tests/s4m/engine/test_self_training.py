@@ -110,4 +110,4 @@ def test_other_confidences_are_left_out_and_told(value, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(data))
     content, faults = read_coco(tmp_path / "a.json")
     assert "confidence" not in content["annotations"][0]
-    assert any("confidences that are no number from 0 to 1" in told for told in faults.sentences("repaired"))
+    assert any("confidences that are no number from 0 to 1" in told for told in map(str, faults.of("repaired")))
