@@ -202,6 +202,14 @@ def set_aside(folder: str | os.PathLike) -> None:
     logger.warning("The checkpoints of an earlier training in '%s' are in its folder 'earlier_%d' now.", folder, number)
 
 
+def config_of(run: str | os.PathLike) -> Path:
+    """The configuration of a training run; FileNotFoundError if the folder holds none."""
+    path = Path(run, "config.yaml")
+    if not path.is_file():
+        raise FileNotFoundError(f"'{run}' is no folder of a training: it holds no config.yaml.")
+    return path
+
+
 def training_keys(cfg: CfgNode) -> dict[str, Any]:
     """The full names and values of all keys that decide what is trained, which are those that are not FREE."""
     return {key: value for key, value in leaves(yaml.safe_load(cfg.dump())) if not key.startswith(FREE)}

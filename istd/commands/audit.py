@@ -16,6 +16,7 @@ from d2kit.audit.page import write_page
 from d2kit.audit.review import check_sum, read_review
 from d2kit.files import require_apart
 from istd.audit.files import described, pictures, read_audit, write_reviewed
+from istd.data.builtin import register_scenes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the pages, or the reviewed points and masks, and print their place."""
     if args.most < 0:
         raise argparse.ArgumentError(None, f"--most must be 0 or more, not {args.most}")
+    register_scenes()  # A built-in set may be named.
     output = Path(args.output)
     audit = read_audit(args.source)
     items = audit.items()

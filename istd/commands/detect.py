@@ -1,13 +1,15 @@
 r"""Detect infrared small targets in images, folders and videos of any size.
 
     istd detect images/ clip.mp4 --model student.onnx --output detections
-    istd detect images/ --config-file output/run/config.yaml --weights output/run/model_best.pth --output detections
+    istd detect images/ --run output/alcnet --output detections
+    istd detect images/ --config-file output/alcnet/config.yaml --weights model.pth --output detections
 
 The folder `detections` gets masks, overlays, detections.csv and detections.json. The tables hold the centroid x, y and
 the box x0, y0, x1, y1 in pixels (right and lower edges exclusive), the area in pixels and the score (largest
 probability) of each detection. Rows are written when their image is done; until the end of the run, detections.jsonl
-stands for detections.json. A file that cannot be read is named and left out; the exit status is then 1. With an
-exported file as --model, Detectron2 is not needed.
+stands for detections.json. A file that cannot be read is named and left out; the exit status is then 1. --run
+takes the best checkpoint of a training, or else its newest, and names it. With an exported file as --model, Detectron2
+is not needed.
 """
 
 import argparse
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--model", help=".onnx, .pt or .pth of `istd export`, or a published LESPS file")
     parser.add_argument("--trust", action="store_true", help="run a .pt file, which is a program")
+    parser.add_argument("--run", help="OUTPUT_DIR of a training")
     parser.add_argument("--config-file", help="configuration of a training; its config.yaml will do")
     parser.add_argument("--weights", help="checkpoint of that training (default: MODEL.WEIGHTS)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -45,17 +48,25 @@ def build_predictor(args: argparse.Namespace) -> ISTDPredictor:
     if args.model:
         return ISTDPredictor.from_file(args.model, args.device, trust=args.trust, **options)
     from d2kit.config_files import compose_config  # This needs Detectron2.
+    from d2kit.run_folder import checkpoint_to_use, config_of
     from istd import add_istd_config
 
-    cfg = compose_config([args.config_file], ["MODEL.DEVICE", args.device], [add_istd_config])
-    cfg.MODEL.WEIGHTS = args.weights or cfg.MODEL.WEIGHTS
+    config = config_of(args.run) if args.run else args.config_file
+    cfg = compose_config([config], ["MODEL.DEVICE", args.device], [add_istd_config])
+    if args.run:
+        cfg.MODEL.WEIGHTS = str(checkpoint_to_use(args.run))
+        print(f"student of {cfg.MODEL.WEIGHTS}")
+    elif args.weights:
+        cfg.MODEL.WEIGHTS = args.weights
     return ISTDPredictor(cfg, **options)
 
 
 def run(args: argparse.Namespace) -> int:
     """Detect as the arguments say and return the exit status, which is 1 if a file was left out."""
-    if (args.model is None) == (args.config_file is None):
-        raise argparse.ArgumentError(None, "give either --model or --config-file.")
+    if sum(value is not None for value in (args.model, args.run, args.config_file)) != 1:
+        raise argparse.ArgumentError(None, "give one of --model, --run and --config-file.")
+    if args.weights and not args.config_file:
+        raise argparse.ArgumentError(None, "--weights belongs to --config-file.")
     if args.tile < 0 or (args.tile and not 0 <= args.overlap < args.tile):
         raise argparse.ArgumentError(None, "0 <= --overlap < --tile is needed, or --tile 0.")
     results = TargetRun.RESULTS.values()

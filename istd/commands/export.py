@@ -4,10 +4,11 @@ A file is ONNX, TorchScript (.pt) or the network's weights alone (.pth), takes i
 normalization, padding and threshold. --int8 adds an int8 form, which is calibrated on images of DATASETS.TRAIN or
 --calibrate. --evaluate scores all forms beside PyTorch and so measures the IoU that 8 bits cost.
 
-    istd export --config-file output/run/config.yaml --checkpoint output/run/model_best.pth \
-        --output student.onnx student.pt --int8 student_int8.onnx --evaluate sirst:DATA/sirst:test.txt
+    istd export --run output/alcnet --output student.onnx student.pt --int8 student_int8.onnx \
+        --evaluate sirst:my_targets:test.txt
 
-Files of one network (from `istd convert`, or published LESPS files) need no --config-file.
+--run takes the best checkpoint of a training, or else its newest. --checkpoint and --config-file name others. Files of
+one network (from `istd convert`, or published LESPS files) need no --config-file.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from detectron2.config import CfgNode
 from d2kit.config_files import compose_config
 from d2kit.files import atomic_write
 from d2kit.require import require_extra
+from d2kit.run_folder import checkpoint_to_use, config_of
 from istd import add_istd_config
 from istd.checkpoints import load_network, load_student
 from istd.data.images import read_infrared
@@ -30,9 +32,10 @@ from istd.engine.data import load_datasets
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--checkpoint", required=True, help="file that training wrote")
+    parser.add_argument("--run", help="OUTPUT_DIR of a training")
+    parser.add_argument("--checkpoint", help="file that a training wrote")
     parser.add_argument("--output", required=True, nargs="+", metavar="FILE", help="files to write: .onnx, .pt, .pth")
-    parser.add_argument("--config-file", help="configuration of the training; its config.yaml will do")
+    parser.add_argument("--config-file", help="configuration of the training of --checkpoint, such as its config.yaml")
     parser.add_argument("--int8", metavar="FILE", help="int8 form of the .onnx file among --output")
     parser.add_argument("--calibrate", nargs="+", default=[], metavar="DATASET", help="training images for --int8")
     parser.add_argument("--calibration-images", type=int, default=64, help="largest number of them (default: 64)")
@@ -67,6 +70,10 @@ def check_options(args: argparse.Namespace) -> None:
         ImportError: a package is not installed.
     """
     files = [*args.output, args.int8] if args.int8 else args.output
+    if bool(args.run) == bool(args.checkpoint):
+        raise argparse.ArgumentError(None, "give either --run or --checkpoint.")
+    if args.config_file and not args.checkpoint:
+        raise argparse.ArgumentError(None, "--config-file belongs to --checkpoint.")
     if args.calibrate and not args.int8:
         raise argparse.ArgumentError(None, "--calibrate needs --int8.")
     if args.int8 in args.output:
@@ -91,8 +98,10 @@ def scored_records(args: argparse.Namespace) -> list[dict]:
 def run(args: argparse.Namespace) -> None:
     """Write every form and print its path, then score them."""
     check_options(args)
-    cfg = compose_config([args.config_file], add_keys=[add_istd_config]) if args.config_file else None
-    network, recipe = load_student(cfg, args.checkpoint) if cfg else load_network(args.checkpoint, "--checkpoint")
+    config = config_of(args.run) if args.run else args.config_file
+    cfg = compose_config([config], add_keys=[add_istd_config]) if config else None
+    checkpoint = checkpoint_to_use(args.run) if args.run else args.checkpoint
+    network, recipe = load_student(cfg, checkpoint) if cfg else load_network(checkpoint, "--checkpoint")
     scored = scored_records(args)
     calibrating = calibration_records(args, cfg, scored) if args.int8 else []
     for path in args.output:

@@ -80,14 +80,12 @@ def _scores(run: Run) -> dict[tuple[str, str, str], float]:
 
 
 def _commands(run: Run) -> list[tuple[str, str]]:
-    folder, checkpoint = shlex.quote(str(run.folder)), shlex.quote(str(run.checkpoint))
-    config = shlex.quote(str(run.folder / "config.yaml"))
-    detect = f"istd detect IMAGES --config-file {config} --weights {checkpoint} --output detections"
+    folder, config = shlex.quote(str(run.folder)), shlex.quote(str(run.folder / "config.yaml"))
     return [
         ("Resume the training:", f"istd train --config-file {config} --resume OUTPUT_DIR {folder}"),
         ("Evaluate the best checkpoint:", f"istd eval --config-file {config} OUTPUT_DIR {folder}"),
-        ("Detect targets in images:", detect),
-        ("Export:", f"istd export --checkpoint {checkpoint} --config-file {config} --output student.onnx"),
+        ("Detect targets in images:", f"istd detect IMAGES --run {folder} --output detections"),
+        ("Export:", f"istd export --run {folder} --output student.onnx"),
     ]
 
 

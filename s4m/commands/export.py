@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output '{args.output}': a network is exported as {known}, or as a folder.")
     if bool(args.run) == bool(args.checkpoint):
         raise argparse.ArgumentError(None, "give either --run or --checkpoint.")
+    if args.config_file and not args.checkpoint:
+        raise argparse.ArgumentError(None, "--config-file belongs to --checkpoint.")
     cfg = run_config(args.run) if args.run else None
     if args.config_file and args.checkpoint:
         cfg = compose_config([args.config_file], add_keys=[add_s4m_config])

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import supervision as sv
@@ -13,7 +12,7 @@ from detectron2.engine import DefaultPredictor
 
 from d2kit.config_files import compose_config
 from d2kit.files import load_weights
-from d2kit.run_folder import checkpoint_to_use
+from d2kit.run_folder import checkpoint_to_use, config_of
 from s4m import add_s4m_config
 from s4m.data.classes import training_classes
 from s4m.data.datasets_by_path import resolve_datasets
@@ -107,10 +106,7 @@ def run_config(folder: str | os.PathLike) -> CfgNode:
     Raises:
         FileNotFoundError: the folder holds no config.yaml or no checkpoint.
     """
-    config = Path(folder, "config.yaml")
-    if not config.is_file():
-        raise FileNotFoundError(f"'{folder}' is no folder of a training: it holds no config.yaml.")
-    cfg = compose_config([config], add_keys=[add_s4m_config])
+    cfg = compose_config([config_of(folder)], add_keys=[add_s4m_config])
     cfg.MODEL.WEIGHTS = str(checkpoint_to_use(folder))
     return cfg
 

@@ -106,7 +106,7 @@ def _commands(run: Run) -> list[tuple[str, str]]:
         ("Evaluate the best checkpoint:", f"s4m eval --config-file {config} OUTPUT_DIR {folder}"),
         ("Find instances in images:", f"s4m predict IMAGES --run {folder} --output found"),
         ("Label images:", f"s4m label --run {folder} --images IMAGES --output labels"),
-        ("Export:", f"s4m export --checkpoint {checkpoint} --config-file {config} --output student.pth"),
+        ("Export:", f"s4m export --run {folder} --output student.onnx"),
     ]
     if not run.config.get("DATASETS.UNLABELED"):
         stage2 = f"s4m train --config-file s4m/own_data_stage2.yaml S4M.TEACHER.WEIGHTS {checkpoint}"

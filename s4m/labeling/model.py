@@ -15,6 +15,7 @@ from d2kit.config_files import compose_config
 from d2kit.launcher import choose_device
 from d2kit.ranges import check_values
 from d2kit.rng import derive_seed
+from d2kit.run_folder import config_of
 from s4m import add_s4m_config
 from s4m.data.classes import training_classes, with_classes
 from s4m.data.datasets_by_path import resolve_config_datasets
@@ -42,9 +43,7 @@ def run_config(run: Path, options: Sequence[str] = ()) -> tuple[CfgNode, bool]:
     Raises:
         FileNotFoundError, KeyError, ValueError: the folder has no config.yaml, or a key or value is wrong.
     """
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise FileNotFoundError(f"The run '{run}' holds no config.yaml, which a training writes.")
+    file = config_of(run)
     cfg = compose_config([file], options, [add_s4m_config])
     is_stage_1 = not cfg.DATASETS.UNLABELED
     if is_stage_1:

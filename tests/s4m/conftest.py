@@ -14,7 +14,7 @@ class Regions:
     """
 
     class_names = ["disk", "Stäbchen", "cell"]
-    depth = "range"
+    value_range = "extremes"
 
     def __init__(self):
         self.sizes = []

@@ -19,6 +19,8 @@ import tifffile
 from PIL import Image
 
 from d2kit.commands import run_command
+from d2kit.config_files import compose_config
+from istd import add_istd_config
 from istd.checkpoints import Recipe, save_network
 from istd.commands import detect
 from istd.data import images
@@ -29,6 +31,8 @@ from istd.modeling import build_network
 SLOW = """
 import sys, time
 from d2kit.commands import run_command
+from d2kit.config_files import compose_config
+from istd import add_istd_config
 from istd.checkpoints import Recipe
 from istd.commands import detect
 from istd.deploy import ISTDPredictor, Runner
@@ -352,11 +356,22 @@ def test_the_predictor_follows_the_options(tmp_path, capsys):
     assert predictor.probability(np.zeros((20, 130), np.float32)).shape == (20, 130)
     trained = ["--config-file", "istd/networks/acm.yaml", "--weights", str(tmp_path / "acm.pth"), "--threshold", "0.7"]
     assert build(*trained).threshold == 0.7
+    (tmp_path / "config.yaml").write_text(compose_config(["istd/networks/acm.yaml"], [], [add_istd_config]).dump())
+    (tmp_path / "acm.pth").rename(tmp_path / "model_best.pth")
+    assert build("--run", str(tmp_path)).threshold == 0.5
     assert run_command(detect, [*common, "--model", "absent.onnx"]) == 1
     assert "absent.onnx" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [[], ["--model", "x", "--config-file", "y"], ["--model", "x", "--tile", "8"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--model", "x", "--config-file", "y"],
+        ["--run", "x", "--weights", "y"],
+        ["--model", "x", "--tile", "8"],
+    ],
+)
 def test_options_that_do_not_go_together(options):
     with pytest.raises(SystemExit) as error:
         run_command(detect, ["x.png", "--output", "out", *options])

@@ -4,8 +4,11 @@ import json
 import sys
 
 import pytest
+import torch
 
 from d2kit.commands import run_command
+from d2kit.config_files import compose_config
+from istd import add_istd_config
 from istd.checkpoints import Recipe, save_network
 from istd.commands import export
 from istd.data.synthetic import write_scenes
@@ -37,6 +40,24 @@ def test_an_istd_student_in_every_form(small_set, tmp_path, capsys):
     assert all(open_model(name, trust=True).recipe.mean == 90.0 for name in (*files, small))
     assert run_command(export, ["--checkpoint", str(tmp_path / "acm.pth"), *config, "--output", files[0]]) == 0
     assert open_model(files[0]).recipe.mean == 95.010, "the configuration says how it is fed"
+
+
+def test_the_best_checkpoint_of_a_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    start = ["--run", str(run), "--output", str(tmp_path / "x.pth")]
+    assert run_command(export, start) == 1
+    assert "is no folder of a training: it holds no config.yaml" in capsys.readouterr().err
+    cfg = compose_config(["istd/networks/acm.yaml"], ["ISTD.TEST.THRESHOLD", "0.25"], [add_istd_config])
+    (run / "config.yaml").write_text(cfg.dump())
+    weights = build_network("ACM").state_dict()
+    for name, added in (("model_final.pth", 0), ("model_best.pth", 1)):
+        shifted = {key: value + added for key, value in weights.items()}
+        torch.save({"model": {f"network.{key}": value for key, value in shifted.items()}}, run / name)
+    assert run_command(export, start) == 0
+    exported = torch.load(tmp_path / "x.pth", weights_only=True)
+    assert exported["istd"]["threshold"] == 0.25
+    assert all(torch.equal(value, weights[key] + 1) for key, value in exported["model"].items())
 
 
 def test_what_cannot_be_done_with_an_istd_student(small_set, tmp_path, capsys):
