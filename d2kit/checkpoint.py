@@ -113,8 +113,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
             name: np.asarray(value) if isinstance(value, np.ndarray) else value
             for name, value in require_tensors(content["model"], filename).items()
         }
-        if not content["model"]:
-            raise ValueError(f"{KEY}: '{filename}' holds no weights.")
         return content
 
 

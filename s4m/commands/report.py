@@ -10,23 +10,13 @@ is in its folder adds to the report.
 import argparse
 from dataclasses import replace
 
-from d2kit.report.page import page_path
-from d2kit.report.report import REPORT, write_report
+from d2kit.report.command import add_arguments, write
 from s4m import add_s4m_config
 from s4m.engine.report import REPORT_PARTS
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that trainings wrote")
-    parser.add_argument("--output", help="file to write, .html, or its folder (default for one run: its folder)")
+__all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the report and print its path."""
-    if len(args.runs) > 1 and not args.output:
-        raise argparse.ArgumentError(None, "a comparison needs --output.")
-    path = page_path(args.output or args.runs[0], REPORT)
-    parts = replace(REPORT_PARTS, add_keys=add_s4m_config)  # This also registers data sets, which pictures need.
-    write_report(parts, args.runs, path)
-    print(path)
+    write(args, replace(REPORT_PARTS, add_keys=add_s4m_config))  # This also registers data sets, which pictures need.
