@@ -181,6 +181,8 @@ def checkpoint_to_use(run: str | os.PathLike) -> Path:
     if not can_resume(run):
         raise FileNotFoundError(f"The run '{run}' holds no checkpoint of a training.")
     return checkpoint_to_resume(run)
+
+
 def _checkpoints(folder: str | os.PathLike) -> list[Path]:
     """The periodic checkpoints of a folder, the newest first, and then `model_final.pth`."""
     final = Path(folder, "model_final.pth")
